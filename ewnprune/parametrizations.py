@@ -1,0 +1,159 @@
+"""Weight normalization per neuron, for ``torch.nn.utils.parametrize``.
+
+A neuron is one row of the weight seen as a matrix. Its weight is a scale times a direction,
+
+* standard weight normalization (SWN): ``w = gamma * v / ||v||``,
+* exponential weight normalization (EWN): ``w = exp(alpha) * v / ||v||``.
+
+Source: Morwani & Ramaswamy, "Inductive Bias of Gradient Descent for Weight Normalized Smooth
+Homogeneous Neural Nets", eqs. (1)-(4), https://arxiv.org/abs/2010.12909. SWN is Salimans & Kingma,
+https://arxiv.org/abs/1602.07868, and keeps the form that
+``torch.nn.utils.parametrizations.weight_norm`` gives it, state-dict keys included.
+
+A further parametrization is one more subclass of `NeuronParametrization` with two short methods.
+"""
+
+import copy
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ewnprune.layers import layer_weight, neuron_dim, neuron_groups
+
+
+class NeuronParametrization(nn.Module):
+    """A weight as ``scale(s) * v / ||v||``, with one number ``s`` and one vector ``v`` per neuron.
+
+    ``s`` has the weight's shape with size 1 everywhere but in ``dim``, as in torch's own
+    ``weight_norm``; ``v`` has the weight's shape. Norm and scale are computed in at least float32
+    and the result is cast back, so bfloat16 and float16 weights keep their precision and torch's
+    fused kernel (https://github.com/pytorch/pytorch/issues/107914) is not needed.
+
+    A zero row has no direction. It keeps ``v = 0`` and so stays zero under training, with finite
+    gradients: a pruned neuron stays pruned.
+
+    Args:
+        dim: the dimension of the weight that counts the neurons; ``None`` takes the output
+            dimension of the layer it is attached to.
+    """
+
+    groups = 1
+    load_hook: RemovableHandle  # set by reparametrize: takes plain weights in state dicts
+
+    def __init__(self, dim: int | None = None) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def scale(self, s: Tensor) -> Tensor:
+        """The signed length of each neuron's weight, from its parameter ``s``."""
+        raise NotImplementedError
+
+    def scale_inverse(self, norm: Tensor) -> Tensor:
+        """The parameter ``s`` of neurons with the given norms, which are >= 0 and may be 0."""
+        raise NotImplementedError
+
+    def for_layer(self, layer: nn.Module) -> Self:
+        """A copy of this parametrization, bound to the output dimension of ``layer``."""
+        bound, weight = copy.deepcopy(self), layer_weight(layer)
+        if bound.dim is None:
+            bound.dim, bound.groups = neuron_dim(layer), neuron_groups(layer)
+        elif not -weight.dim() <= bound.dim < weight.dim():
+            raise ValueError(
+                f"{type(self).__name__}(dim={self.dim}): expected a dimension of a weight of shape "
+                f"{tuple(weight.shape)}; leave dim out to take the output dimension"
+            )
+        return bound
+
+    def forward(self, s: Tensor, v: Tensor) -> Tensor:
+        """The weight, in the shape and dtype of ``v``."""
+        rows = self._split(_at_least_float32(v))
+        norm = self._norm(rows)
+        factor = self.scale(_at_least_float32(s)) / torch.where(norm > 0, norm, 1.0)
+        return (rows * factor).reshape(v.shape).to(v.dtype)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """``(s, v)`` that give this weight, with ``||v|| = 1`` as the paper's theory assumes."""
+        rows = self._split(_at_least_float32(weight))
+        # the squares of tiny entries underflow: take the norm of the rescaled row
+        largest = rows.abs().amax(self._reduced(rows), keepdim=True)
+        divisor = torch.where(largest > 0, largest, 1.0)
+        norm = divisor * self._norm(rows / divisor)
+        v = rows / divisor / torch.where(norm > 0, norm / divisor, 1.0)
+        return self.scale_inverse(norm).to(weight.dtype), v.reshape(weight.shape).to(weight.dtype)
+
+    def extra_repr(self) -> str:
+        return "" if self.dim is None else f"dim={self.dim}"
+
+    def _split(self, weight: Tensor) -> Tensor:
+        return weight if self.groups == 1 else weight.unflatten(0, (self.groups, -1))
+
+    def _reduced(self, rows: Tensor) -> list[int]:
+        if self.dim is None:
+            raise ValueError(
+                f"{type(self).__name__}() is bound to no layer yet: give dim, or attach it with "
+                "ewnprune.reparametrize(model, ...)"
+            )
+        kept = {self.dim % rows.dim()} if self.groups == 1 else {0, self.dim + 1}
+        return [d for d in range(rows.dim()) if d not in kept]
+
+    def _norm(self, rows: Tensor) -> Tensor:
+        reduced = self._reduced(rows)
+        # a one-dimensional weight has nothing to reduce over, and an empty list means "all"
+        return torch.linalg.vector_norm(rows, dim=reduced, keepdim=True) if reduced else rows.abs()
+
+
+class SWN(NeuronParametrization):
+    """Standard weight normalization, ``w = gamma * v / ||v||``.
+
+    Gradient flow moves the norm as plain training does, at a rate that does not depend on the norm
+    itself (``d||w||/dt = -(w / ||w||) . g``), so it brings no relative sparsity of its own.
+
+    >>> import torch
+    >>> gamma, v = SWN(dim=0).right_inverse(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
+    >>> gamma.T, v
+    (tensor([[5., 2.]]), tensor([[0.6000, 0.8000],
+            [0.0000, 1.0000]]))
+    """
+
+    def scale(self, s: Tensor) -> Tensor:
+        return s
+
+    def scale_inverse(self, norm: Tensor) -> Tensor:
+        return norm.clone()
+
+
+class EWN(NeuronParametrization):
+    """Exponential weight normalization, ``w = exp(alpha) * v / ||v||``.
+
+    With ``||v|| = 1`` gradient flow on ``(alpha, v)`` is plain gradient flow with the learning
+    rate of each neuron multiplied by ``||w||^2``: large neurons grow, small ones freeze. This is
+    the paper's relative sparsity. The norm is positive for every ``alpha``.
+
+    >>> import torch
+    >>> weight = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    >>> alpha, v = EWN(dim=0).right_inverse(weight)
+    >>> alpha.T  # log 5 and log 2
+    tensor([[1.6094, 0.6931]])
+    >>> torch.allclose(EWN(dim=0)(alpha, v), weight)
+    True
+    """
+
+    def scale(self, s: Tensor) -> Tensor:
+        return s.exp()
+
+    def scale_inverse(self, norm: Tensor) -> Tensor:
+        # log 0 is not finite: a zero row (v = 0) gets the smallest normal float32 as its scale
+        return norm.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+    def get_extra_state(self) -> Tensor:
+        """A mark in the state dict: torch's ``weight_norm`` uses the same keys for gamma."""
+        return torch.tensor(1, dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing to restore: the mark tells which formula the keys beside it belong to."""
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

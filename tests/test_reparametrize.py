@@ -1,0 +1,279 @@
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_tensor
+from torch.nn.utils import parametrizations as torch_parametrizations
+from torch.nn.utils import parametrize, prune
+
+from ewnprune import (
+    EWN,
+    SWN,
+    attached_parametrizations,
+    fold,
+    fold_state_dict,
+    reparametrize,
+    unfold_state_dict,
+)
+
+
+def _net(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 2)
+    )
+
+
+X = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(9))
+
+
+def test_default_is_every_layer_but_the_last_and_all_are_accounted_for():
+    model = _net()
+    selection = reparametrize(model, EWN())
+    assert list(selection.chosen) == ["0", "3"]
+    assert selection.left == {"5": "the last layer: its outputs are the model's"}
+    assert list(attached_parametrizations(model)) == ["0", "3"]
+
+
+def test_layers_by_glob_and_type_and_exclude():
+    assert list(reparametrize(_net(), EWN(), layers=nn.Linear).chosen) == ["3", "5"]
+    assert list(reparametrize(_net(), EWN(), layers=["0", nn.Linear], exclude="5").chosen) == [
+        "0",
+        "3",
+    ]
+
+
+@pytest.mark.parametrize("kind", [EWN, SWN])
+def test_outputs_stay_and_folding_restores_a_plain_model(kind):
+    model = _net()
+    plain_state, expected = copy.deepcopy(model.state_dict()), model(X)
+    reparametrize(model, kind(), layers=[nn.Linear, nn.Conv2d])
+    torch.testing.assert_close(model(X), expected)
+    during = model(X)
+    assert fold(model) == ["0", "3", "5"]
+    torch.testing.assert_close(model(X), during, rtol=0, atol=0)
+    assert list(model.state_dict()) == list(plain_state)
+    assert [name for name, _ in model.named_parameters()] == list(plain_state)
+    assert type(model[0]) is nn.Conv2d
+    assert not any(parametrize.is_parametrized(m) for m in model.modules())
+    assert not any(m._load_state_dict_pre_hooks for m in model.modules())
+
+
+def test_folding_one_copy_leaves_the_other():
+    model = _net()
+    reparametrize(model, EWN())
+    twin = copy.deepcopy(model)
+    fold(model)
+    torch.testing.assert_close(twin(X), model(X))
+    assert list(attached_parametrizations(twin)) == ["0", "3"]
+    twin.load_state_dict(model.state_dict())
+    fold(twin)
+    torch.testing.assert_close(twin(X), model(X))
+
+
+def test_folding_leaves_other_peoples_parametrizations():
+    model = _net()
+    torch_parametrizations.spectral_norm(model[5])
+    reparametrize(model, EWN())
+    assert fold(model) == ["0", "3"]
+    assert parametrize.is_parametrized(model[5], "weight")
+
+
+def test_the_model_itself_may_be_the_layer():
+    layer = nn.Linear(3, 2)
+    expected = copy.deepcopy(layer.state_dict())
+    reparametrize(layer, EWN(), layers=nn.Linear)
+    torch.testing.assert_close(fold_state_dict(layer.state_dict()), expected)
+    layer.load_state_dict(expected)
+    assert fold(layer) == [""]
+    torch.testing.assert_close(layer.state_dict(), expected)
+
+
+def test_frozen_layers_stay_frozen():
+    model = _net()
+    model[0].weight.requires_grad_(False)
+    reparametrize(model, EWN())
+    assert not any(p.requires_grad for p in model[0].parametrizations.parameters())
+    fold(model)
+    assert not model[0].weight.requires_grad
+    assert model[3].weight.requires_grad
+
+
+def _refused(model, match, **options):
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=match) as error:
+        reparametrize(model, EWN(), **options)
+    assert "\n" not in str(error.value)
+    assert list(model.state_dict()) == list(before)
+    assert not attached_parametrizations(model)
+
+
+def test_tied_weights_are_refused():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 5, bias=False))
+    model[2].weight = model[0].weight
+    _refused(model, "layer '2' shares its weight with '0.weight'", layers=nn.Linear)
+    assert list(reparametrize(model, EWN()).chosen) == ["1"]
+
+
+def test_lazy_layers_are_refused():
+    _refused(nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2)), "layer '0' is lazy")
+
+
+def test_parametrized_layers_are_refused():
+    model = _net()
+    torch_parametrizations.weight_norm(model[3])
+    with pytest.raises(ValueError, match=r"layer '3' is parametrized already \(_WeightNorm\)"):
+        reparametrize(model, EWN())
+    model = _net()
+    reparametrize(model, EWN())
+    with pytest.raises(ValueError, match=r"layer '0' is parametrized already \(EWN\)"):
+        reparametrize(model, SWN())
+
+
+def test_zero_layers_and_masked_layers_are_refused():
+    model = _net()
+    nn.init.zeros_(model[3].weight)
+    _refused(model, "layer '3' has an all-zero weight")
+    model = _net()
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    _refused(model, r"layer '0' \(Conv2d\) has a weight that is no parameter")
+
+
+def test_sharded_layers_are_refused():
+    """FSDP2 shards in configure_model; what it gave out already cannot be reparametrized."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = _net()
+        mesh = init_device_mesh("cpu", (1,))
+        model[3].weight = nn.Parameter(distribute_tensor(model[3].weight.detach(), mesh))
+        _refused(model, r"layer '3' is sharded already \(DTensor\)")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_patterns_that_match_nothing_are_refused():
+    _refused(_net(), r"layers='encoder.\*' matches no layer", layers="encoder.*")
+    _refused(_net(), "exclude=.* matches no layer", exclude=nn.Conv3d)
+    _refused(_net(), "no layer is left to choose", exclude=["0", "3"])
+    _refused(nn.Sequential(nn.ReLU()), "Sequential has no layer to choose")
+    with pytest.raises(TypeError, match="layers=3: expected a glob"):
+        reparametrize(_net(), EWN(), layers=[3])
+    with pytest.raises(TypeError, match="expected an instance such as"):
+        reparametrize(_net(), EWN)
+
+
+@pytest.mark.parametrize("kind", [EWN, SWN])
+def test_plain_state_dicts_load_into_reparametrized_models_and_back(kind):
+    plain, other = _net(0), _net(1)
+    reparametrize(other, kind())
+    other.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(other(X), plain(X))
+    folded = fold_state_dict(other.state_dict())
+    assert list(folded) == list(plain.state_dict())
+    third = _net(2)
+    third.load_state_dict(folded)
+    torch.testing.assert_close(third(X), plain(X))
+
+
+@pytest.mark.parametrize("kind", [EWN, SWN])
+def test_native_state_dicts_round_trip_bit_for_bit(kind):
+    model, other = _net(0), _net(1)
+    reparametrize(model, kind())
+    reparametrize(other, kind())
+    with torch.no_grad():
+        model[0].parametrizations.weight.original1.mul_(1.5)  # ||v|| != 1 must survive
+    other.load_state_dict(model.state_dict())
+    for key, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value), key
+    unfolded = unfold_state_dict(_net(3).state_dict(), attached_parametrizations(model))
+    assert set(unfolded) == set(model.state_dict())
+
+
+@pytest.mark.parametrize("kind", [EWN, SWN])
+def test_torchs_weight_norm_forms_load(kind):
+    torch.manual_seed(5)
+    theirs = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    torch_parametrizations.weight_norm(theirs[0])
+    with torch.no_grad():
+        theirs[0].parametrizations.weight.original0.mul_(-2)
+    x = torch.randn(6, 4)
+    legacy = {
+        key.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): value
+        for key, value in theirs.state_dict().items()
+    }
+    assert {"0.weight_g", "0.weight_v"} <= set(legacy)
+    for form in (theirs.state_dict(), legacy):
+        ours = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        reparametrize(ours, kind())
+        ours.load_state_dict(form)
+        torch.testing.assert_close(ours(x), theirs(x))
+        plain = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        plain.load_state_dict(fold_state_dict(form))
+        torch.testing.assert_close(plain(x), theirs(x))
+
+
+def test_ewn_and_swn_checkpoints_are_never_mistaken_for_each_other():
+    for first, second in ((EWN, SWN), (SWN, EWN)):
+        model, other = _net(0), _net(1)
+        reparametrize(model, first())
+        reparametrize(other, second())
+        other.load_state_dict(model.state_dict())
+        torch.testing.assert_close(other(X), model(X))
+
+
+def test_torch_refuses_an_ewn_checkpoint_rather_than_misreading_it():
+    model, theirs = nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.Linear(4, 3))
+    reparametrize(model, EWN(), layers="0")
+    torch_parametrizations.weight_norm(theirs[0])
+    with pytest.raises(RuntimeError, match="_extra_state"):
+        theirs.load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(5, 1),
+        nn.Linear(1, 5),
+        nn.Conv2d(3, 1, 3),
+        nn.ConvTranspose2d(4, 1, 3),
+        nn.ConvTranspose2d(1, 4, 3),
+        nn.ConvTranspose2d(4, 6, 3, groups=2),
+        nn.ConvTranspose2d(2, 2, 3, groups=2),
+        nn.ConvTranspose1d(4, 4, 1, groups=1),
+    ],
+    ids=str,
+)
+def test_folding_infers_the_dimension_from_the_shapes(layer):
+    expected = layer.weight.detach().clone()
+    model = nn.Sequential(layer)
+    reparametrize(model, EWN(), layers="0")
+    torch.testing.assert_close(fold_state_dict(model.state_dict())["0.weight"], expected)
+
+
+def test_half_a_layer_in_a_state_dict_is_an_error():
+    model = _net()
+    reparametrize(model, EWN())
+    state = model.state_dict()
+    del state["0.parametrizations.weight.original1"]
+    with pytest.raises(ValueError, match="a part of layer '0' only"):
+        fold_state_dict(state)
+    with pytest.raises(RuntimeError, match=r"Missing key.*0.parametrizations.weight.original1"):
+        _reparametrized_net().load_state_dict({})
+
+
+def _reparametrized_net():
+    model = _net()
+    reparametrize(model, EWN())
+    return model
+
+
+def test_copies_take_plain_weights_too():
+    twin = copy.deepcopy(_reparametrized_net())
+    plain = _net(4)
+    twin.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(twin(X), plain(X))
