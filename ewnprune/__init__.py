@@ -4,8 +4,16 @@ Source of the method: Morwani & Ramaswamy, "Inductive Bias of Gradient Descent f
 Normalized Smooth Homogeneous Neural Nets", https://arxiv.org/abs/2010.12909.
 """
 
+from ewnprune.controller import LossController as LossController
+from ewnprune.controller import LossDrivenRate as LossDrivenRate
 from ewnprune.layers import Selection as Selection
 from ewnprune.layers import select_layers as select_layers
+from ewnprune.loss_driven import LossDrivenTraining as LossDrivenTraining
+from ewnprune.losses import LogCrossEntropyLoss as LogCrossEntropyLoss
+from ewnprune.losses import LogExponentialLoss as LogExponentialLoss
+from ewnprune.optim import EWNSGD as EWNSGD
+from ewnprune.optim import SWNSGD as SWNSGD
+from ewnprune.optim import neuron_param_groups as neuron_param_groups
 from ewnprune.parametrizations import EWN as EWN
 from ewnprune.parametrizations import SWN as SWN
 from ewnprune.parametrizations import NeuronParametrization as NeuronParametrization
