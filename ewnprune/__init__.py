@@ -6,6 +6,12 @@ Normalized Smooth Homogeneous Neural Nets", https://arxiv.org/abs/2010.12909.
 
 from ewnprune.controller import LossController as LossController
 from ewnprune.controller import LossDrivenRate as LossDrivenRate
+from ewnprune.curve import Count as Count
+from ewnprune.curve import Curve as Curve
+from ewnprune.curve import CurvePoint as CurvePoint
+from ewnprune.curve_files import read_curve as read_curve
+from ewnprune.curve_files import write_curve as write_curve
+from ewnprune.figure import plot_curve as plot_curve
 from ewnprune.layers import Selection as Selection
 from ewnprune.layers import select_layers as select_layers
 from ewnprune.loss_driven import LossDrivenTraining as LossDrivenTraining
