@@ -17,6 +17,7 @@ from ewnprune.layers import select_layers as select_layers
 from ewnprune.loss_driven import LossDrivenTraining as LossDrivenTraining
 from ewnprune.losses import LogCrossEntropyLoss as LogCrossEntropyLoss
 from ewnprune.losses import LogExponentialLoss as LogExponentialLoss
+from ewnprune.masks import SPARSITIES as SPARSITIES
 from ewnprune.optim import EWNSGD as EWNSGD
 from ewnprune.optim import SWNSGD as SWNSGD
 from ewnprune.optim import neuron_param_groups as neuron_param_groups
@@ -26,7 +27,9 @@ from ewnprune.parametrizations import NeuronParametrization as NeuronParametriza
 from ewnprune.reparametrize import attached_parametrizations as attached_parametrizations
 from ewnprune.reparametrize import fold as fold
 from ewnprune.reparametrize import reparametrize as reparametrize
+from ewnprune.scores import Neurons as Neurons
 from ewnprune.state_dict import fold_state_dict as fold_state_dict
 from ewnprune.state_dict import unfold_state_dict as unfold_state_dict
+from ewnprune.sweep import sparsity_curve as sparsity_curve
 
 __version__ = "0.1.0"

@@ -1,0 +1,55 @@
+"""Which operations keep neurons apart: each output depends on one neuron only."""
+
+import operator
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+_POOL_KINDS = (
+    *("MaxPool", "AvgPool", "LPPool", "AdaptiveMaxPool", "AdaptiveAvgPool"),
+    *("ZeroPad", "ConstantPad", "ReflectionPad", "ReplicationPad", "CircularPad"),
+)
+POOLS = {
+    getattr(nn, f"{kind}{dims}d"): dims
+    for kind in _POOL_KINDS
+    for dims in (1, 2, 3)
+    if hasattr(nn, f"{kind}{dims}d")
+}
+POOL_FUNCTIONS = {
+    getattr(functional, f"{kind}{dims}d"): dims
+    for kind in ("max_pool", "avg_pool", "lp_pool", "adaptive_max_pool", "adaptive_avg_pool")
+    for dims in (1, 2, 3)
+    if hasattr(functional, f"{kind}{dims}d")
+}
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+CHANNELWISE = (
+    *BATCH_NORMS,
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.PReLU),
+)
+ELEMENTWISE = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
+    *(nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid),
+    *(nn.Hardswish, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Threshold, nn.RReLU),
+    *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
+ELEMENTWISE_NAMES = (
+    *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "celu"),
+    *("gelu", "silu", "mish", "sigmoid", "sigmoid_", "logsigmoid", "tanh", "tanh_", "softplus"),
+    *("softsign", "hardtanh", "hardsigmoid", "hardswish", "tanhshrink", "softshrink"),
+    *("hardshrink", "threshold", "dropout", "dropout1d", "dropout2d", "dropout3d"),
+    *("alpha_dropout", "abs", "exp", "square", "sqrt", "pow", "neg", "clamp", "clamp_", "clip"),
+    *("add", "sub", "mul", "div", "truediv", "contiguous", "clone", "detach", "float", "double"),
+    *("half", "bfloat16", "to"),
+)
+RESHAPE_NAMES = ("flatten", "reshape", "view", "unflatten", "squeeze", "unsqueeze")
+_NAMESPACES = (torch, functional, operator)
+ELEMENTWISE_FUNCTIONS = {
+    getattr(space, name)
+    for space in _NAMESPACES
+    for name in ELEMENTWISE_NAMES
+    if hasattr(space, name)
+}
+RESHAPE_FUNCTIONS = {getattr(torch, name) for name in RESHAPE_NAMES if hasattr(torch, name)}
+FACTS = ("shape", "ndim", "dtype", "device", "size", "dim", "numel", "is_floating_point")

@@ -1,0 +1,76 @@
+"""Leave a model, and the random number generators, as they were."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
+    """Put a model into eval mode without gradients; on leaving all is as before, bit for bit.
+
+    That is every train flag, buffer and attribute of every module (a forward pass may store
+    things), and the state of Python's, NumPy's and torch's generators, the model's GPUs' and the
+    loader's own included. Parameters are the caller's not to write.
+
+    Inference mode is left too: tensors made in it that a model keeps (a cache, say) could never
+    be trained with. https://docs.pytorch.org/docs/stable/notes/autograd.html#inference-mode
+    """
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
+    tables = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    contents = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
+    gpus = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    generators = [(g, g.get_state()) for g in _own_generators(loader)]
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=list(gpus)):
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                model.eval()
+                yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+            for generator, state in generators:
+                generator.set_state(state)
+            for module, before in attributes:
+                _restore(vars(module), before)
+            for table, buffers in tables:
+                _restore(table, buffers)
+            for buffer, version, content in contents:
+                if buffer._version != version:
+                    with torch.no_grad():
+                        buffer.copy_(content)
+
+
+def _restore(table: dict[str, Any], before: dict[str, Any]) -> None:
+    for name in [name for name in table if name not in before]:
+        del table[name]
+    for name, value in before.items():
+        if name not in table or table[name] is not value:
+            table[name] = value
+
+
+def _own_generators(loader: Any) -> list[torch.Generator]:
+    owners = [loader, getattr(loader, "sampler", None)]
+    found = [getattr(owner, "generator", None) for owner in owners]
+    return [generator for generator in found if isinstance(generator, torch.Generator)]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's first parameter; the CPU where it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def to_device(tree: Any, device: torch.device | str) -> Any:
+    """The tensors in any nesting, on a device."""
+    return torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), tree)
+
+
+def clone(tree: Any) -> Any:
+    """Copies of the tensors in any nesting of lists, tuples and dictionaries."""
+    return torch.utils._pytree.tree_map_only(Tensor, Tensor.clone, tree)

@@ -1,0 +1,177 @@
+"""`sparsity_curve`: accuracy at many levels of sparsity, in one pass over the data."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from ewnprune.anatomy import Anatomy, dissect
+from ewnprune.curve import Curve, CurvePoint
+from ewnprune.graph import Forward, call
+from ewnprune.layers import LayerPatterns, Selection, select_layers
+from ewnprune.masking import masking
+from ewnprune.masks import SPARSITIES, Ranking, Scope, check_sparsities
+from ewnprune.plan import make_plan
+from ewnprune.preserve import device_of, evaluating, to_device
+from ewnprune.ranking import Score, find_scores, rank_neurons
+from ewnprune.replay import Replay
+from ewnprune.tally import Loss, Measures
+
+Batch = Callable[[Any], tuple[Any, Any]]
+
+
+def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
+    """The batch layout used where none is given: ``(inputs, targets)``.
+
+    Raises:
+        ValueError: the batch is something else.
+    """
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    length = f" of {len(batch)}" if isinstance(batch, tuple | list | dict) else ""
+    raise ValueError(
+        f"a batch of the loader is a {type(batch).__name__}{length}: expected (inputs, targets); "
+        "for another layout give batch=, a function from a batch to the two"
+    )
+
+
+def sparsity_curve(
+    model: nn.Module,
+    loader: Iterable[Any],
+    sparsities: Iterable[float] = SPARSITIES,
+    scores: str | Score | Sequence[str | Score] = ("norm",),
+    *,
+    metric: Metric | MetricCollection | None = None,
+    loss_fn: Loss | None = None,
+    batch: Batch = inputs_and_targets,
+    forward: Forward = call,
+    layers: LayerPatterns | None = None,
+    exclude: LayerPatterns | None = None,
+    scope: Scope = "layer",
+    initial_norms: Mapping[str, Tensor] | None = None,
+    device: torch.device | str | None = None,
+    method: str = "",
+    seed: int | None = None,
+) -> Curve:
+    r"""Prune at every level by every score, without touching the model, and measure each network.
+
+    All levels and scores are evaluated in one pass over the loader. A neuron goes with its bias
+    and its outgoing weights; where the layers that read it are not known (a residual addition, a
+    forward pass that torch.fx cannot trace), its own output is set to zero instead. The curve's
+    notes say which was done, layer by layer, and which layers were left.
+
+    The model is left bit for bit as it was: parameters, buffers, train flags, and the state of
+    all random number generators. For a progress bar wrap the loader. With several processes each
+    gives its own part of the data, all must call, and counts are summed over them.
+
+    Args:
+        model: any module; it is evaluated in eval mode, where it lies.
+        loader: gives the batches.
+        sparsities: the levels, in [0, 1). ``round(level * units)`` go, but never a whole layer.
+        scores: functions of `ewnprune.scores`, by name or import path, or any `Score`.
+        metric: further measures: any torchmetrics metric or collection, computed per network.
+        loss_fn: from outputs and targets to the mean loss of the batch, or one loss per sample;
+            cross-entropy for classification.
+        batch: from a batch of the loader to inputs and targets.
+        forward: from model and inputs to outputs; ``model(inputs)`` by default.
+        layers: which layers, see `select_layers`; by default every Linear and convolution but
+            the last.
+        exclude: which of them to leave.
+        scope: ``"layer"`` removes the same fraction of each layer, ``"global"`` the lowest
+            scores of all.
+        initial_norms: norms at initialisation by layer name, for scores that need them.
+        device: where to put the batches; the device of the model's first parameter by default.
+        method: name of the training method, for the curve.
+        seed: seed of the run, for the curve; scores that draw numbers take it as theirs.
+
+    Returns:
+        One point per score and level. Accuracy is top-1, of class scores ``(B, C, ...)`` and class
+        indices ``(B, ...)``; a prediction with a NaN among its scores counts as wrong.
+
+    Raises:
+        ValueError: levels, scores, layers, metric, loss or batches that do not fit, a layer that
+            cannot be pruned, a loader without batches.
+
+    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> _ = torch.manual_seed(0)
+    >>> net = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 3))
+    >>> data = TensorDataset(torch.randn(64, 4), torch.randint(3, (64,)))
+    >>> curve = sparsity_curve(net, DataLoader(data, 16), (0, 0.5), ("norm", "random"))
+    >>> [(point.score, point.sparsity, point.neurons) for point in curve][:2]
+    [('norm', 0.0, Count(left=10, total=10)), ('norm', 0.5, Count(left=5, total=10))]
+    >>> print(*curve.notes, sep="\n")
+    0: neurons removed with bias and outgoing weights, read by 2
+    2: left: the last layer: its outputs are the model's
+    """
+    levels = check_sparsities(sparsities)
+    found = find_scores(scores)
+    model = getattr(model, "_orig_mod", model)  # torch.compile takes no hooks after compilation
+    selection = select_layers(model, layers, exclude)
+    device = device_of(model) if device is None else device
+
+    def unpack(raw: Any) -> tuple[Any, Any]:
+        inputs, targets = batch(raw)
+        return to_device(inputs, device), to_device(targets, device)
+
+    with evaluating(model, loader):
+        batches = map(unpack, loader)
+        first = next(batches, None)
+        if first is None:
+            raise ValueError("the loader gave no batch: expected at least one")
+        anatomy = dissect(model, forward, selection.chosen, first[0])
+        rankings = {
+            name: rank_neurons(name, score, anatomy, scope, initial_norms, seed)
+            for name, score in found.items()
+        }
+        plan = make_plan(model, forward, anatomy, rankings, levels, first[0])
+        measures = Measures(len(plan.variants), metric, loss_fn, anatomy.outputs, first[1])
+        sites = {site for variant in plan.variants for site in variant}
+        with masking(anatomy.modules, sites) as active:
+            replay = Replay(model, forward, anatomy, first[0], plan.variants, active)
+            for inputs, targets in chain([first], batches):
+                measures.add_batch(replay.outputs(inputs), targets)
+        results = measures.results()
+    points = []
+    for name, ranking in rankings.items():
+        for level in levels:
+            network = plan.networks[name, level]
+            measured: dict[str, Any] = {**plan.sizes[network], **results[network]}
+            points.append(
+                CurvePoint(
+                    method=method,
+                    seed=seed,
+                    score=name,
+                    unit=ranking.unit,
+                    scope=scope,
+                    sparsity=level,
+                    **measured,
+                )
+            )
+    return Curve(tuple(points), _notes(selection, anatomy, rankings, replay.fallback))
+
+
+def _notes(
+    selection: Selection, anatomy: Anatomy, rankings: Mapping[str, Ranking], fallback: str
+) -> tuple[str, ...]:
+    """How each layer was pruned, and which were left."""
+    notes = []
+    units = {ranking.unit for ranking in rankings.values()}
+    for name in selection.chosen:
+        flow = anatomy.flows[name]
+        if "weights" in units:
+            notes.append(f"{name}: single weights masked")
+        if "neurons" in units and flow.unknown:
+            place = f"after {flow.norm}" if flow.norm else "in its own output"
+            notes.append(f"{name}: neurons masked {place}, since {flow.unknown}")
+        elif "neurons" in units:
+            readers = ", ".join(reader.name for reader in flow.consumers)
+            notes.append(
+                f"{name}: neurons removed with bias and outgoing weights, read by {readers}"
+            )
+    notes += [f"{name}: left: {reason}" for name, reason in selection.left.items()]
+    if fallback:
+        notes.append(f"the whole model ran once per network, since {fallback}")
+    return tuple(notes)

@@ -1,0 +1,236 @@
+"""What is measured while many networks are evaluated on the same batches."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._pytree import tree_leaves
+from torchmetrics import Metric, MetricCollection
+
+Loss = Callable[[Any, Any], Tensor]
+_AT_ONCE = 2**22  # class scores held back to be evaluated together: 16 MB
+
+
+class Tally(Metric):
+    """Correct predictions, loss and samples of several networks, summed over all processes.
+
+    Args:
+        networks: how many networks.
+        device: where the outputs will be; sums of losses are kept in float64 where it has it.
+    """
+
+    full_state_update = False
+    correct: Tensor
+    loss: Tensor
+    total: Tensor
+
+    def __init__(self, networks: int, device: torch.device) -> None:
+        super().__init__()
+        precise = torch.float32 if device.type == "mps" else torch.float64
+        zeros = torch.zeros(networks, dtype=torch.int64)
+        self.add_state("correct", zeros, dist_reduce_fx="sum")
+        self.add_state("loss", zeros.to(precise), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
+        self.to(device)
+
+    def update(self, correct: Tensor, loss: Tensor, total: int) -> None:
+        """Add one batch: sums over its samples, ``(networks,)`` each."""
+        self.correct += correct
+        self.loss += loss
+        self.total += total
+
+    def compute(self) -> tuple[list[int], list[float], int]:
+        """Correct predictions and mean loss of each network, and the number of samples."""
+        total = int(self.total)
+        return self.correct.tolist(), (self.loss / total).tolist(), total
+
+
+class Measures:
+    """Measures of several networks, added up batch by batch.
+
+    Args:
+        networks: how many networks.
+        metric: further measures, or None.
+        loss_fn: the loss; None is cross-entropy for classification, and no loss for other tasks.
+        outputs: outputs of the first batch.
+        targets: its targets.
+
+    Raises:
+        ValueError: metric or loss do not fit the outputs and targets, or nothing is to measure.
+    """
+
+    def __init__(
+        self,
+        networks: int,
+        metric: Metric | MetricCollection | None,
+        loss_fn: Loss | None,
+        outputs: Any,
+        targets: Any,
+    ) -> None:
+        self.classifies = classifies(outputs, targets)
+        self.loss_fn = loss_fn
+        if metric is None and loss_fn is None and not self.classifies:
+            raise ValueError(
+                f"no measure fits outputs {_shape(outputs)} and targets {_shape(targets)}: "
+                "expected class scores (B, C, ...) and integer classes (B, ...); for another task "
+                "give metric= or loss_fn="
+            )
+        device = next(leaf.device for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
+        if metric is not None:
+            if not isinstance(metric, Metric | MetricCollection):
+                raise TypeError(f"metric={metric!r}: expected a torchmetrics Metric or collection")
+            metric = metric.clone().to(device)
+            metric.reset()
+            check_metric(metric, outputs, targets)
+        self.metrics = [] if metric is None else [metric.clone() for _ in range(networks)]
+        self.tally = Tally(networks, device)
+        self._waiting: list[Tensor] = []
+        self._correct: list[Tensor] = []
+        self._losses: list[Tensor] = []
+
+    def add_batch(self, outputs_of_networks: Iterable[Any], targets: Any) -> None:
+        """Add the outputs of all networks, in order, on one batch."""
+        samples = 0
+        for network, outputs in enumerate(outputs_of_networks):
+            samples = targets.numel() if self.classifies else _batch_size(targets, outputs)
+            if self.classifies:
+                self._waiting.append(outputs)
+                if len(self._waiting) * outputs.numel() > _AT_ONCE:
+                    self._count(targets)
+            if self.loss_fn is not None:
+                loss = self.loss_fn(outputs, targets)
+                self._losses.append(sum_loss(loss, samples, self.tally.loss.dtype).view(1))
+            if self.metrics:
+                self.metrics[network].update(outputs, targets)
+        self._count(targets)
+        nothing = torch.zeros_like(self.tally.correct)
+        correct = torch.cat(self._correct) if self._correct else nothing
+        losses = torch.cat(self._losses) if self._losses else nothing
+        self.tally.update(correct, losses, samples)
+        self._correct, self._losses = [], []
+
+    def _count(self, targets: Tensor) -> None:
+        """Evaluate the outputs that wait, together: small operations cost mostly their calls."""
+        if self._waiting:
+            outputs = torch.stack(self._waiting)
+            self._correct.append(count_correct(outputs, targets))
+            if self.loss_fn is None:
+                losses = cross_entropy(outputs, targets)
+                self._losses.append(losses.sum(1, dtype=self.tally.loss.dtype))
+            self._waiting = []
+
+    def results(self) -> list[dict[str, Any]]:
+        """Fields of a `CurvePoint`, for each network."""
+        correct, losses, total = self.tally.compute()
+        return [
+            {
+                "correct": correct[network] if self.classifies else None,
+                "accuracy": correct[network] / total if self.classifies else None,
+                "loss": losses[network] if self.loss_fn or self.classifies else None,
+                "total": total,
+                "metrics": as_numbers(self.metrics[network], self.metrics[network].compute())
+                if self.metrics
+                else {},
+            }
+            for network in range(len(correct))
+        ]
+
+
+def classifies(outputs: Any, targets: Any) -> bool:
+    """Whether outputs are class scores ``(B, C, ...)`` and targets class indices ``(B, ...)``."""
+    return (
+        isinstance(outputs, Tensor)
+        and isinstance(targets, Tensor)
+        and outputs.is_floating_point()
+        and not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
+        and outputs.ndim == targets.ndim + 1
+        and outputs.shape[:1] + outputs.shape[2:] == targets.shape
+    )
+
+
+def count_correct(outputs: Tensor, targets: Tensor) -> Tensor:
+    """How many targets ``(B, ...)`` each of ``(V, B, C, ...)`` class scores gets right.
+
+    A prediction with a NaN among its scores is wrong. Of equal scores the first class counts, as
+    in ``torch.max``.
+    """
+    highest, predicted = outputs.max(dim=2)  # NaN if any is
+    return ((predicted == targets) & ~highest.isnan()).flatten(1).sum(1)
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Loss of each sample, ``(V, samples)``, in at least float32: the loss where none is given."""
+    precise = outputs if outputs.dtype == torch.float64 else outputs.float()
+    repeated = targets.long().expand(len(outputs), *targets.shape)
+    losses = functional.cross_entropy(
+        precise.flatten(0, 1), repeated.flatten(0, 1), reduction="none"
+    )
+    return losses.view(len(outputs), -1)
+
+
+def sum_loss(loss: Any, samples: int, dtype: torch.dtype) -> Tensor:
+    """Sum over a batch of a loss that is its mean, or one number per sample.
+
+    Raises:
+        ValueError: the loss is something else.
+    """
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss.reshape(()).to(dtype) * samples
+    if isinstance(loss, Tensor) and loss.shape == (samples,):
+        return loss.to(dtype).sum()
+    shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+    raise ValueError(
+        f"loss_fn gives {shape}: expected the mean over the batch, or one number for each of its "
+        f"{samples} samples"
+    )
+
+
+def check_metric(metric: Metric | MetricCollection, outputs: Any, targets: Any) -> None:
+    """Try a metric on the first batch, so that a misfit is told before the work is done.
+
+    Raises:
+        ValueError: it does not take these outputs and targets, or does not give numbers.
+    """
+    try:
+        values = metric.clone()(outputs, targets)
+    except Exception as error:  # metrics raise errors of many types
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"metric {name_of(metric)} does not fit the model's outputs {_shape(outputs)} and the "
+            f"targets {_shape(targets)}: {reason}"
+        ) from error
+    as_numbers(metric, values)
+
+
+def as_numbers(metric: Metric | MetricCollection, values: Any) -> dict[str, float]:
+    """A metric's result as numbers by name: the collection's names, or the metric's class.
+
+    Raises:
+        ValueError: a result is no single number.
+    """
+    named = values if isinstance(values, dict) else {name_of(metric): values}
+    for name, value in named.items():
+        if not (
+            isinstance(value, float | int) or (isinstance(value, Tensor) and value.numel() == 1)
+        ):
+            raise ValueError(
+                f"metric {name!r} gives {_shape(value)}: expected one number; ask it for an "
+                "average (average='macro' or 'micro')"
+            )
+    return {name: float(value) for name, value in named.items()}
+
+
+def name_of(metric: Metric | MetricCollection) -> str:
+    """Name that a metric's result goes by."""
+    return type(metric).__name__
+
+
+def _batch_size(targets: Any, outputs: Any) -> int:
+    leaves = [leaf for leaf in tree_leaves((targets, outputs)) if isinstance(leaf, Tensor)]
+    return len(next(leaf for leaf in leaves if leaf.ndim))
+
+
+def _shape(value: Any) -> str:
+    return f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
