@@ -24,12 +24,17 @@ from ewnprune.optim import neuron_param_groups as neuron_param_groups
 from ewnprune.parametrizations import EWN as EWN
 from ewnprune.parametrizations import SWN as SWN
 from ewnprune.parametrizations import NeuronParametrization as NeuronParametrization
+from ewnprune.removal import mask_neurons as mask_neurons
+from ewnprune.removal import remove_neurons as remove_neurons
+from ewnprune.removed import removal_curve as removal_curve
+from ewnprune.repair import remove_and_repair as remove_and_repair
 from ewnprune.reparametrize import attached_parametrizations as attached_parametrizations
 from ewnprune.reparametrize import fold as fold
 from ewnprune.reparametrize import reparametrize as reparametrize
 from ewnprune.scores import Neurons as Neurons
 from ewnprune.state_dict import fold_state_dict as fold_state_dict
 from ewnprune.state_dict import unfold_state_dict as unfold_state_dict
+from ewnprune.structured import remove_coupled_neurons as remove_coupled_neurons
 from ewnprune.sweep import sparsity_curve as sparsity_curve
 
 __version__ = "0.1.0"
