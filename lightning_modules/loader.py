@@ -1,0 +1,112 @@
+"""Batches of images that lie in memory: slices of one tensor, no workers, no work per image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class ImageLoader:
+    """Iterates over the images of one tensor in batches, normalised: ``(x / 255 - mean) / std``.
+
+    The order of an epoch depends on `seed` and the epoch alone. Lightning sets the epoch; elsewhere
+    call `set_epoch` before each one. With `state_dict` and `load_state_dict` a run goes on in the
+    middle of an epoch. Each of `world_size` processes gets a disjoint share and the same number of
+    batches; while shuffling, the few images that cannot be shared evenly sit that epoch out.
+
+    Args:
+        images: Pixels, ``(N, H, W)`` uint8; batches come out on its device.
+        labels: Classes, ``(N,)``; None gives batches of images alone.
+        batch_size: Number of images in a batch of each process; the last batch may differ.
+        mean: Mean pixel of the data set, where white is 1.
+        std: Standard deviation of its pixels.
+        shuffle: Whether each epoch has an order of its own.
+        seed: Chooses the orders.
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
+        current_epoch: Called for the epoch when an iteration starts; None leaves it to `set_epoch`.
+
+    Raises:
+        ValueError: If there are fewer images than processes.
+    """
+
+    batch_sampler = None  # Lightning asks for it wherever there is a sampler
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        batch_size: int,
+        *,
+        mean: float,
+        std: float,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        current_epoch: Callable[[], int] | None = None,
+    ) -> None:
+        if len(images) < world_size:
+            raise ValueError(f"{len(images)} images cannot be shared by {world_size} processes")
+        self.images, self.labels = images, labels
+        self.batch_size = batch_size
+        self.mean, self.std = mean, std
+        self.shuffle, self.seed = shuffle, seed
+        self.rank, self.world_size = rank, world_size
+        self.current_epoch = current_epoch
+        self.epoch = 0
+        self._batch = 0  # batches given out in this epoch
+        self._resume = (-1, 0)  # epoch and number of batches that a loaded state asks to pass over
+
+    @property
+    def sampler(self) -> ImageLoader:
+        """The loader itself: Lightning calls `set_epoch` on a loader's ``sampler``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order that the next iteration follows."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Number of batches of an epoch, the same in every process."""
+        share = len(self.images) // self.world_size
+        return -(-share // self.batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yields ``(x, y)``, or ``x`` where there are no labels; ``x`` is ``(B, 1, H, W)`` float32.
+
+        Nothing happens before the first batch is asked for: Lightning calls `iter` first and sets
+        the epoch afterwards.
+        """
+        if self.current_epoch is not None:
+            self.epoch = self.current_epoch()
+        share = self._order()[self.rank :: self.world_size].to(self.images.device)
+        epoch, done = self._resume
+        self._resume = (-1, 0)
+        for i in range(done if epoch == self.epoch else 0, len(self)):
+            self._batch = i + 1
+            # one process may have an image more than another, never a batch more
+            last = i == len(self) - 1
+            index = share[i * self.batch_size : None if last else (i + 1) * self.batch_size]
+            x = self.images[index].unsqueeze(1).float().div_(255).sub_(self.mean).div_(self.std)
+            yield x if self.labels is None else (x, self.labels[index])
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the iteration stands."""
+        return {"epoch": self.epoch, "batch": self._batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Makes the next iteration, if it is over the same epoch, go on from there."""
+        self._resume = (state["epoch"], state["batch"])
+
+    def _order(self) -> Tensor:
+        n = len(self.images)
+        if not self.shuffle:
+            return torch.arange(n)
+        # NumPy mixes seed and epoch; their sum would make seed 0 in epoch 1 seed 1 in epoch 0
+        order = torch.from_numpy(np.random.default_rng((self.seed, self.epoch)).permutation(n))
+        return order[: n - n % self.world_size]

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_lightning.utilities import CombinedLoader
+
+from lightning_modules import ImageLoader
+
+
+def loader(n: int = 10, batch_size: int = 3, **options: object) -> ImageLoader:
+    """Images whose only pixel, and whose label, is their number."""
+    numbers = torch.arange(n)
+    pixels = (numbers % 256).to(torch.uint8).reshape(n, 1, 1)
+    return ImageLoader(pixels, numbers, batch_size, **{"mean": 0.0, "std": 1.0, **options})
+
+
+def numbers(batches: ImageLoader) -> list[int]:
+    return [number for _, y in batches for number in y.tolist()]
+
+
+sizes = st.integers(1, 60)
+
+
+@settings(deadline=None)
+@given(n=sizes, batch_size=st.integers(1, 70), seed=st.integers(0, 2**40), epoch=st.integers(0, 99))
+def test_an_epoch_is_a_permutation_in_batches_of_the_size_asked(n, batch_size, seed, epoch):
+    batches = loader(n, batch_size, shuffle=True, seed=seed)
+    batches.set_epoch(epoch)
+    got = [y.tolist() for _, y in batches]
+    assert sorted(number for batch in got for number in batch) == list(range(n))
+    assert len(got) == len(batches)
+    assert all(len(batch) == batch_size for batch in got[:-1])
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    def order(seed: int, epoch: int) -> tuple[int, ...]:
+        batches = loader(100, seed=seed, shuffle=True)
+        batches.set_epoch(epoch)
+        torch.manual_seed(epoch)  # must not matter
+        return tuple(numbers(batches))
+
+    assert order(0, 1) == order(0, 1)
+    assert len({order(seed, epoch) for seed in range(4) for epoch in range(4)}) == 16
+
+
+def test_the_global_random_state_is_left_alone():
+    before = torch.get_rng_state()
+    numbers(loader(shuffle=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_shuffle_the_order_is_that_of_the_images():
+    assert numbers(loader()) == list(range(10))
+
+
+@settings(deadline=None)
+@given(n=sizes, world_size=st.integers(1, 5), batch_size=st.integers(1, 20), shuffle=st.booleans())
+def test_processes_share_the_images_out(n, world_size, batch_size, shuffle):
+    if n < world_size:
+        with pytest.raises(ValueError, match=f"{n} images cannot be shared by {world_size}"):
+            loader(n, world_size=world_size)
+        return
+    shares = []
+    for rank in range(world_size):
+        batches = loader(n, batch_size, shuffle=shuffle, rank=rank, world_size=world_size)
+        shares.append([y.tolist() for _, y in batches])
+        assert len(shares[-1]) == len(batches)
+        assert all(shares[-1])  # an empty batch has no mean loss
+    assert len({len(share) for share in shares}) == 1  # else processes would wait for each other
+    seen = sorted(number for share in shares for batch in share for number in batch)
+    assert len(set(seen)) == len(seen)  # disjoint
+    assert len(seen) == (n - n % world_size if shuffle else n)
+
+
+@settings(deadline=None)
+@given(n=sizes, batch_size=st.integers(1, 9), epoch=st.integers(0, 3), data=st.data())
+def test_a_loaded_state_goes_on_where_the_other_stood(n, batch_size, epoch, data):
+    first = loader(n, batch_size, shuffle=True)
+    first.set_epoch(epoch)
+    done = data.draw(st.integers(0, len(first)))
+    iterator = iter(first)
+    before = [number for _ in range(done) for number in next(iterator)[1].tolist()]
+    state = first.state_dict()
+
+    second = loader(n, batch_size, shuffle=True)
+    second.load_state_dict(state)
+    iterator = iter(second)  # as Lightning does it: first the iterator, then the epoch
+    second.set_epoch(epoch)
+    after = [number for _, y in iterator for number in y.tolist()]
+    assert sorted(before + after) == list(range(n))
+    if done < len(first):
+        assert second.state_dict() == {"epoch": epoch, "batch": len(first)}
+    second.set_epoch(epoch + 1)
+    assert len(numbers(second)) == n  # the next epoch is whole again
+
+
+def test_pixels_are_normalised():
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(3, 1, 1)
+    (x,) = ImageLoader(images, None, 3, mean=0.2, std=0.5)
+    assert x.shape == (3, 1, 1, 1)
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x.flatten(), torch.tensor([-0.4, 0.0, 1.6]))
+
+
+def test_lightning_finds_the_state_and_the_epoch():
+    combined = CombinedLoader(loader())
+    next(iter(combined))
+    assert combined._state_dicts() == [{"epoch": 0, "batch": 1}]
+    assert combined.sampler is combined.flattened[0]
