@@ -4,6 +4,9 @@ Source of the method: Morwani & Ramaswamy, "Inductive Bias of Gradient Descent f
 Normalized Smooth Homogeneous Neural Nets", https://arxiv.org/abs/2010.12909.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ewnprune.controller import LossController as LossController
 from ewnprune.controller import LossDrivenRate as LossDrivenRate
 from ewnprune.curve import Count as Count
@@ -37,4 +40,15 @@ from ewnprune.state_dict import unfold_state_dict as unfold_state_dict
 from ewnprune.structured import remove_coupled_neurons as remove_coupled_neurons
 from ewnprune.sweep import sparsity_curve as sparsity_curve
 
+if TYPE_CHECKING:
+    from ewnprune.callback import AsymptoticRelations as AsymptoticRelations
+    from ewnprune.callback import WeightNormPruning as WeightNormPruning
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Lightning takes seconds to import, and the functions above do without it
+    if name in ("WeightNormPruning", "AsymptoticRelations"):
+        return getattr(import_module("ewnprune.callback"), name)
+    raise AttributeError(f"module 'ewnprune' has no attribute {name!r}")

@@ -1,0 +1,111 @@
+"""Checkpoints that a model which never heard of this package loads, and that still resume exactly.
+
+The checkpoint's ``state_dict`` holds plain weights under plain keys. The originals, which a plain
+weight cannot give back bit for bit (it has lost the length of ``v``), lie beside them::
+
+    checkpoint["ewnprune"] = {
+        "format": 1,
+        "layers": {"network.1": "ewnprune.parametrizations.EWN"},
+        "originals": {"network.1.parametrizations.weight.original0": tensor, ...},
+        "initial_norms": {"network.1": tensor, ...},
+        "passed_levels": [-10.0],
+    }
+
+All of it is tensors and plain Python types: ``torch.load(..., weights_only=True)`` reads it.
+"""
+
+import os
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ewnprune.reparametrize import attached_parametrizations
+from ewnprune.state_dict import fold_state_dict
+
+KEY = "ewnprune"
+
+
+def read_checkpoint(path: str | os.PathLike[str], map_location: str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint as tensors and plain types.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it cannot be read safely, or holds no state dict.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: there is no such checkpoint")
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError, KeyError, ValueError, OSError) as error:
+        raise ValueError(
+            f"{path} is no checkpoint that can be read safely, or it is damaged "
+            f"({type(error).__name__}): give one that Lightning wrote, whole"
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise ValueError(f"{path}: expected a Lightning checkpoint, with a state_dict in it")
+    return content
+
+
+def initial_norms(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The neurons' norms at initialisation, by layer; none if the run had no callback."""
+    norms: dict[str, Tensor] = checkpoint.get(KEY, {}).get("initial_norms", {})
+    return norms
+
+
+def passed_levels(checkpoint: dict[str, Any]) -> list[float]:
+    """The levels of the log loss that the run had passed."""
+    return list(checkpoint.get(KEY, {}).get("passed_levels", []))
+
+
+def fold_checkpoint(
+    model: nn.Module,
+    checkpoint: dict[str, Any],
+    initial_norms: dict[str, Tensor],
+    passed_levels: list[float],
+) -> None:
+    """Put plain weights in place of the originals in ``checkpoint``, and the originals beside."""
+    attached = attached_parametrizations(model)
+    state = checkpoint["state_dict"]
+    folded = fold_state_dict(state, attached)
+    checkpoint["state_dict"] = folded
+    checkpoint[KEY] = {
+        "format": 1,
+        "layers": {name: _path(parametrization) for name, parametrization in attached.items()},
+        "originals": {key: value for key, value in state.items() if key not in folded},
+        "initial_norms": initial_norms,
+        "passed_levels": list(passed_levels),
+    }
+
+
+def restore_originals(model: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Write the originals of a checkpoint back into the reparametrized ``model``.
+
+    Raises:
+        ValueError: the checkpoint's reparametrized layers are not the model's.
+    """
+    expected = {name: _path(p) for name, p in attached_parametrizations(model).items()}
+    stored = checkpoint.get(KEY, {"layers": {}, "originals": {}})
+    if stored["layers"] != expected:
+        raise ValueError(
+            f"the checkpoint was trained with {_describe(stored['layers'])}, and this run has "
+            f"{_describe(expected)}: resume with the parametrization and layers of that run, or "
+            "start anew from its weights"
+        )
+    state = model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for key, value in stored["originals"].items():
+            if isinstance(state.get(key), Tensor):
+                state[key].copy_(value)
+
+
+def _path(parametrization: nn.Module) -> str:
+    return f"{type(parametrization).__module__}.{type(parametrization).__qualname__}"
+
+
+def _describe(layers: dict[str, str]) -> str:
+    if not layers:
+        return "no reparametrized layer"
+    return ", ".join(f"{path.rpartition('.')[2]} on {name!r}" for name, path in layers.items())

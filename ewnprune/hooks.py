@@ -1,0 +1,311 @@
+"""The hooks of the callback, free of Lightning's classes so that both its namespaces can use them.
+
+When each hook runs, and why it is the right one: attaching happens in ``setup``, before the
+optimizer, DDP and a checkpoint's weights; a model that makes layers in its own ``setup`` or in
+``configure_model`` is reached right after that. Folding happens in ``teardown``, which is early
+enough for ``ddp_spawn`` to send plain weights home and late enough not to touch the checkpoints of
+the run.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torchmetrics import Metric, MetricCollection
+
+from ewnprune.batches import TrainerBatches, global_seed
+from ewnprune.checkpoint import fold_checkpoint, initial_norms, passed_levels, restore_originals
+from ewnprune.compatibility import (
+    builds_layers_later,
+    refuse_unheld,
+    refuse_what_cannot_work,
+)
+from ewnprune.curve import Curve
+from ewnprune.layers import LayerPatterns, Selection, select_layers
+from ewnprune.loggers import log_curve, log_norms
+from ewnprune.masks import SPARSITIES, Scope, check_sparsities
+from ewnprune.norms import neuron_norms, norm_statistics
+from ewnprune.parametrizations import NeuronParametrization
+from ewnprune.ranking import find_scores
+from ewnprune.reparametrize import attached_parametrizations, fold, reparametrize
+from ewnprune.results import choose_paths, write_results
+from ewnprune.sweep import inputs_and_targets, sparsity_curve
+from ewnprune.triggers import Action, LossLevels, logged_log_loss
+from ewnprune.weight_space import hand_out_neuron_groups
+
+
+class PruningHooks:
+    """Train with a parametrization, then prune at many levels and log accuracy against sparsity.
+
+    The chosen layers are reparametrized before the optimizer is made and folded after the fit, so
+    that the model comes back plain. Checkpoints hold plain weights under plain keys, and resume bit
+    for bit with the callback. The curve is taken on validation data during ``fit`` (so that test
+    data choose nothing) and ``validate``, and on test data in ``test``; it goes to every logger and
+    to ``sparsity_curve.csv``, ``.json``, ``.png`` and ``.svg`` in the run's folder
+    (``sparsity_curve_test.*`` for test data). The model and its training are not disturbed.
+
+    Args:
+        parametrization: ``EWN()``, ``SWN()``, or None for plain training, the baseline.
+        sparsities: levels in [0, 1), the fraction of neurons to remove.
+        scores: which neurons go first: functions of `ewnprune.scores` by name, or import paths.
+        layers: globs over module names, or layer types; by default every Linear and convolution
+            but the last one.
+        exclude: which of them to leave.
+        scope: ``"layer"`` removes the same fraction of each layer, ``"global"`` the lowest scores
+            of all layers.
+        every_n_epochs: take the curve every so many epochs too, not at the end only.
+        metric: any torchmetrics metric or collection, beside accuracy and loss.
+        batch: function from a batch to (inputs, targets); by default the batch is that pair.
+        loss_levels: levels of the training set's ``log L``, such as (-10, -100, -300). The model
+            logs ``train/log_loss`` or ``train/loss`` per epoch.
+        at_level: what to do at the end of the epoch that first passes a level: some of
+            ``"sweep"``, ``"checkpoint"``, and ``"stop"`` (at the lowest level).
+        weight_space: train the plain weights with `EWNSGD` or `SWNSGD`, which the model's
+            ``configure_optimizers`` must make from ``self.parameters()``, and attach nothing: the
+            same training (SGD without momentum), faster.
+
+    Raises:
+        ValueError: levels, scores or numbers that do not fit; the same for the model in ``setup``.
+
+    Attributes:
+        curve: the points measured so far in this fit, or by the last validate or test.
+    """
+
+    def __init__(
+        self,
+        parametrization: NeuronParametrization | None,
+        sparsities: Sequence[float] = SPARSITIES,
+        scores: Sequence[str] = ("norm",),
+        layers: LayerPatterns | None = None,
+        exclude: LayerPatterns | None = None,
+        scope: Scope = "layer",
+        every_n_epochs: int | None = None,
+        metric: Metric | MetricCollection | None = None,
+        batch: Callable[[Any], tuple[Any, Any]] | None = None,
+        loss_levels: Sequence[float] = (),
+        at_level: Sequence[Action] = ("sweep",),
+        weight_space: bool = False,
+    ) -> None:
+        if every_n_epochs is not None and every_n_epochs < 1:
+            raise ValueError(
+                f"every_n_epochs={every_n_epochs}: expected a number of epochs >= 1, or None for "
+                "the end of training only"
+            )
+        if scope not in ("layer", "global"):
+            raise ValueError(f"scope={scope!r}: expected 'layer' or 'global'")
+        find_scores(scores)  # an unknown one is an error now, not after the training
+        self.parametrization = parametrization
+        self.sparsities = check_sparsities(sparsities)
+        self.scores = scores
+        self.layers, self.exclude, self.scope = layers, exclude, scope
+        self.every_n_epochs, self.metric = every_n_epochs, metric
+        self.batch = batch or inputs_and_targets
+        self.loss_levels = LossLevels(loss_levels, at_level)
+        self.weight_space = weight_space
+        self.curve: Curve | None = None
+        self._initial_norms: dict[str, Tensor] = {}
+        self._paths: list[Path] | None = None
+        self._swept_at: int | None = None
+        self._report: list[str] = []
+
+    @property
+    def method(self) -> str:
+        """Name of the method: ``"plain"``, or the parametrization's class."""
+        return "plain" if self.parametrization is None else type(self.parametrization).__name__
+
+    # --- attaching -------------------------------------------------------------------------
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Attach, or arrange to attach as soon as the model has its layers."""
+        self.curve, self._paths, self._swept_at, self._report = None, None, None, []
+        self.loss_levels.passed = []
+        if stage != "fit":
+            return  # checkpoints are plain, so evaluation needs nothing attached
+        later = builds_layers_later(pl_module)
+        refuse_what_cannot_work(self, trainer, later)
+        if not later:
+            self._attach(trainer, pl_module)
+            return
+
+        def configure_model(module: Any) -> None:
+            del module.configure_model  # this wrapper, so that the class's own shows again
+            module.configure_model()
+            self._attach(trainer, module)
+
+        pl_module.configure_model = MethodType(configure_model, pl_module)
+
+    def _attach(self, trainer: Any, pl_module: Any) -> None:
+        # present already: by the user, before sharding; or left by a fit that was interrupted
+        present = {type(p) for p in attached_parametrizations(pl_module).values()}
+        if present - ({type(self.parametrization)} if not self.weight_space else set()):
+            raise ValueError(
+                f"the model has {', '.join(sorted(kind.__name__ for kind in present))} on layers "
+                f"already and this fit is {self.method}: call ewnprune.fold(model) first"
+            )
+        if self.parametrization is None or self.weight_space or present:
+            selection = self._selection(pl_module)
+        else:
+            selection = reparametrize(pl_module, self.parametrization, self.layers, self.exclude)
+        if self.weight_space:
+            hand_out_neuron_groups(pl_module, self.parametrization, self.layers, self.exclude)
+        norms = {name: neuron_norms(layer).cpu() for name, layer in selection.chosen.items()}
+        self._initial_norms = norms
+
+        def on_save_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:
+            type(module).on_save_checkpoint(module, checkpoint)
+            passed = self.loss_levels.passed
+            fold_checkpoint(module, checkpoint, self._initial_norms, passed)
+
+        def on_train_epoch_end(module: Any) -> None:
+            type(module).on_train_epoch_end(module)
+            self._end_epoch(trainer, module)
+
+        # The module's hooks and not the callback's: save_weights_only leaves those out, and they
+        # come before the module has logged its epoch.
+        pl_module.on_save_checkpoint = MethodType(on_save_checkpoint, pl_module)
+        pl_module.on_train_epoch_end = MethodType(on_train_epoch_end, pl_module)
+        if trainer.is_global_zero:
+            print(f"ewnprune: layers under {self.method}\n{selection}", flush=True)
+
+    def _selection(self, pl_module: Any) -> Selection:
+        return select_layers(pl_module, self.layers, self.exclude)
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Check that the optimizers hold what was attached."""
+        refuse_unheld(pl_module, trainer.optimizers)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Fold, and say what was found and written."""
+        if stage == "fit":
+            fold(pl_module)
+            for hook in ("on_save_checkpoint", "on_train_epoch_end", "configure_optimizers"):
+                vars(pl_module).pop(hook, None)
+        if trainer.is_global_zero and self._report:
+            # not earlier: a progress bar is open until the end of training
+            print("\n".join(self._report), flush=True)
+        self._report = []
+
+    # --- checkpoints -----------------------------------------------------------------------
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Write the originals back, so that a resumed run goes on bit for bit."""
+        self._initial_norms = initial_norms(checkpoint)
+        self.loss_levels.passed = passed_levels(checkpoint)
+        if trainer.state.fn == "fit":
+            restore_originals(pl_module, checkpoint)
+
+    # --- norms and curves ------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Rehearse on one batch: what does not fit is an error now, not after the training."""
+        flat = tree_leaves(trainer.val_dataloaders) if trainer.val_dataloaders else []
+        if flat and trainer.num_val_batches[0]:
+            extremes = sorted({self.sparsities[0], self.sparsities[-1]})
+            self._measure(trainer, pl_module, TrainerBatches(trainer, flat[0], 1), extremes)
+
+    def _end_epoch(self, trainer: Any, pl_module: Any) -> None:
+        """Log the norms; take the curve when it is the time."""
+        layers = self._selection(pl_module).chosen
+        norms = {name: neuron_norms(layer) for name, layer in layers.items()}
+        statistics = {name: norm_statistics(values) for name, values in norms.items()}
+        pl_module.log_dict(
+            {f"norms/{name}/{key}": v for name, row in statistics.items() for key, v in row.items()}
+        )
+        if trainer.is_global_zero:
+            log_norms(trainer.loggers, norms, trainer.global_step)
+        passed = self._pass_loss_levels(trainer) if self.loss_levels.levels else []
+        if "checkpoint" in self.loss_levels.actions:
+            for level in passed:
+                folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+                trainer.save_checkpoint(folder / f"log_loss_{level:g}.ckpt")
+        due = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if due or (passed and "sweep" in self.loss_levels.actions):
+            self._sweep_in_fit(trainer, pl_module, trainer.current_epoch)
+
+    def _pass_loss_levels(self, trainer: Any) -> list[float]:
+        log_loss = logged_log_loss(trainer.callback_metrics)
+        # one process decides for all, or they would wait for each other
+        passed = self.loss_levels.pass_(trainer.strategy.broadcast(log_loss))
+        if passed and trainer.is_global_zero:
+            levels = ", ".join(f"{level:g}" for level in passed)
+            print(
+                f"ewnprune: log L = {log_loss:.4g} passed {levels} in epoch "
+                f"{trainer.current_epoch}",
+                flush=True,
+            )
+        if self.loss_levels.done():
+            trainer.should_stop = True
+        return passed
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """The curve of the trained network, on validation data."""
+        if self._swept_at != trainer.global_step:  # else every_n_epochs ended on the last epoch
+            self._sweep_in_fit(trainer, pl_module, trainer.current_epoch - 1)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """The curve on validation data, when the Trainer was asked to validate only."""
+        if trainer.state.fn == "validate":
+            self._sweep(trainer, pl_module, "val", trainer.val_dataloaders, trainer.num_val_batches)
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        """The curve on test data."""
+        self._sweep(trainer, pl_module, "test", trainer.test_dataloaders, trainer.num_test_batches)
+
+    def _sweep_in_fit(self, trainer: Any, pl_module: Any, epoch: int) -> None:
+        loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
+        self._sweep(trainer, pl_module, "val", loaders, limits, epoch)
+        self._swept_at = trainer.global_step
+
+    def _sweep(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        split: str,
+        loaders: Any,
+        limits: Any,
+        epoch: int | None = None,
+    ) -> None:
+        flat = tree_leaves(loaders) if loaders is not None else []
+        if not flat or not limits[0]:
+            kind = "validation" if split == "val" else split
+            self._report = [f"ewnprune: no {kind} data, so no curve"]
+            return
+        batches = TrainerBatches(trainer, flat[0], limits[0])
+        curve = self._measure(trainer, pl_module, batches, self.sparsities)
+        curve = curve.tagged(split=split, epoch=epoch, step=trainer.global_step)
+        if len(flat) > 1:
+            note = f"measured on the first of {len(flat)} {split} data loaders"
+            curve = Curve(curve.points, (*curve.notes, note))
+        self.curve = curve if self.curve is None else self.curve + curve
+        if self._paths is None:
+            self._paths = choose_paths(trainer, split)
+        if trainer.is_global_zero:
+            figure = write_results(self.curve, curve, self._paths)
+            log_curve(trainer.loggers, curve, figure, trainer.global_step)
+            self._report = [str(curve)]
+            if self._paths:
+                kinds = ",".join(path.suffix[1:] for path in self._paths)
+                self._report.append(f"ewnprune: {self._paths[0].with_suffix('')}.{{{kinds}}}")
+
+    def _measure(
+        self, trainer: Any, pl_module: Any, batches: "TrainerBatches", sparsities: Sequence[float]
+    ) -> Curve:
+        with trainer.precision_plugin.forward_context():
+            return sparsity_curve(
+                pl_module,
+                batches,
+                sparsities,
+                self.scores,
+                metric=self.metric,
+                batch=self.batch,
+                layers=self.layers,
+                exclude=self.exclude,
+                scope=self.scope,
+                initial_norms=self._initial_norms,
+                device=pl_module.device,
+                method=self.method,
+                seed=global_seed(),
+            )
