@@ -1,0 +1,120 @@
+"""``ewnprune reproduce``: run experiments of the paper and judge them."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ewnprune.experiments import (
+    conv_rate,
+    flow,
+    lin_sep,
+    mnist,
+    mnist_small,
+    simple_traj,
+    verdict,
+    xor,
+)
+from ewnprune.experiments.descent import METHODS, Method
+
+Experiment = Literal[
+    "simple-traj", "xor", "lin-sep", "conv-rate", "flow", "mnist-small", "mnist", "all"
+]
+_ROOMS: dict[str, Callable[..., list[verdict.Criterion]]] = {
+    "flow": flow.run,
+    "simple-traj": simple_traj.run,
+    "xor": xor.run,
+    "lin-sep": lin_sep.run,
+    "conv-rate": conv_rate.run,
+    "mnist-small": mnist_small.run,
+    "mnist": mnist.run,
+}
+
+
+def reproduce(
+    experiment: Experiment,
+    out: str = "reproduced",
+    seeds: int | None = None,
+    depth: Literal[10, 100, 300] | None = None,
+    methods: Sequence[Method] = METHODS,
+    data_dir: str | None = None,
+    device: str = "cpu",
+) -> int:
+    """Run experiments of the paper, and say which acceptance criteria hold.
+
+    Each leaves its data (CSV), its figure (PNG and SVG, the authors' logged values drawn in) and
+    verdict.json in a folder of its own. An experiment that is finished with the same settings is
+    not run again, and an interrupted run on MNIST goes on where it stopped.
+
+    Args:
+        experiment: what to run; all is everything but mnist, which takes hours.
+        out: folder for the results.
+        seeds: number of seeds of xor (default 20), conv-rate (3), mnist-small (1) and mnist (2).
+        depth: how deep the runs on MNIST go: to log L = -10 (default of mnist, minutes a run), -100
+            (default of mnist-small; hours a run on mnist) or -300 (mnist-small: 10 minutes more;
+            mnist: a day on a CPU).
+        methods: the methods of mnist.
+        data_dir: folder of the MNIST files; by default the user's cache, and fetched if need be.
+        device: where mnist runs, such as cuda.
+
+    Returns:
+        The exit status: 0 if every criterion holds, else 1.
+
+    Raises:
+        ValueError: a number of seeds below 1, or a device that is not there.
+    """
+    if seeds is not None and seeds < 1:
+        raise ValueError(f"seeds={seeds}: expected a number >= 1")
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r}: torch sees no GPU here; leave it out to use the CPU")
+    options = _options(seeds, depth, methods, data_dir, device)
+    names = [name for name in _ROOMS if name != "mnist"] if experiment == "all" else [experiment]
+    found: list[verdict.Criterion] = []
+    for name in names:
+        found += _run(name, Path(out) / name, options[name], data_dir, device)
+    failed = sum(not criterion.passed for criterion in found)
+    print(f"{len(found) - failed} of {len(found)} criteria hold")
+    return 1 if failed else 0
+
+
+def _options(
+    seeds: int | None,
+    depth: int | None,
+    methods: Sequence[Method],
+    data_dir: str | None,
+    device: str,
+) -> dict[str, dict[str, Any]]:
+    """What decides the results of each experiment, defaults included."""
+    return {
+        "flow": {},
+        "simple-traj": {},
+        "xor": {"seeds": seeds or 20},
+        "lin-sep": {},
+        "conv-rate": {"seeds": seeds or 3},
+        "mnist-small": {"seeds": seeds or 1, "deep": depth == 300},
+        "mnist": {"seeds": seeds or 2, "depth": depth or 10, "methods": list(methods)},
+    }
+
+
+def _run(
+    name: str, out: Path, settings: Mapping[str, Any], data_dir: str | None, device: str
+) -> list[verdict.Criterion]:
+    criteria = verdict.finished(out, settings)
+    if criteria is None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "verdict.json").unlink(missing_ok=True)  # of other settings
+        where: dict[str, Any] = {}
+        if name.startswith("mnist"):
+            where["data_dir"] = data_dir
+        if name == "mnist":
+            where["device"] = device
+        begun = time.monotonic()
+        criteria = _ROOMS[name](out, **settings, **where)
+        verdict.write_verdict(out, settings, criteria)
+        print(f"{name}: {time.monotonic() - begun:.0f} s, in {out}")
+    else:
+        print(f"{name}: finished before, in {out}")
+    print(verdict.table(criteria))
+    return criteria

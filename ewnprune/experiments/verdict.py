@@ -1,0 +1,129 @@
+"""Acceptance criteria, the files that an experiment leaves, and reading them again."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from ewnprune.atomic import replacing
+
+FLOAT_FORMAT = "{:.9g}"
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One line of a verdict.
+
+    Attributes:
+        id: the row of the acceptance table, such as "X1".
+        what: what was measured.
+        bound: what it had to be, in words.
+        value: what it was.
+        passed: whether that is within the bound.
+    """
+
+    id: str
+    what: str
+    bound: str
+    value: float
+    passed: bool
+
+
+def below(id: str, what: str, value: float, bound: float) -> Criterion:
+    """A criterion that wants ``value < bound``.
+
+    >>> below("A", "error", 0.5, 1.0)
+    Criterion(id='A', what='error', bound='< 1', value=0.5, passed=True)
+    """
+    return Criterion(id, what, f"< {bound:g}", value, value < bound)
+
+
+def above(id: str, what: str, value: float, bound: float) -> Criterion:
+    """A criterion that wants ``value > bound``."""
+    return Criterion(id, what, f"> {bound:g}", value, value > bound)
+
+
+def within(id: str, what: str, value: float, low: float, high: float) -> Criterion:
+    """A criterion that wants ``low <= value <= high``."""
+    return Criterion(id, what, f"in [{low:g}, {high:g}]", value, low <= value <= high)
+
+
+def near(id: str, what: str, value: float, target: float, tolerance: float) -> Criterion:
+    """A criterion that wants ``|value - target| <= tolerance``."""
+    passed = abs(value - target) <= tolerance
+    return Criterion(id, what, f"{target:.6g} +- {tolerance:g}", value, passed)
+
+
+def write_verdict(out: Path, settings: Mapping[str, Any], criteria: Sequence[Criterion]) -> None:
+    """Write ``verdict.json``; its presence says that the experiment is finished."""
+    content = {
+        "settings": settings,
+        "passed": all(c.passed for c in criteria),
+        # JSON has no NaN
+        "criteria": [
+            asdict(c) | {"value": c.value if math.isfinite(c.value) else str(c.value)}
+            for c in criteria
+        ],
+    }
+    _write(out / "verdict.json", json.dumps(content, indent=2) + "\n")
+
+
+def finished(out: Path, settings: Mapping[str, Any]) -> list[Criterion] | None:
+    """The criteria of an experiment that was finished with these settings, else None."""
+    try:
+        content = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    if content["settings"] != json.loads(json.dumps(settings)):
+        return None
+    return [Criterion(**row | {"value": float(row["value"])}) for row in content["criteria"]]
+
+
+def table(criteria: Iterable[Criterion]) -> str:
+    """The criteria as aligned text, one a line."""
+    rows = [
+        ("pass" if c.passed else "FAIL", c.id, c.what, f"{c.value:.6g}", c.bound) for c in criteria
+    ]
+    widths = [max((len(row[k]) for row in rows), default=0) for k in range(4)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]])
+        for row in rows
+    )
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows with the same keys."""
+    rows = list(rows)
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(
+                {k: FLOAT_FORMAT.format(v) if isinstance(v, float) else v for k, v in row.items()}
+            )
+
+
+def write_figure(out: Path, figure: Figure, name: str = "figure") -> None:
+    """Write ``<name>.png`` and ``<name>.svg``."""
+    for suffix in ("png", "svg"):
+        metadata = {"Date": None} if suffix == "svg" else None
+        # without a date and with fixed ids the same data give the same file
+        with (
+            matplotlib.rc_context({"svg.hashsalt": "ewnprune"}),
+            replacing(out / f"{name}.{suffix}") as temporary,
+        ):
+            figure.savefig(temporary, format=suffix, dpi=150, metadata=metadata)
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
