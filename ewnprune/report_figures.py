@@ -1,0 +1,159 @@
+"""The figures of a report: each as a drawing, and as the rows of the CSV file it shows."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ewnprune.statistics import labels
+from ewnprune.study_run import SETTINGS
+from ewnprune.study_tables import Study, difference_rows, level_rows
+
+Rows = list[dict[str, Any]]
+
+# Okabe & Ito, https://jfly.uni-koeln.de/color/: told apart with any colour vision
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", "--", ":", "-.")
+
+
+def draw_curves(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
+    """Accuracy against sparsity: mean, band of one standard deviation, single seeds."""
+    figure, axes = _axes("removed (%)", f"accuracy on {study.split} data (%)")
+    rows = level_rows(study)
+    for index, label in enumerate(labels(study.curve)):
+        style = _style(index)
+        of_method = [row for row in rows if row["method"] == label]
+        x = [100 * row["sparsity"] for row in of_method]
+        mean, sd = ([100 * row[key] for row in of_method] for key in ("mean", "sd"))
+        marker = "s" if len(x) == 1 else None
+        axes.plot(x, mean, label=label, linewidth=2, marker=marker, **style)
+        low = [m - s for m, s in zip(mean, sd, strict=True)]
+        high = [m + s for m, s in zip(mean, sd, strict=True)]
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        for series in study.curve.where(method=label).series():
+            levels = [100 * point.sparsity for point in series]
+            values = [100 * point.measure() for point in series]
+            axes.plot(levels, values, color=style["color"], linewidth=0.5, alpha=0.6)
+    axes.legend(fontsize=8)
+    return figure, rows
+
+
+def draw_differences(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
+    """Paired differences to the reference with their intervals."""
+    rows = difference_rows(study)
+    if not rows:
+        return None, []
+    figure, axes = _axes("removed (%)", f"difference to {study.reference} (points)")
+    axes.axhline(0, color="#888", linewidth=1)
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    order = labels(study.curve)
+    for index, label in enumerate(names):
+        found = [row for row in rows if row["method"] == label]
+        shift = (index - (len(names) - 1) / 2) * 0.7  # so that intervals do not hide each other
+        x = [100 * row["sparsity"] + shift for row in found]
+        mean = [100 * row["mean"] for row in found]
+        error = [[100 * abs(row["mean"] - row[end]) for row in found] for end in ("low", "high")]
+        color = _style(order.index(label))["color"]
+        bars = None if any(row["seeds"] < 2 for row in found) else error
+        axes.errorbar(x, mean, bars, fmt="o", color=color, capsize=3, label=label, markersize=4)
+    axes.legend(fontsize=8)
+    return figure, rows
+
+
+def draw_norms(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
+    """Norms of the neurons, sorted, layer by layer, of the first seed of each method."""
+    rows = _of_taken(study, runs, "norms.csv")
+    first = min((row["seed"] for row in rows), default=None)
+    rows = [row for row in rows if row["seed"] == first]
+    figure, axes = _axes("neurons, largest norm first (%)", "norm of the incoming weights")
+    axes.set_yscale("log")
+    order = labels(study.curve)
+    for label in dict.fromkeys(row["method"] for row in rows):
+        layers = dict.fromkeys(row["layer"] for row in rows if row["method"] == label)
+        for dash, layer in zip(_DASHES * len(layers), layers, strict=False):
+            of_layer = [r for r in rows if r["method"] == label and r["layer"] == layer]
+            norms = sorted((float(row["norm"]) for row in of_layer), reverse=True)
+            # a logarithmic axis has no zero: exact zeros are where the line ends
+            shown = [norm for norm in norms if norm > 0]
+            x = [100 * (i + 1) / len(norms) for i in range(len(shown))]
+            name = label if len(layers) == 1 else f"{label}, {layer}"
+            color = _style(order.index(label))["color"]
+            axes.plot(x, shown, color=color, linestyle=dash, label=name)
+    axes.legend(fontsize=8)
+    return (figure if rows else None), rows
+
+
+def draw_training(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
+    """Training loss epoch by epoch, every seed."""
+    rows = [row for row in _of_taken(study, runs, "training.csv") if row.get("train/loss")]
+    figure, axes = _axes("epoch", "training loss")
+    axes.set_yscale("log")
+    order = labels(study.curve)
+    named = set()
+    for method, seed in dict.fromkeys((row["method"], row["seed"]) for row in rows):
+        of_run = [row for row in rows if (row["method"], row["seed"]) == (method, seed)]
+        name = "_nolegend_" if method in named else method
+        named.add(method)
+        epochs = [int(row["epoch"]) + 1 for row in of_run]
+        loss = [float(row["train/loss"]) for row in of_run]
+        style = _style(order.index(method))
+        axes.plot(epochs, loss, linewidth=1, marker=".", label=name, **style)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize=8)
+    return (figure if rows else None), rows
+
+
+FIGURES: dict[str, tuple[str, str, Callable[[Study, Path], tuple[Figure | None, Rows]]]] = {
+    "curves": (
+        "Accuracy against sparsity",
+        "Mean over seeds, one sample standard deviation either side, and each seed as a thin line.",
+        draw_curves,
+    ),
+    "difference_plot": (
+        "Paired differences",
+        "Pairs of the same seed, with 95 % t intervals; uncorrected, see the table for Holm's p.",
+        draw_differences,
+    ),
+    "norms": (
+        "How norms are distributed",
+        "After training, of the lowest seed. A line that ends early has neurons that are zero.",
+        draw_norms,
+    ),
+    "training": (
+        "Training",
+        "Loss per epoch, with the penalty of a method left out. Each line is one run.",
+        draw_training,
+    ),
+}
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def _style(index: int) -> dict[str, Any]:
+    dash = _DASHES[index // len(_COLORS) % len(_DASHES)]
+    return {"color": _COLORS[index % len(_COLORS)], "linestyle": dash}
+
+
+def _of_taken(study: Study, runs: Path, name: str) -> Rows:
+    """The rows of a file of every run whose points are shown, under the name they are shown by."""
+    trained = {label: method for method, (label, _) in reversed(study.taken.items())}
+    rows: Rows = []
+    for path in sorted(runs.glob(f"runs/*/{name}")):
+        settings = json.loads((path.parent / SETTINGS).read_text(encoding="utf-8"))
+        if settings["method"] in trained and settings["part"] is None:
+            tags = {"method": trained[settings["method"]], "seed": settings["seed"]}
+            with open(path, encoding="utf-8", newline="") as file:
+                rows += [tags | line for line in csv.DictReader(file)]
+    return rows

@@ -1,0 +1,189 @@
+"""One run of a study, in a process of its own: ``python -m ewnprune.study_run FOLDER``.
+
+The folder holds ``run.json`` and ``config.yaml`` before, and ``curve.json`` after: the points on
+validation and test data, written last, which is what makes a run finished. In between lie a
+checkpoint of the last epoch, from which an interrupted run goes on, and that of the end.
+"""
+
+import csv
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from ewnprune.baselines import COUNTS_FILE
+from ewnprune.curve import Count, Curve
+from ewnprune.curve_files import read_curve, write_curve
+from ewnprune.hooks import PruningHooks
+from ewnprune.layers import select_layers
+from ewnprune.norms import neuron_norms
+
+FINISHED = "curve.json"
+SETTINGS = "run.json"
+CONFIG = "config.yaml"
+_LAST = "checkpoints/last.ckpt"
+_FINAL = "checkpoints/final.ckpt"
+
+
+class Recorder(Callback):
+    """Leave in a run's folder how far it is, its norms, and a checkpoint when it is trained.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self._written = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.is_global_zero and time.monotonic() > self._written + 1:
+            done = trainer.global_step / trainer.estimated_stepping_batches
+            write_text(self.folder / "progress", f"{done:.4f}\n")
+            self._written = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.folder / _FINAL)
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        pruning = next(c for c in callbacks if isinstance(c, PruningHooks))
+        if trainer.is_global_zero:
+            layers = select_layers(pl_module, pruning.layers, pruning.exclude).chosen
+            rows = [
+                {"layer": name, "neuron": index, "norm": value}
+                for name, layer in layers.items()
+                for index, value in enumerate(neuron_norms(layer).tolist())
+            ]
+            write_rows(self.folder / "norms.csv", rows)
+
+
+def main(folder: Path) -> int:
+    """Train what is not trained yet, then measure on validation and test data.
+
+    Returns:
+        The exit status.
+    """
+    from ewnprune.cli import main as command
+
+    started = time.monotonic()
+    # weights that decay to nothing become denormal numbers, ten times slower to compute with
+    torch.set_flush_denormal(True)
+    if not (folder / _FINAL).is_file():
+        checkpoint = _newest_checkpoint(folder)
+        words = ["fit", *_phase(folder, _next_name(folder, "fit"))]
+        status = command([*words, *(["--ckpt_path", str(checkpoint)] if checkpoint else [])])
+        if status:
+            return status
+        if not (folder / _FINAL).is_file():
+            print("ewnprune: stopped before the end of training")
+            return 130
+    curves = []
+    for split in ("validate", "test"):
+        name = _next_name(folder, split)
+        words = [split, *_phase(folder, name), "--ckpt_path", str(folder / _FINAL)]
+        status = command(words)
+        if status:
+            return status
+        files = sorted((folder / name).glob("sparsity_curve*.json"))
+        curves += [read_curve(file) for file in files]  # none: there are no validation data
+    if not curves:
+        print("ewnprune: error: neither validation nor test data, so no curve", file=sys.stderr)
+        return 1
+    _write_versions(folder, time.monotonic() - started)
+    _write_training(folder)
+    write_curve(_labelled(folder, sum(curves[1:], curves[0])), folder / FINISHED)
+    return 0
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8", newline="")
+    os.replace(partial, path)
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a CSV file with the columns of the rows, whole or not at all."""
+    rows = list(rows)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(partial, path)
+
+
+def _phase(folder: Path, name: str) -> list[str]:
+    """The options of one command, with its own folder to log to."""
+    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    config["trainer"]["logger"] = {
+        "class_path": "pytorch_lightning.loggers.CSVLogger",
+        "init_args": {"save_dir": str(folder), "name": "", "version": name},
+    }
+    path = folder / f"{name}.yaml"
+    write_text(path, yaml.safe_dump(config, sort_keys=False))
+    return ["--config", str(path)]
+
+
+def _next_name(folder: Path, stem: str) -> str:
+    number = 0
+    while (folder / f"{stem}_{number}").exists():
+        number += 1
+    return f"{stem}_{number}"
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    found = [folder / _LAST, *folder.glob("fit_*/checkpoints/interrupted.ckpt")]
+    found = [path for path in found if path.is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime) if found else None
+
+
+def _labelled(folder: Path, curve: Curve) -> Curve:
+    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    tags: dict[str, Any] = {"method": settings["method"], "seed": settings["seed"]}
+    if settings["part"] is not None:
+        tags["sparsity"] = settings["part"]
+        for file in folder.glob(f"fit_*/{COUNTS_FILE}"):
+            counts = json.loads(file.read_text(encoding="utf-8"))["counts"]
+            tags |= {name: Count(*pair) for name, pair in counts.items()}
+    # a checkpoint is evaluated without its step and epoch
+    return curve.tagged(**tags, epoch=None, step=None)
+
+
+def _write_training(folder: Path) -> None:
+    """One line per epoch, over all the times the run was resumed; the last says what holds."""
+    rows: dict[int, dict[str, Any]] = {}
+    attempts = sorted(folder.glob("fit_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    for path in attempts:
+        with open(path, encoding="utf-8", newline="") as file:
+            for line in csv.DictReader(file):
+                if line.get("epoch"):
+                    row = rows.setdefault(int(line["epoch"]), {"epoch": int(line["epoch"])})
+                    row |= {key: value for key, value in line.items() if value}
+    if rows:
+        names = ("epoch", "step", "train/loss", "train/acc", "val/loss", "val/acc")
+        table = [{name: rows[epoch].get(name, "") for name in names} for epoch in sorted(rows)]
+        write_rows(folder / "training.csv", table)
+
+
+def _write_versions(folder: Path, seconds: float) -> None:
+    names = ("ewnprune", "torch", "pytorch-lightning", "torchvision", "scipy", "numpy")
+    found = {name: version(name) for name in names}
+    found |= {"python": platform.python_version(), "platform": platform.platform()}
+    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    found["threads"] = str(torch.get_num_threads())
+    found["seconds"] = f"{seconds:.1f}"  # of the last attempt, measuring included
+    write_text(folder / "versions.json", json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,263 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ewnprune.cli import main
+from ewnprune.curve import Curve, CurvePoint
+from ewnprune.curve_files import read_curve, write_curve
+from ewnprune.engines import run_locally
+from ewnprune.methods import METHODS, Method, find_methods, parse_methods, parse_seeds
+from ewnprune.study import _prepare, _progress, collect, compare, expand, merge
+
+TOY = """
+import json, os
+from pathlib import Path
+import pytorch_lightning as pl, torch
+from torch import nn
+
+class Toy(pl.LightningDataModule):
+    def __init__(self, seed: int = 0):
+        super().__init__()
+        self.seed = seed
+    def setup(self, stage=None):
+        g = torch.Generator().manual_seed(0)
+        x = torch.randn(96, 6, generator=g)
+        x = x[torch.randperm(96, generator=g.manual_seed(self.seed))]
+        self.data = torch.utils.data.TensorDataset(x, (x[:, :3].sum(1) > 0).long())
+    def train_dataloader(self): return torch.utils.data.DataLoader(self.data, 16)
+    def val_dataloader(self): return self.train_dataloader()
+    def test_dataloader(self): return self.train_dataloader()
+
+class Probe(pl.Callback):
+    def on_train_start(self, trainer, pl_module):
+        self.seen = [pl_module(torch.ones(1, 6)).tolist()]
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append(float(batch[0].sum()))
+    def on_train_end(self, trainer, pl_module):
+        (Path(trainer.log_dir) / "probe.json").write_text(json.dumps(self.seen))
+
+class DiesOnce(pl.Callback):
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 2 and not Path("died").exists():
+            Path("died").touch()
+            os._exit(9)
+
+class Fails(pl.Callback):
+    def on_train_start(self, trainer, pl_module):
+        raise ValueError("this one cannot work")
+"""
+FIT = {
+    "model": {
+        "class_path": "lightning_modules.Classifier",
+        "init_args": {
+            "network": {
+                "class_path": "lightning_modules.MLP",
+                "init_args": {"in_features": 6, "hidden": [20], "num_classes": 2},
+            },
+            "num_classes": 2,
+        },
+    },
+    "data": {"class_path": "toy_study.Toy"},
+    "prune": {"sparsities": [0, 0.5, 0.9]},
+    "trainer": {
+        "max_epochs": 4,
+        "accelerator": "cpu",
+        "callbacks": [{"class_path": "toy_study.Probe"}],
+    },
+}
+
+
+@pytest.fixture
+def _toy(tmp_path, monkeypatch):
+    (tmp_path / "toy_study.py").write_text(TOY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    here = str(Path(__file__).parent.parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), here]))
+
+
+@pytest.mark.usefixtures("_toy")
+def test_a_study_with_a_death_and_a_failure_goes_on_and_grows(capsys):
+    own = {
+        name: {"trains": "", "fit": {"trainer": {"callbacks": [{"class_path": f"toy_study.{c}"}]}}}
+        for name, c in {"dies": "DiesOnce", "fails": "Fails"}.items()
+    }
+    for method in own.values():
+        method["fit"]["prune"] = {"parametrization": None}
+    study = {"methods": "none,ewn,random,dies,fails", "seeds": 0, "fit": FIT, "own": own}
+    Path("study.yaml").write_text(yaml.safe_dump(study))
+    assert main(["compare", "--config", "study.yaml"]) == 1
+    out = capsys.readouterr().out
+    assert "fails-seed=0" in out
+    assert "this one cannot work" in out
+    assert "4 runs, 0 of them finished" in out  # random takes the runs of none
+
+    folders = {p.name.split("-")[0]: p for p in Path("study/runs").iterdir()}
+    done = {name: (p / "curve.json").is_file() for name, p in folders.items()}
+    assert done == {"none": True, "ewn": True, "dies": False, "fails": False}
+    finished = (folders["none"] / "curve.json").stat().st_mtime_ns
+
+    # one more time and one more seed
+    study["seeds"] = "0-1"
+    study["methods"] = ["none", "dies"]
+    Path("study.yaml").write_text(yaml.safe_dump(study))
+    assert main(["compare", "--config", "study.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "4 runs, 1 of them finished" in out
+    assert (folders["none"] / "curve.json").stat().st_mtime_ns == finished
+
+    # the run that died went on after its two epochs, to the very result of one that did not
+    assert (folders["dies"] / "fit_1/metrics.csv").is_file()
+    died, whole = (read_curve(folders[name] / "curve.json") for name in ("dies", "none"))
+    died = died.tagged(method="none")
+    scores = {point.score for point in died}  # none has those of random and magnitude too
+    assert died.points == tuple(point for point in whole if point.score in scores)
+    norms = [(folders[name] / "norms.csv").read_text() for name in ("dies", "none")]
+    assert norms[0] == norms[1]
+    epochs = (folders["dies"] / "training.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in epochs] == ["epoch", "0", "1", "2", "3"]
+
+    # one seed: one initial function, one order of the data, whatever the method; another: others
+    probes = {n: json.loads((p / "fit_0/probe.json").read_text()) for n, p in _by_seed().items()}
+    assert probes["none", 0][1:] == probes["ewn", 0][1:]
+    assert probes["none", 0][0][0] == pytest.approx(probes["ewn", 0][0][0], abs=1e-6)
+    assert probes["none", 0][0] != probes["none", 1][0]
+    assert probes["none", 0][1:] != probes["none", 1][1:]
+    points = read_curve("study/points.csv")
+    assert {(p.method, p.seed) for p in points} == {
+        *(("none", 0), ("none", 1), ("random", 0), ("random", 1)),
+        *(("ewn", 0), ("dies", 0), ("dies", 1)),
+    }
+    assert {p.split for p in points} == {"val", "test"}
+
+    # other settings do not go into the same folder
+    with pytest.raises(ValueError, match="holds a study with fit"):
+        compare("none", 0, Path("study"), {**FIT, "prune": {"sparsities": [0, 0.5]}})
+
+
+@pytest.mark.usefixtures("_toy")
+def test_runs_that_are_interrupted_leave_a_checkpoint_and_no_process():
+    long = merge(FIT, {"trainer": {"max_epochs": 100_000}})
+    runs = _prepare(_expand("none", long))
+    looks = run_locally([run.folder for run in runs])
+    assert next(event for event in looks if _progress(runs[0].folder) or event) is None
+    looks.close()
+    assert list(runs[0].folder.glob("fit_0/checkpoints/interrupted.ckpt"))
+    assert not (runs[0].folder / "curve.json").exists()
+    log = (runs[0].folder / "log.txt").read_text()
+    assert "finishing the batch" in log
+    with pytest.raises(ValueError, match="workers=0"):
+        next(run_locally([], 0))
+
+
+def _by_seed():
+    found = {}
+    for path in Path("study/runs").iterdir():
+        settings = json.loads((path / "run.json").read_text())
+        if (path / "fit_0/probe.json").is_file():
+            found[settings["method"], settings["seed"]] = path
+    return found
+
+
+def _expand(methods, base=None, vary=None, seeds=(0,), own=None):
+    own = own or {}
+    return expand(Path("f"), find_methods(methods, own), seeds, base or {}, vary or {}, own)
+
+
+def test_runs_of_a_study():
+    runs = _expand(
+        "none,random,magnitude,group_lasso", seeds=(0, 3), vary={"trainer.max_epochs": [2, 5]}
+    )
+    assert len(runs) == len({run.folder for run in runs}) == 2 * 2 * (1 + 4)
+    assert {run.method for run in runs if run.method.startswith("none")} == {
+        "none @ max_epochs=2",
+        "none @ max_epochs=5",
+    }
+    for run in runs:
+        assert run.config["seed_everything"] == run.seed
+        assert run.config["data"]["init_args"]["seed"] == run.seed
+        assert run.config["trainer"]["max_epochs"] in (2, 5)
+        assert run.config["prune"]["parametrization"] is None
+    scores = runs[0].config["prune"]["scores"]
+    assert scores == [
+        "norm",
+        "norm_product",
+        "norm_with_bias_product",
+        "random",
+        "ewnprune.baselines.norm_shuffled",
+        "magnitude",
+    ]
+    strengths = {
+        c["init_args"]["strength"] for r in runs for c in r.config["trainer"].get("callbacks", [])
+    }
+    assert strengths == {1e-3, 2e-3, 3e-3, 6e-3}
+    parts = [run.part for run in _expand("dense")]
+    assert parts == [0.5, 0.8, 0.9, 0.95, 0.98]
+    # the same settings have the same folder, others another
+    assert _expand("none")[0].folder == _expand("none")[0].folder
+    assert _expand("none")[0].folder != _expand("none", {"trainer": {"max_epochs": 9}})[0].folder
+
+
+def test_a_data_module_without_a_seed_is_left_alone():
+    base = {"data": {"class_path": "pytorch_lightning.LightningDataModule"}}
+    assert _expand("none", base)[0].config["data"] == base["data"]
+
+
+def test_merge():
+    base = {"a": {"class_path": "X", "init_args": {"p": 1}}, "trainer": {"callbacks": [1], "n": 1}}
+    over = {"a": {"class_path": "Y"}, "trainer": {"callbacks": [2]}}
+    assert merge(base, over) == {"a": {"class_path": "Y"}, "trainer": {"callbacks": [1, 2], "n": 1}}
+    assert merge(base, {"a": {"class_path": "X", "init_args": {"q": 2}}})["a"]["init_args"] == {
+        "p": 1,
+        "q": 2,
+    }
+    assert merge(base, {"a": None})["a"] is None
+    assert base["trainer"]["callbacks"] == [1]
+
+
+def test_collecting_names_points_after_the_method_asked_for(tmp_path):
+    for i, (label, score) in enumerate(
+        [("none", "norm"), ("none", "random"), ("none @ e=2", "random"), ("group_lasso[1]", "norm")]
+    ):
+        (tmp_path / f"runs/{i}").mkdir(parents=True)
+        point = CurvePoint(method=label, score=score, seed=0, split="val", sparsity=0.5, accuracy=1)
+        write_curve(Curve((point,)), tmp_path / f"runs/{i}/curve.json")
+    wanted = {name: METHODS[name] for name in ("none", "random", "group_lasso")}
+    found = [(p.method, p.score) for p in collect(tmp_path, wanted)]
+    assert found == [
+        ("none", "norm"),
+        ("random", "random"),
+        ("random @ e=2", "random"),
+        ("group_lasso[1]", "norm"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods=none,foo"], "unknown method 'foo'"),
+        (["--methods=none,none"], "each method once"),
+        (["--seeds=a"], "--seeds a: expected numbers"),
+        (["--fit_config=nope.yaml"], "no such file"),
+        (["--own", '{"x": {"fitt": {}}}', "--methods=x"], "own method 'x'"),
+    ],
+)
+def test_bad_input_gets_one_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *words]) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_seeds_and_methods():
+    assert parse_seeds("0-2, 7,1") == [0, 1, 2, 7]
+    assert parse_seeds([4, 2]) == [4, 2]
+    own = parse_methods({"none": {"scores": ["norm"]}})
+    assert find_methods("none", own)["none"] == Method(scores=["norm"])
+    with pytest.raises(ValueError, match="without"):
+        find_methods(["a[b]"], {"a[b]": Method()})
