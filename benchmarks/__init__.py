@@ -1,0 +1,1 @@
+"""Measurements: each is one command, and README.md holds what they gave."""
