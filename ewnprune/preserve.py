@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
 
     That is every train flag, buffer and attribute of every module (a forward pass may store
     things), and the state of Python's, NumPy's and torch's generators, the model's GPUs' and the
-    loader's own included. Parameters are the caller's not to write.
+    loader's own included. Parameters are the caller's not to write. Compiled parts run as they
+    were before they were compiled, since compiled code calls no hooks.
 
     Inference mode is left too: tensors made in it that a model keeps (a cache, say) could never
     be trained with. https://docs.pytorch.org/docs/stable/notes/autograd.html#inference-mode
@@ -31,6 +33,7 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
         try:
             with torch.inference_mode(False), torch.no_grad():
                 model.eval()
+                _run_eagerly(model)
                 yield
         finally:
             random.setstate(python)
@@ -45,6 +48,19 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
                 if buffer._version != version:
                     with torch.no_grad():
                         buffer.copy_(content)
+
+
+def _run_eagerly(model: nn.Module) -> None:
+    for module in model.modules():
+        if vars(module).get("_compiled_call_impl") is not None:  # by Module.compile
+            vars(module)["_compiled_call_impl"] = None
+        original = module._modules.get("_orig_mod")
+        if original is not None and "dynamo_ctx" in vars(module):  # by torch.compile
+            vars(module)["forward"] = partial(_call, original)
+
+
+def _call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return module(*args, **kwargs)  # not its bound __call__, which torch.fx replaces to trace
 
 
 def _restore(table: dict[str, Any], before: dict[str, Any]) -> None:

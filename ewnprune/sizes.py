@@ -1,5 +1,6 @@
 """How large a network is, and how large it would be without some neurons or weights."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,7 +50,9 @@ def count_macs(model: nn.Module, forward: Forward, inputs: Any) -> tuple[int, di
     """
     counter = FlopCounterMode(display=False)
     root = rooted(model, forward)
-    with counter:
+    with counter, warnings.catch_warnings():
+        # it hooks all modules; their compiled form is not called here, see preserve.py
+        warnings.filterwarnings("ignore", ".*when there are global hooks on modules")
         root(inputs)
     counts = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
     prefix = f"{type(root).__name__}.model"

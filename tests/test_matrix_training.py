@@ -1,0 +1,233 @@
+"""The compatibility matrix: ways to train. Each is the same training as in a bare loop."""
+
+import copy
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import ewnprune
+from ewnprune import EWN, WeightNormPruning, attached_parametrizations
+
+LEVELS = (0, 0.5, 0.9)
+
+
+def _data(n=64, seed=0):
+    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(x, (x[:, 0] * x[:, 1] > 0).long())
+
+
+def _loader(n=64, seed=0):
+    return DataLoader(_data(n, seed), batch_size=16)
+
+
+class Net(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, _):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, _, dataloader_idx=0):
+        self.log("val_loss", self.training_step(batch, _))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+def _fit(folder, model, loader=None, val=None, callback=None, callbacks=(), **options):
+    callback = callback or WeightNormPruning(EWN(), LEVELS)
+    defaults = {"max_epochs": 2, "accelerator": "cpu", "devices": 1, "logger": False}
+    quiet = dict.fromkeys(
+        ("enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
+    )
+    options = {**defaults, **quiet, "default_root_dir": folder, **options}
+    trainer = pl.Trainer(callbacks=[callback, *callbacks], **options)
+    trainer.fit(
+        model, _loader() if loader is None else loader, _loader(40, 1) if val is None else val
+    )
+    return callback
+
+
+def _losses(net, epochs=2):
+    for _ in range(epochs):
+        for index, (x, y) in enumerate(_loader()):
+            yield index, nn.functional.cross_entropy(net(x), y)
+
+
+def _bare(model):
+    net = copy.deepcopy(model.net)
+    ewnprune.reparametrize(net, EWN(), exclude="2")
+    return net
+
+
+def _assert_same(model, net):
+    ewnprune.fold(net)
+    for key, value in net.state_dict().items():
+        assert torch.equal(model.net.state_dict()[key], value), key
+
+
+def test_gradient_accumulation(tmp_path):
+    model = Net()
+    net = _bare(model)
+    _fit(tmp_path, model, accumulate_grad_batches=2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    for index, loss in _losses(net):
+        (loss / 2).backward()
+        if index % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+    _assert_same(model, net)
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradient_clipping(tmp_path, algorithm):
+    """What is clipped are the gradients of the attached parameters, not of the weight."""
+    model = Net()
+    net = _bare(model)
+    _fit(tmp_path, model, gradient_clip_val=0.02, gradient_clip_algorithm=algorithm)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    clip = getattr(nn.utils, f"clip_grad_{algorithm}_")
+    for _, loss in _losses(net):
+        optimizer.zero_grad()
+        loss.backward()
+        clip(net.parameters(), 0.02)
+        optimizer.step()
+    _assert_same(model, net)
+
+
+class TwoOptimizersByHand(Net):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, _):
+        optimizers = self.optimizers()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, _))
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def validation_step(self, batch, _):
+        self.log("val_loss", super().training_step(batch, _))
+
+    def configure_optimizers(self):
+        return _two_optimizers(self.net)
+
+
+def _two_optimizers(net):
+    return [
+        torch.optim.Adam(net[0].parameters(), lr=0.01),
+        torch.optim.SGD(net[2].parameters(), lr=0.1),
+    ]
+
+
+def test_manual_optimization_with_several_optimizers(tmp_path):
+    model = TwoOptimizersByHand()
+    net = _bare(model)
+    callback = _fit(tmp_path, model)
+    optimizers = _two_optimizers(net)
+    for _, loss in _losses(net):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    _assert_same(model, net)
+    assert len(callback.curve.where(score="norm")) == len(LEVELS)
+
+
+def test_one_of_several_optimizers_holding_a_stale_weight_is_refused(tmp_path):
+    class Stale(TwoOptimizersByHand):
+        def __init__(self):
+            super().__init__()
+            self.early = torch.optim.SGD(self.net[0].parameters(), lr=0.1)
+
+        def configure_optimizers(self):
+            return [self.early, torch.optim.SGD(self.net[2].parameters(), lr=0.1)]
+
+    with pytest.raises(RuntimeError, match=r"no optimizer holds the EWN parameters of layer"):
+        _fit(tmp_path, Stale())
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.filterwarnings(
+    "ignore:precision=.bf16-true.", "ignore:You passed .Trainer.accelerator=.cpu."
+)
+def test_low_precision_trains_and_sweeps_as_the_trainer_evaluates(tmp_path, precision):
+    class Watch(pl.Callback):
+        def on_train_end(self, trainer, pl_module):
+            self.dtypes = {p.dtype for p in pl_module.parameters()}
+            self.finite = all(p.isfinite().all() for p in pl_module.parameters())
+            with trainer.precision_plugin.forward_context():
+                x = trainer.precision_plugin.convert_input(_data(40, 1).tensors[0])
+                self.correct = int((pl_module(x).argmax(1) == _data(40, 1).tensors[1]).sum())
+
+    model, watch = Net(), Watch()
+    before = copy.deepcopy(model.state_dict())
+    callback = _fit(tmp_path, model, callbacks=[watch], precision=precision)
+    assert watch.finite
+    assert watch.dtypes == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
+    assert all(not torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert {p.dtype for p in model.parameters()} == watch.dtypes
+    assert callback.curve.where(score="norm", sparsity=0.0).points[0].correct == watch.correct
+
+
+def test_compile_before_and_after_attaching(tmp_path):
+    """Compiled in configure_model, by the user, or the whole module: the same training."""
+
+    class CompilesItself(Net):
+        def configure_model(self):
+            self.net = torch.compile(self.net, backend="eager")
+
+    class CompilesInPlace(Net):
+        def configure_model(self):
+            self.net.compile(backend="eager")
+
+    plain = Net()
+    start = copy.deepcopy(plain.state_dict())
+    expected = _fit(tmp_path, plain).curve
+    for make in (CompilesItself, CompilesInPlace, lambda: torch.compile(Net(), backend="eager")):
+        torch.compiler.reset()
+        model = make()
+        getattr(model, "_orig_mod", model).load_state_dict(start)
+        curve = _fit(tmp_path, model).curve
+        assert [p.correct for p in curve] == [p.correct for p in expected]
+        assert not attached_parametrizations(model)
+        state = {k.replace("_orig_mod.", ""): v for k, v in model.state_dict().items()}
+        for key, value in plain.state_dict().items():
+            assert torch.equal(state[key], value), key
+
+
+class _Stream(IterableDataset):
+    def __init__(self, data):
+        self.data = data
+
+    def __iter__(self):
+        return iter(self.data)
+
+
+def test_iterable_datasets(tmp_path):
+    model, streamed = Net(), Net()
+    streamed.load_state_dict(model.state_dict())
+    expected = _fit(tmp_path, model).curve
+    loaders = [DataLoader(_Stream(_data(*a)), batch_size=16) for a in ((64, 0), (40, 1))]
+    assert _fit(tmp_path, streamed, *loaders).curve == expected
+
+
+def test_several_validation_loaders_and_an_unlimited_stream(tmp_path):
+    """The curve is of the first loader, and says so; limits of the Trainer hold for it."""
+    model = Net()
+    loaders = [_loader(40, 1), _loader(64, 2)]
+    callback = _fit(tmp_path, model, val=loaders, limit_val_batches=2)
+    dense = callback.curve.where(score="norm", sparsity=0.0).points[0]
+    x, y = (tensor[:32] for tensor in _data(40, 1).tensors)
+    assert (dense.total, dense.correct) == (32, int((model(x).argmax(1) == y).sum()))
+    assert "measured on the first of 2 val data loaders" in callback.curve.notes
