@@ -201,7 +201,8 @@ class PruningHooks:
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Rehearse on one batch: what does not fit is an error now, not after the training."""
-        flat = tree_leaves(trainer.val_dataloaders) if trainer.val_dataloaders else []
+        loaders = trainer.val_dataloaders
+        flat = tree_leaves(loaders) if loaders is not None else []  # a stream has no truth value
         if flat and trainer.num_val_batches[0]:
             extremes = sorted({self.sparsities[0], self.sparsities[-1]})
             self._measure(trainer, pl_module, TrainerBatches(trainer, flat[0], 1), extremes)
