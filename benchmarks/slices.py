@@ -12,17 +12,15 @@ it prints the table and draws accuracy against measured latency.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ewnprune import EWN, SWN, sparsity_curve
 from ewnprune.atomic import replacing
@@ -31,7 +29,6 @@ from ewnprune.curve import Curve
 from ewnprune.curve_files import read_curve, write_curve
 from ewnprune.latency import measure_latency
 from ewnprune.removal import remove_neurons
-from ewnprune.removed import removal_curve
 from ewnprune.repair import remove_and_repair
 from lightning_modules import CNN, MLP, Classifier, MNISTDataModule
 
@@ -68,14 +65,16 @@ def run(network: str, fashion: bool, epochs: int, seed: int, methods: list[str])
         pl.seed_everything(seed, verbose=False)
         trained = build(network, 0)
         train(trained, data, method, epochs, seed)
+        # test images are for the evaluation only: what removal looks at is a training batch
         calibration = next(iter(data.train_dataloader()))[0]
         for name, remove in (("slice", remove_neurons), ("repaired slice", remove_and_repair)):
-            yield removal_curve(
+            yield sparsity_curve(
                 trained,
                 data.test_dataloader(),
                 LEVELS,
                 SCORE,
-                remove=partial(_on_training_data, remove, calibration),
+                realize=remove,
+                example_input=calibration,
                 method=f"{method}, {name}",
                 seed=seed,
                 latency_seconds=0.01,
@@ -90,18 +89,6 @@ def run(network: str, fashion: bool, epochs: int, seed: int, methods: list[str])
         )
         points.append(replace(point, sparsity=float(level), score=SCORE))
     yield Curve(tuple(points))
-
-
-def _on_training_data(
-    remove: Callable[..., nn.Module],
-    calibration: Tensor,
-    model: nn.Module,
-    sparsity: float,
-    test_inputs: Tensor,
-    **more: Any,
-) -> nn.Module:
-    """Test images are for the evaluation only: what removal looks at is a training batch."""
-    return remove(model, sparsity, calibration, **more)
 
 
 def timed(curve: Curve, network: str) -> Curve:

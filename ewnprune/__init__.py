@@ -29,7 +29,6 @@ from ewnprune.parametrizations import SWN as SWN
 from ewnprune.parametrizations import NeuronParametrization as NeuronParametrization
 from ewnprune.removal import mask_neurons as mask_neurons
 from ewnprune.removal import remove_neurons as remove_neurons
-from ewnprune.removed import removal_curve as removal_curve
 from ewnprune.repair import remove_and_repair as remove_and_repair
 from ewnprune.reparametrize import attached_parametrizations as attached_parametrizations
 from ewnprune.reparametrize import fold as fold

@@ -40,11 +40,13 @@ class CurvePoint:
             any weight left).
         weights: weights left of those in the chosen layers.
         parameters: parameters left of those of the whole model.
-        macs: multiply-accumulates per sample left of those of the whole model; theoretical
-            where weights or neurons are masked.
+        macs: multiply-accumulates per sample left of those of the whole model; where neurons are
+            masked, of the network that removal would build; where single weights are, on paper.
         score: what decided which units go first.
         unit: ``"neurons"`` or ``"weights"``.
         scope: ``"layer"`` (the same fraction of each layer) or ``"global"``.
+        realize: how the units went: ``"mask"`` (zero in place), ``"remove"`` (the smaller network
+            was built), or the name of the function that built it.
         method: how the network was trained (plain, SWN, EWN, ...).
         seed: seed of the training run.
         split: which data: ``"val"``, ``"test"``, ...
@@ -57,6 +59,7 @@ class CurvePoint:
     score: str = ""
     unit: str = "neurons"
     scope: str = "layer"
+    realize: str = "mask"
     split: str = ""
     epoch: int | None = None
     step: int | None = None
@@ -111,7 +114,7 @@ class CurvePoint:
         return max(0.0, center - half), min(1.0, center + half)
 
 
-SERIES = ("method", "seed", "score", "unit", "scope", "split", "epoch", "step")
+SERIES = ("method", "seed", "score", "unit", "scope", "realize", "split", "epoch", "step")
 """The fields that tell one series of points from another."""
 
 
@@ -119,7 +122,8 @@ SERIES = ("method", "seed", "score", "unit", "scope", "split", "epoch", "step")
 class Curve:
     """Points of one or more series: what was measured at each level of sparsity.
 
-    A series is the points that agree in method, seed, score, unit, scope, split, epoch and step.
+    A series is the points that agree in method, seed, score, unit, scope, realize, split,
+    epoch and step.
 
     Attributes:
         points: the points, in the order measured.

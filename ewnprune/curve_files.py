@@ -14,10 +14,11 @@ from ewnprune.curve import Count, Curve, CurvePoint
 
 _COUNTS = ("neurons", "weights", "parameters", "macs")
 _KINDS: dict[str, type] = {
-    **dict.fromkeys(("method", "score", "unit", "scope", "split"), str),
+    **dict.fromkeys(("method", "score", "unit", "scope", "realize", "split"), str),
     **dict.fromkeys(("seed", "epoch", "step", "correct", "total"), int),
     **dict.fromkeys(("sparsity", "accuracy", "loss"), float),
 }
+_LATER = ("realize",)  # columns that older files lack
 _METRIC = "metric."
 _FORMAT = 1
 
@@ -95,7 +96,8 @@ def _cell(name: str, value: object) -> str:
 
 def _from_csv(text: str) -> Curve:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    missing = [name for name in _KINDS if name not in (reader.fieldnames or ())]
+    needed = [name for name in _KINDS if name not in _LATER]
+    missing = [name for name in needed if name not in (reader.fieldnames or ())]
     if missing:
         raise ValueError(f"no column {missing[0]!r}")
     points = []
@@ -115,7 +117,7 @@ def _from_csv(text: str) -> Curve:
 def _point_of_row(row: Mapping[str, str]) -> CurvePoint:
     values: dict[str, Any] = {}
     for name, kind in _KINDS.items():
-        if row[name] or kind is str:
+        if name in row and (row[name] or kind is str):
             values[name] = _parse(name, row[name], kind)
     for name in _COUNTS:
         if row.get(f"{name}_left"):

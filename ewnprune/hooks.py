@@ -8,9 +8,12 @@ the run.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -30,6 +33,7 @@ from ewnprune.masks import SPARSITIES, Scope, check_sparsities
 from ewnprune.norms import neuron_norms, norm_statistics
 from ewnprune.parametrizations import NeuronParametrization
 from ewnprune.ranking import find_scores
+from ewnprune.removed import realize_name
 from ewnprune.reparametrize import attached_parametrizations, fold, reparametrize
 from ewnprune.results import choose_paths, write_results
 from ewnprune.sweep import inputs_and_targets, sparsity_curve
@@ -66,6 +70,8 @@ class PruningHooks:
         weight_space: train the plain weights with `EWNSGD` or `SWNSGD`, which the model's
             ``configure_optimizers`` must make from ``self.parameters()``, and attach nothing: the
             same training (SGD without momentum), faster.
+        realize: ``"remove"`` builds the smaller network of every level and measures its bytes and
+            latency too, see `sparsity_curve`; slower.
 
     Raises:
         ValueError: levels, scores or numbers that do not fit; the same for the model in ``setup``.
@@ -88,6 +94,7 @@ class PruningHooks:
         loss_levels: Sequence[float] = (),
         at_level: Sequence[Action] = ("sweep",),
         weight_space: bool = False,
+        realize: Literal["mask", "remove"] = "mask",
     ) -> None:
         if every_n_epochs is not None and every_n_epochs < 1:
             raise ValueError(
@@ -105,6 +112,8 @@ class PruningHooks:
         self.batch = batch or inputs_and_targets
         self.loss_levels = LossLevels(loss_levels, at_level)
         self.weight_space = weight_space
+        realize_name(realize)  # another is an error now
+        self.realize = realize
         self.curve: Curve | None = None
         self._initial_norms: dict[str, Tensor] = {}
         self._paths: list[Path] | None = None
@@ -294,9 +303,10 @@ class PruningHooks:
     def _measure(
         self, trainer: Any, pl_module: Any, batches: "TrainerBatches", sparsities: Sequence[float]
     ) -> Curve:
+        model = pl_module if self.realize == "mask" else _plain_copy(pl_module)
         with trainer.precision_plugin.forward_context():
             return sparsity_curve(
-                pl_module,
+                model,
                 batches,
                 sparsities,
                 self.scores,
@@ -309,4 +319,25 @@ class PruningHooks:
                 device=pl_module.device,
                 method=self.method,
                 seed=global_seed(),
+                realize=self.realize,
             )
+
+
+def _plain_copy(pl_module: Any) -> Any:
+    """A folded copy, which can be copied again.
+
+    LightningCLI gives models partial functions that make optimizers. They hold its parser, which
+    cannot be copied, and evaluation needs none of them.
+    """
+    partials = {key: value for key, value in vars(pl_module).items() if isinstance(value, partial)}
+    for key in partials:
+        del vars(pl_module)[key]
+    try:
+        copy = deepcopy(pl_module)
+    finally:
+        vars(pl_module).update(partials)
+    for key, value in partials.items():
+        with suppress(TypeError):
+            setattr(copy, key, deepcopy(value))
+    fold(copy)
+    return copy

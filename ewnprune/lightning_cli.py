@@ -66,6 +66,7 @@ class _Trainer(Trainer):
         ckpt_path: str,
         datamodule: LightningDataModule | None = None,
         split: Literal["val", "test"] = "val",
+        realize: Literal["mask", "remove"] = "mask",
         weights_only: bool | None = True,
     ) -> None:
         """Accuracy against sparsity for a checkpoint, on validation or test data.
@@ -75,8 +76,12 @@ class _Trainer(Trainer):
             ckpt_path: the checkpoint.
             datamodule: the data.
             split: validation data, to choose with; or test data, to report.
+            realize: mask, or remove: build each smaller network and measure its bytes and latency.
             weights_only: refuse checkpoints that hold more than tensors and plain types.
         """
+        for callback in self.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightNormPruning) and realize != "mask":
+                callback.realize = realize
         evaluate = self.validate if split == "val" else self.test
         evaluate(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
 

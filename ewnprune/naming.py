@@ -33,6 +33,7 @@ def shared_facts(curve: Curve) -> str:
         "method": "{}",
         "score": "ranked by {}",
         "scope": "across layers",
+        "realize": "realized by {}",
         "split": "{} data",
         "epoch": "epoch {}",
         "seed": "seed {}",
@@ -41,6 +42,6 @@ def shared_facts(curve: Curve) -> str:
     for name, text in words.items():
         values = {getattr(point, name) for point in curve}
         value = values.pop() if len(values) == 1 else None
-        if value not in (None, "", "layer"):  # layer by layer is the usual scope
+        if value not in (None, "", "layer", "mask"):  # the usual scope, the usual way
             said.append(text.format(value))
     return ", ".join(said)

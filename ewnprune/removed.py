@@ -1,93 +1,106 @@
-"""`removal_curve`: what networks with neurons removed for good get right, and what they cost."""
+"""Networks with neurons removed for good: what they get right, and what they cost."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import replace
 from functools import partial
 from io import BytesIO
-from typing import Any
+from itertools import chain
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
+from torchmetrics import Metric, MetricCollection
 
-from ewnprune.curve import Count, Curve
-from ewnprune.graph import Forward, call
+from ewnprune.curve import Count, Curve, CurvePoint
+from ewnprune.graph import Forward
 from ewnprune.latency import Latency, measure_latency
-from ewnprune.layers import LayerPatterns, layer_weight, num_neurons, select_layers
-from ewnprune.masks import check_sparsities
-from ewnprune.preserve import device_of, evaluating, to_device
-from ewnprune.ranking import Score, find_scores
+from ewnprune.layers import LayerPatterns, Selection, layer_weight, num_neurons
+from ewnprune.masks import Scope
+from ewnprune.preserve import evaluating
+from ewnprune.ranking import Score
 from ewnprune.removal import remove_neurons
 from ewnprune.sizes import count_macs, count_parameters
-from ewnprune.sweep import Batch, inputs_and_targets, sparsity_curve
+from ewnprune.tally import Loss, Measures
+
+Realize = Literal["mask", "remove"] | Callable[..., nn.Module]
+"""How the network of a level comes about; a function is called as `remove_neurons` is."""
 
 
-def removal_curve(
-    model: nn.Module,
-    loader: Iterable[Any],
-    sparsities: Iterable[float],
-    scores: str | Score | Sequence[str | Score] = ("norm",),
-    *,
-    remove: Callable[..., nn.Module] = remove_neurons,
-    latency_batch_size: int = 1,
-    latency_seconds: float = 0.5,
-    batch: Batch = inputs_and_targets,
-    forward: Forward = call,
-    layers: LayerPatterns | None = None,
-    exclude: LayerPatterns | None = None,
-    method: str = "",
-    **removal: Any,
-) -> Curve:
-    """Remove neurons for good at every level, and measure each smaller network.
-
-    `sparsity_curve` masks, which is quick and costs what the dense network costs. Here each
-    network is built by `remove_neurons` and run over the loader by itself: parameters and MACs are
-    counted on it, and two measures are added to each point's metrics: ``"bytes"``, the size of its
-    state dict on disk, and ``"latency_ms"``, the median time of a forward pass
-    (`measure_latency`). The notes say on what device, at which batch size.
-
-    Args:
-        model: see `remove_neurons`; left as it is. Reparametrized layers must be folded first.
-        loader: gives the batches, once for each network.
-        sparsities: the levels, in [0, 1).
-        scores: functions of `ewnprune.scores`, by name or import path, or any `Score`.
-        remove: `remove_neurons`, or `remove_and_repair` and its like; give them a ``method`` each.
-        latency_batch_size: samples per forward pass where the time is measured.
-        latency_seconds: how long to measure each network.
-        batch: from a batch of the loader to inputs and targets.
-        forward: from model and inputs to outputs; ``model(inputs)`` by default.
-        layers: which layers, see `select_layers`.
-        exclude: which of them to leave.
-        method: name for the series of points.
-        **removal: further arguments of that function: ``scope``, ``initial_norms``, ``seed``.
-
-    Returns:
-        One point per score and level.
+def realize_name(realize: Realize) -> str:
+    """What a way to realize is called in a curve.
 
     Raises:
-        ValueError: as `remove_neurons` and `sparsity_curve` do.
+        ValueError: it is neither ``"mask"`` nor ``"remove"`` nor a function.
 
-    >>> from torch.utils.data import DataLoader, TensorDataset
-    >>> net = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 3))
-    >>> data = DataLoader(TensorDataset(torch.randn(64, 4), torch.randint(3, (64,))), 16)
-    >>> curve = removal_curve(net, data, (0, 0.8), latency_seconds=0.01)
-    >>> [point.parameters for point in curve]
-    [Count(left=83, total=83), Count(left=19, total=83)]
-    >>> sorted(curve.points[0].metrics)
-    ['bytes', 'latency_ms']
+    >>> from ewnprune import remove_and_repair
+    >>> realize_name("remove"), realize_name(remove_and_repair)
+    ('remove', 'remove_and_repair')
     """
-    levels = check_sparsities(sparsities)
-    device = device_of(model)
-    raw = next(iter(loader), None)
-    if raw is None:
+    if callable(realize):
+        function = realize.func if isinstance(realize, partial) else realize
+        return str(getattr(function, "__name__", type(function).__name__))
+    if realize not in ("mask", "remove"):
+        raise ValueError(
+            f"realize={realize!r}: expected 'mask', 'remove', or a function such as "
+            "ewnprune.remove_and_repair"
+        )
+    return realize
+
+
+def removed_curve(
+    model: nn.Module,
+    batches: Callable[[], Iterable[tuple[Any, Any]]],
+    levels: Sequence[float],
+    scores: Mapping[str, Score],
+    selection: Selection,
+    *,
+    realize: Realize,
+    example_input: Any,
+    latency_batch_size: int,
+    latency_seconds: float,
+    metric: Metric | MetricCollection | None,
+    loss_fn: Loss | None,
+    forward: Forward,
+    layers: LayerPatterns | None,
+    exclude: LayerPatterns | None,
+    scope: Scope,
+    initial_norms: Mapping[str, Tensor] | None,
+    method: str,
+    seed: int | None,
+) -> Curve:
+    """Build the network of each score and level, run it over the data by itself, and time it.
+
+    Args:
+        model: the model, in eval mode.
+        batches: gives inputs and targets anew at each call, where the model lies.
+        levels: the sparsities.
+        scores: functions by name.
+        selection: the layers chosen, and those left.
+        realize: ``"remove"`` or another function.
+        example_input: what that is given to look at, see `sparsity_curve` as for all that follow.
+        latency_batch_size: samples per forward pass where the time is measured.
+        latency_seconds: how long to measure each network.
+        metric: further measures.
+        loss_fn: the loss.
+        forward: from model and inputs to outputs.
+        layers: which layers.
+        exclude: which of them to leave.
+        scope: ``"layer"`` or ``"global"``.
+        initial_norms: norms at initialisation.
+        method: for the curve.
+        seed: for the curve, and for scores that draw numbers.
+    """
+    remove = remove_neurons if realize == "remove" else realize
+    assert callable(remove)
+    inputs = example_input
+    if inputs is None:
+        inputs, _ = next(iter(batches()), (None, None))
+    if inputs is None:
         raise ValueError("the loader gave no batch: expected at least one")
-    inputs = to_device(batch(raw)[0], device)
-    names = list(select_layers(model, layers, exclude).chosen)
+    names = list(selection.chosen)
     total = _sizes(model, forward, inputs, names)
     points = []
-    for score in [scores] if isinstance(scores, str) or callable(scores) else scores:
-        (name,) = find_scores(score)
+    for name, score in scores.items():
         networks = {
             level: remove(
                 model,
@@ -96,28 +109,30 @@ def removal_curve(
                 score=score,
                 layers=layers,
                 exclude=exclude,
+                scope=scope,
+                initial_norms=initial_norms,
+                seed=seed,
                 forward=forward,
-                **removal,
             )
             for level in levels
         }
         latencies = _time(networks, forward, inputs, latency_batch_size, latency_seconds)
         for level, network in networks.items():
-            (point,) = sparsity_curve(
-                network, loader, (0,), batch=batch, forward=forward, method=method
-            )
             sizes = _sizes(network, forward, inputs, names)
             counts: dict[str, Any] = {key: Count(sizes[key], total[key]) for key in total}
-            measured = {"bytes": _bytes(network), "latency_ms": latencies[level].milliseconds}
+            measured = _evaluate(network, forward, batches(), metric, loss_fn)
+            costs = {"bytes": _bytes(network), "latency_ms": latencies[level].milliseconds}
+            measured["metrics"] = {**measured.get("metrics", {}), **costs}
             points.append(
-                replace(
-                    point,
-                    sparsity=level,
+                CurvePoint(
+                    method=method,
+                    seed=seed,
                     score=name,
-                    scope=removal.get("scope", "layer"),
-                    seed=removal.get("seed"),
-                    metrics={**point.metrics, **measured},
+                    scope=scope,
+                    realize=realize_name(realize),
+                    sparsity=level,
                     **counts,
+                    **measured,
                 )
             )
     latency = latencies[levels[0]]
@@ -125,8 +140,25 @@ def removal_curve(
         "neurons removed for good: each network was built and run by itself",
         f"latency: median, batch of {latency.batch_size}, on {latency.device}, "
         f"{latency.threads} CPU threads, torch {torch.__version__}",
+        *(f"{name}: left: {reason}" for name, reason in selection.left.items()),
     )
     return Curve(tuple(points), notes)
+
+
+def _evaluate(
+    network: nn.Module,
+    forward: Forward,
+    batches: Iterable[tuple[Any, Any]],
+    metric: Metric | MetricCollection | None,
+    loss_fn: Loss | None,
+) -> dict[str, Any]:
+    iterator = iter(batches)
+    first, first_targets = next(iterator)
+    with evaluating(network):
+        measures = Measures(1, metric, loss_fn, forward(network, first), first_targets)
+        for inputs, targets in chain([(first, first_targets)], iterator):
+            measures.add_batch([forward(network, inputs)], targets)
+        return measures.results()[0]
 
 
 def _sizes(
@@ -146,7 +178,7 @@ def _sizes(
 def _time(
     networks: Mapping[float, nn.Module], forward: Forward, inputs: Any, size: int, seconds: float
 ) -> dict[float, Latency]:
-    timed = {str(level): partial(forward, deepcopy(n).eval()) for level, n in networks.items()}
+    timed = {str(level): partial(forward, network.eval()) for level, network in networks.items()}
     latencies = measure_latency(timed, _batch_of(inputs, size), seconds=seconds)
     return {level: latencies[str(level)] for level in networks}
 

@@ -1,6 +1,6 @@
 """`sparsity_curve`: accuracy at many levels of sparsity, in one pass over the data."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -17,6 +17,7 @@ from ewnprune.masks import SPARSITIES, Ranking, Scope, check_sparsities
 from ewnprune.plan import make_plan
 from ewnprune.preserve import device_of, evaluating, to_device
 from ewnprune.ranking import Score, find_scores, rank_neurons
+from ewnprune.removed import Realize, realize_name, removed_curve
 from ewnprune.replay import Replay
 from ewnprune.tally import Loss, Measures
 
@@ -55,13 +56,23 @@ def sparsity_curve(
     device: torch.device | str | None = None,
     method: str = "",
     seed: int | None = None,
+    realize: Realize = "mask",
+    example_input: Any = None,
+    latency_batch_size: int = 1,
+    latency_seconds: float = 0.5,
 ) -> Curve:
     r"""Prune at every level by every score, without touching the model, and measure each network.
 
-    All levels and scores are evaluated in one pass over the loader. A neuron goes with its bias
-    and its outgoing weights; where the layers that read it are not known (a residual addition, a
-    forward pass that torch.fx cannot trace), its own output is set to zero instead. The curve's
-    notes say which was done, layer by layer, and which layers were left.
+    With masks all levels and scores are evaluated in one pass over the loader. A neuron goes with
+    its bias and its outgoing weights; where the layers that read it are not known (a residual
+    addition, a forward pass that torch.fx cannot trace), its own output is set to zero instead. The
+    curve's notes say which was done, layer by layer, and which layers were left.
+
+    With ``realize="remove"`` each network is built by `remove_neurons`, which raises where that
+    cannot be done, and run over the loader by itself. Parameters and MACs are counted on it, and
+    each point's metrics hold what masks cannot tell: ``"bytes"``, the size of its state dict on
+    disk, and ``"latency_ms"``, the median time of a forward pass after warming up; the notes say
+    at which batch size, on what device.
 
     The model is left bit for bit as it was: parameters, buffers, train flags, and the state of
     all random number generators. For a progress bar wrap the loader. With several processes each
@@ -86,6 +97,13 @@ def sparsity_curve(
         device: where to put the batches; the device of the model's first parameter by default.
         method: name of the training method, for the curve.
         seed: seed of the run, for the curve; scores that draw numbers take it as theirs.
+        realize: ``"mask"``; ``"remove"``, for which reparametrized layers must be folded first; or
+            a function like `remove_neurons`, such as `remove_and_repair`, by which the points are
+            then named.
+        example_input: batch of inputs that removal looks at, by default the loader's first. A
+            repair learns from it: give one of training data.
+        latency_batch_size: samples per forward pass, where the time is measured.
+        latency_seconds: how long to measure each network.
 
     Returns:
         One point per score and level. Accuracy is top-1, of class scores ``(B, C, ...)`` and class
@@ -93,7 +111,7 @@ def sparsity_curve(
 
     Raises:
         ValueError: levels, scores, layers, metric, loss or batches that do not fit, a layer that
-            cannot be pruned, a loader without batches.
+            cannot be pruned, or not removed, a loader without batches.
 
     >>> from torch.utils.data import DataLoader, TensorDataset
     >>> _ = torch.manual_seed(0)
@@ -105,7 +123,13 @@ def sparsity_curve(
     >>> print(*curve.notes, sep="\n")
     0: neurons removed with bias and outgoing weights, read by 2
     2: left: the last layer: its outputs are the model's
+    >>> removed = sparsity_curve(
+    ...     net, DataLoader(data, 16), (0, 0.8), realize="remove", latency_seconds=0.01
+    ... )
+    >>> [point.parameters for point in removed], sorted(removed.points[0].metrics)
+    ([Count(left=83, total=83), Count(left=19, total=83)], ['bytes', 'latency_ms'])
     """
+    realize_name(realize)  # an unknown one is an error now
     levels = check_sparsities(sparsities)
     found = find_scores(scores)
     model = getattr(model, "_orig_mod", model)  # torch.compile takes no hooks after compilation
@@ -116,8 +140,33 @@ def sparsity_curve(
         inputs, targets = batch(raw)
         return to_device(inputs, device), to_device(targets, device)
 
+    def unpacked() -> Iterator[tuple[Any, Any]]:
+        return map(unpack, loader)
+
+    if realize != "mask":
+        with evaluating(model, loader):
+            return removed_curve(
+                model,
+                unpacked,
+                levels,
+                found,
+                selection,
+                realize=realize,
+                example_input=to_device(example_input, device),
+                latency_batch_size=latency_batch_size,
+                latency_seconds=latency_seconds,
+                metric=metric,
+                loss_fn=loss_fn,
+                forward=forward,
+                layers=layers,
+                exclude=exclude,
+                scope=scope,
+                initial_norms=initial_norms,
+                method=method,
+                seed=seed,
+            )
     with evaluating(model, loader):
-        batches = map(unpack, loader)
+        batches = unpacked()
         first = next(batches, None)
         if first is None:
             raise ValueError("the loader gave no batch: expected at least one")
@@ -172,6 +221,10 @@ def _notes(
                 f"{name}: neurons removed with bias and outgoing weights, read by {readers}"
             )
     notes += [f"{name}: left: {reason}" for name, reason in selection.left.items()]
+    if "weights" in units:
+        notes.append(
+            "MACs of masked weights are saved on paper only: dense layers multiply by zero"
+        )
     if fallback:
         notes.append(f"the whole model ran once per network, since {fallback}")
     return tuple(notes)

@@ -9,6 +9,7 @@ from ewnprune.naming import line_key, series_names, shared_facts
 _WIDTH = 99
 _SIZES = {"neurons": "neurons left", "parameters": "parameters left", "macs": "MACs left"}
 _WITHIN = (0.5, 1, 2)
+_COSTS = ("bytes", "latency_ms")  # of networks that were built
 
 Column = list[str]
 """A heading and cells."""
@@ -34,6 +35,12 @@ def format_curve(curve: Curve, measure: str | None = None) -> str:
     else:
         columns = [
             [name, *_values(one, levels, measure)] for name, one in zip(names, series, strict=True)
+        ]
+        columns += [
+            [f"{name}, {cost}", *_values(one, levels, cost)]
+            for cost in _COSTS
+            for name, one in zip(names, series, strict=True)
+            if cost != measure and all(cost in point.metrics for point in one)
         ]
     parts = [shared_facts(curve), *_blocks(shared, columns)]
     who = [["", *names]] if len(series) > 1 else []
@@ -67,6 +74,8 @@ def _sizes(series: Sequence[Curve], levels: Sequence[float]) -> list[Column]:
         }
         if all(len(found) == 1 and None not in found for found in counts.values()):
             left = [found.pop() for found in counts.values()]
+            if field == "macs" and any(p.unit == "weights" for one in series for p in one):
+                heading += ", on paper"  # a mask of single weights saves no product
             if field == "neurons":
                 columns.append([heading, *(f"{count.left} of {count.total}" for count in left)])
             else:
@@ -109,7 +118,9 @@ def _heading(measure: str) -> str:
 
 
 def _format(value: float, measure: str) -> str:
-    return f"{100 * value:.2f}" if measure == "accuracy" else f"{value:.4g}"
+    if measure == "accuracy":
+        return f"{100 * value:.2f}"
+    return f"{value:,.0f}" if measure == "bytes" else f"{value:.4g}"
 
 
 def _blocks(shared: list[Column], columns: list[Column]) -> list[str]:

@@ -344,6 +344,23 @@ def test_sweeping_does_not_change_the_training(tmp_path):
         assert torch.equal(results[1][key], value), key
 
 
+def test_networks_are_built_at_the_end_of_a_fit_where_asked_for(tmp_path):
+    curves, states = [], []
+    for realize in ("mask", "remove"):
+        torch.manual_seed(0)
+        model, callback = Net(), WeightNormPruning(EWN(), (0, 0.5), realize=realize)
+        _fit(tmp_path, model, callback)
+        curves.append(callback.curve)
+        states.append(model.state_dict())
+    assert [p.correct for p in curves[0]] == [p.correct for p in curves[1]]
+    assert [p.macs for p in curves[0]] == [p.macs for p in curves[1]]
+    assert all("latency_ms" in point.metrics for point in curves[1])
+    for key, value in states[0].items():
+        assert torch.equal(states[1][key], value), key
+    with pytest.raises(ValueError, match="realize='cut'"):
+        WeightNormPruning(EWN(), realize="cut")
+
+
 def test_norm_statistics_are_logged(tmp_path):
     trainer = _fit(tmp_path, Net(), WeightNormPruning(None, LEVELS))
     logged = trainer.logged_metrics

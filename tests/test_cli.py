@@ -98,6 +98,10 @@ def test_fit_then_everything_else(capsys, mnist_dir):
     assert main(words) == 0, capsys.readouterr().err
     tested = read_curve("runs/version_2/sparsity_curve_test.csv")
     assert tested.points[0].total == 10_000
+    assert main([*words, "--realize=remove"]) == 0, capsys.readouterr().err
+    removed = read_curve("runs/version_3/sparsity_curve_test.csv")
+    assert [p.correct for p in removed] == [p.correct for p in tested]
+    assert all(p.realize == "remove" and p.metrics["latency_ms"] > 0 for p in removed)
     capsys.readouterr()
     assert main(["test", *again, "--ckpt_path", str(checkpoint)]) == 0
     assert main(["validate", *again, "--ckpt_path", str(checkpoint)]) == 0

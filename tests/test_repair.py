@@ -4,8 +4,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ewnprune.removal import remove_neurons
-from ewnprune.removed import removal_curve
 from ewnprune.repair import remove_and_repair
+from ewnprune.sweep import sparsity_curve
 from lightning_modules import MLP
 
 
@@ -56,8 +56,8 @@ def test_a_curve_under_its_own_name():
     x = torch.randn(40, 6)
     data = DataLoader(TensorDataset(x, network(x).argmax(1)), 40)
     curves = {
-        method: removal_curve(
-            network, data, (0, 0.5), remove=remove, method=method, latency_seconds=0.01
+        method: sparsity_curve(
+            network, data, (0, 0.5), realize=remove, method=method, latency_seconds=0.01
         )
         for method, remove in (("removed", remove_neurons), ("repaired", remove_and_repair))
     }
