@@ -5,12 +5,15 @@ those that it reads with those that it gives, and so on. Fang et al., "DepGraph:
 Structural Pruning", https://arxiv.org/abs/2301.12900.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_leaves
 
 from ewnprune.graph import Forward
 from ewnprune.layers import LAYER_TYPES, type_name
@@ -74,10 +77,14 @@ class Couplings:
             ) from error
         self._model = model
         self._graph: Any = torch_pruning.DependencyGraph()
+        self._last: set[nn.Module] = set()
         try:
             with torch.enable_grad():
                 self._graph.build_dependency(
-                    model, clone(inputs), forward_fn=forward, verbose=False
+                    model,
+                    clone(inputs),
+                    forward_fn=partial(_run_and_note_last, forward, self._last),
+                    verbose=False,
                 )
         except Exception as error:  # it runs the user's code
             reason = " ".join(str(error).split())[:200]
@@ -113,6 +120,8 @@ class Couplings:
             return
         name = self._names.get(module, "")
         places = Places(module, tuple(item.idxs), tuple(item.root_idxs))
+        if module in self._last and self._graph.is_out_channel_pruning_fn(item.dep.handler):
+            group.stays = "its channels are outputs of the model"
         if isinstance(module, nn.MultiheadAttention):
             group.stays = f"{name!r} (MultiheadAttention) ties its heads to the width of its inputs"
         elif isinstance(module, nn.RNNBase):
@@ -144,29 +153,46 @@ class Couplings:
         (group.makers if out else group.readers)[name] = places
 
 
-def channels_of(group: Group, units: list[int]) -> list[int]:
-    """The channels of units: a unit is one channel of each block, at the same place in it."""
-    width = group.size // group.blocks
-    return [block * width + unit for unit in units for block in range(group.blocks)]
+def refuse_unfollowable(model: nn.Module) -> None:
+    """Refuse what has neurons that cannot be told apart from others.
+
+    Raises:
+        ValueError: names a parametrized or recurrent layer, or a shared parameter.
+    """
+    owners: dict[int, str] = {}
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            raise ValueError(f"{name!r} is parametrized: fold it first (ewnprune.fold)")
+        if isinstance(module, nn.RNNBase):
+            raise ValueError(
+                f"{name!r} ({type_name(module)}) is a recurrent layer, and neurons of networks "
+                "with those cannot be removed: use mask_neurons on its other layers"
+            )
+        for key, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) in owners:
+                raise ValueError(
+                    f"{name}.{key} is the same parameter as {owners[id(parameter)]}: neurons of "
+                    "layers that share weights cannot be removed; use mask_neurons"
+                )
+            if parameter is not None:
+                owners[id(parameter)] = f"{name}.{key}"
 
 
-def silence(model: nn.Module, removed: Mapping[str, list[int]], groups: list[Group]) -> None:
-    """Set what readers multiply the removed channels with to zero, in a copy of the model."""
-    for group in groups:
-        gone = set(removed[group.name])
-        for name, places in group.readers.items():
-            layer: Any = model.get_submodule(name)
-            index = [
-                i
-                for i, channel in zip(places.index, places.channel, strict=True)
-                if channel in gone
-            ]
-            with torch.no_grad():
-                if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-                    layer.weight[index] = 0
-                    continue
-                width = layer.weight.shape[1]
-                rows = layer.weight.shape[0] // (getattr(layer, "groups", 1))
-                for i in index:
-                    block = i // width
-                    layer.weight[block * rows : (block + 1) * rows, i % width] = 0
+def _run_and_note_last(
+    forward: Forward, last: set[nn.Module], model: nn.Module, inputs: Any
+) -> Any:
+    """Run the model, and note the layers whose outputs are its outputs: those must stay."""
+    seen: list[tuple[nn.Module, Any]] = []
+    layers = [module for module in model.modules() if isinstance(module, LAYER_TYPES)]
+    handles = [
+        layer.register_forward_hook(lambda layer, _, output: seen.append((layer, output.grad_fn)))
+        for layer in layers
+    ]
+    try:
+        outputs = forward(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    given = {leaf.grad_fn for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)}
+    last.update(layer for layer, grad_fn in seen if grad_fn in given)
+    return outputs

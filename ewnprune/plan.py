@@ -51,7 +51,7 @@ def make_plan(
         levels: the sparsities.
         inputs: one batch, to count the multiply-accumulates of one sample.
     """
-    total, macs = count_macs(model, forward, clone(_one_sample(inputs)))
+    total, macs = count_macs(model, forward, clone(one_sample(inputs)))
     dense = dense_sizes(model, anatomy.chosen, total)
     plan = Plan()
     known: dict[object, int] = {}
@@ -101,7 +101,7 @@ def _same(mask: Tensor) -> Tensor:
     return mask
 
 
-def _one_sample(inputs: Any) -> Any:
+def one_sample(inputs: Any) -> Any:
     """The first sample of a batch; the whole batch where samples cannot be told."""
     sizes = {leaf.shape[:1] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
     if len(sizes) != 1 or sizes == {()}:

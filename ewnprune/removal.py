@@ -1,7 +1,7 @@
 """Take neurons away for good: zero them in place, or build the smaller network."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from importlib.util import find_spec
 from typing import Any
@@ -9,25 +9,34 @@ from typing import Any
 from torch import Tensor, nn
 
 from ewnprune.anatomy import Anatomy, dissect
+from ewnprune.choice import Choice, Indices, given
 from ewnprune.graph import Forward, call, close, same
-from ewnprune.layers import LayerPatterns, select_layers, type_name
+from ewnprune.layers import LayerPatterns, type_name
 from ewnprune.masking import masking
-from ewnprune.masks import Scope, check_sparsities
+from ewnprune.masks import Scope
 from ewnprune.plan import neuron_masks
 from ewnprune.preserve import clone, device_of, evaluating, to_device
-from ewnprune.ranking import Score, find_scores, rank_neurons
-from ewnprune.surgery import refuse_unremovable, refuse_unwritable, shrink, silence_parameters
+from ewnprune.ranking import Score
+from ewnprune.surgery import (
+    refuse_unremovable,
+    refuse_unwritable,
+    shrink,
+    silence_parameters,
+    unequal_groups,
+)
 
 
 def remove_neurons(
     model: nn.Module,
-    sparsity: float,
-    example_input: Any,
+    sparsity: float | None = None,
+    example_input: Any = None,
     *,
+    indices: Indices | None = None,
     score: str | Score = "norm",
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
+    round_to: int = 1,
     initial_norms: Mapping[str, Tensor] | None = None,
     seed: int | None = None,
     forward: Forward = call,
@@ -48,10 +57,14 @@ def remove_neurons(
             Reparametrized layers must be folded first.
         sparsity: fraction of the neurons to remove, in [0, 1); never a whole layer.
         example_input: a batch of inputs.
+        indices: instead of a sparsity, the neurons to remove by layer, ``{"fc1": [0, 7]}``; what
+            is coupled with them goes too. What follows, up to ``forward``, has no meaning then.
         score: what decides which neurons go, see `ewnprune.scores`.
         layers: which layers, see `select_layers`; by default all but the last.
         exclude: which of them to leave.
         scope: ``"layer"`` or ``"global"``.
+        round_to: the number of neurons that stay is rounded up to a multiple of this, as far as
+            there are so many.
         initial_norms: norms at initialisation by layer name, for scores that need them.
         seed: seed of scores that draw numbers.
         forward: from model and inputs to outputs; ``model(inputs)`` by default.
@@ -60,7 +73,8 @@ def remove_neurons(
         A new module of the same classes, in the same mode.
 
     Raises:
-        ValueError: neurons of a layer cannot be removed safely; it is named with the reason.
+        ValueError: neurons of a layer cannot be removed safely; it is named with the reason. Not
+            exactly one of ``sparsity`` and ``indices``, or indices that do not fit the model.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 3))
@@ -70,33 +84,44 @@ def remove_neurons(
       (1): ReLU()
       (2): Linear(in_features=2, out_features=3, bias=True)
     )
+    >>> remove_neurons(net, indices={"0": [0, 7]}, example_input=torch.zeros(1, 4))[0]
+    Linear(in_features=4, out_features=8, bias=True)
     """
-    small = deepcopy(model)
-    inputs = to_device(example_input, device_of(small))
-    with evaluating(small):
-        anatomy = _dissect(small, forward, layers, exclude, inputs)
-        unknown = any(flow.unknown for flow in anatomy.flows.values())
-        # not where the forward pass cannot be traced: an example shows one way through it only
-        if unknown and anatomy.trace is not None and find_spec("torch_pruning"):
-            from ewnprune.structured import remove_coupled_neurons
+    choice = Choice(sparsity, indices, score, layers, exclude, scope, round_to, initial_norms, seed)
+    return remove_chosen(model, choice, example_input, forward)
 
-            removal = remove_coupled_neurons(
-                model,
-                sparsity,
-                example_input,
-                score=score,
-                layers=layers,
-                exclude=exclude,
-                scope=scope,
-                initial_norms=initial_norms,
-                seed=seed,
-                forward=forward,
-            )
+
+Prepare = Callable[[nn.Module, Mapping[str, Tensor]], None]
+"""Changes a model before neurons are cut out; given for each layer which of its inputs go."""
+
+
+def remove_chosen(
+    model: nn.Module,
+    choice: Choice,
+    example_input: Any,
+    forward: Forward,
+    prepare: Prepare | None = None,
+) -> nn.Module:
+    """`remove_neurons`, with the choice made, and a copy that may be changed before the cut."""
+    small = deepcopy(model)
+    inputs = to_device(given(example_input), device_of(small))
+    with evaluating(small):
+        anatomy = dissect(small, forward, choice.select(small).chosen, inputs)
+        chain = not any(flow.unknown for flow in anatomy.flows.values())
+        keep = choice.keep(anatomy) if chain else {}
+        chain = chain and not unequal_groups(anatomy, keep)
+        # not where the forward pass cannot be traced: an example shows one way through it only
+        if not chain and anatomy.trace is not None and find_spec("torch_pruning"):
+            from ewnprune.structured import remove_coupled
+
+            removal = remove_coupled(model, choice, inputs, forward, prepare=prepare)
             if removal.unexpected:
-                warnings.warn("; ".join(removal.unexpected), stacklevel=2)
+                warnings.warn("; ".join(removal.unexpected), stacklevel=3)
             return removal.model
-        keep = _choose(anatomy, sparsity, score, scope, initial_norms, seed)
+        keep = keep or choice.keep(anatomy)
         refuse_unremovable(small, anatomy, keep)
+        if prepare is not None:
+            prepare(small, inputs_gone(anatomy, keep))
         masks = neuron_masks(anatomy, keep)
         with masking(anatomy.modules, masks) as active:
             active.update(masks)
@@ -113,15 +138,27 @@ def remove_neurons(
     return small
 
 
+def inputs_gone(anatomy: Anatomy, keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """For each layer that reads removed neurons, which of its inputs those are."""
+    return {
+        reader.name: ~kept.repeat_interleave(reader.block)
+        for name, kept in keep.items()
+        if not kept.all()
+        for reader in anatomy.flows[name].consumers
+    }
+
+
 def mask_neurons(
     model: nn.Module,
-    sparsity: float,
-    example_input: Any,
+    sparsity: float | None = None,
+    example_input: Any = None,
     *,
+    indices: Indices | None = None,
     score: str | Score = "norm",
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
+    round_to: int = 1,
     initial_norms: Mapping[str, Tensor] | None = None,
     seed: int | None = None,
     forward: Forward = call,
@@ -135,10 +172,12 @@ def mask_neurons(
         model: any model; reparametrized layers must be folded first.
         sparsity: fraction of the neurons, in [0, 1); never a whole layer.
         example_input: a batch of inputs.
+        indices: instead of a sparsity, the neurons by layer, see `remove_neurons`.
         score: see `remove_neurons`, as for the arguments that follow.
         layers: which layers.
         exclude: which of them to leave.
         scope: ``"layer"`` or ``"global"``.
+        round_to: a multiple for the number that stays.
         initial_norms: norms at initialisation.
         seed: seed of scores that draw numbers.
         forward: from model and inputs to outputs.
@@ -147,48 +186,19 @@ def mask_neurons(
         For each layer, which neurons stay, ``(n,)``.
 
     Raises:
-        ValueError: a layer cannot be masked; it is named with the reason.
+        ValueError: a layer cannot be masked; it is named with the reason. Not exactly one of
+            ``sparsity`` and ``indices``, or indices that do not fit the model.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 3))
     >>> mask_neurons(net, 0.8, torch.zeros(1, 4))["0"].sum(), net[2].weight.count_nonzero()
     (tensor(2), tensor(6))
     """
+    choice = Choice(sparsity, indices, score, layers, exclude, scope, round_to, initial_norms, seed)
+    inputs = to_device(given(example_input), device_of(model))
     with evaluating(model):
-        anatomy = _dissect(
-            model, forward, layers, exclude, to_device(example_input, device_of(model))
-        )
-        keep = _choose(anatomy, sparsity, score, scope, initial_norms, seed)
+        anatomy = dissect(model, forward, choice.select(model).chosen, inputs)
+        keep = choice.keep(anatomy)
     refuse_unwritable(model, anatomy)
     silence_parameters(anatomy, keep)
     return keep
-
-
-def _dissect(
-    model: nn.Module,
-    forward: Forward,
-    layers: LayerPatterns | None,
-    exclude: LayerPatterns | None,
-    inputs: Any,
-) -> Anatomy:
-    chosen = select_layers(model, layers, exclude).chosen
-    return dissect(model, forward, chosen, inputs)
-
-
-def _choose(
-    anatomy: Anatomy,
-    sparsity: float,
-    score: str | Score,
-    scope: Scope,
-    initial_norms: Mapping[str, Tensor] | None,
-    seed: int | None,
-) -> dict[str, Tensor]:
-    (level,) = check_sparsities([sparsity])
-    ((name, function),) = find_scores(score).items()
-    ranking = rank_neurons(name, function, anatomy, scope, initial_norms, seed)
-    if ranking.unit != "neurons":
-        raise ValueError(
-            f"score {name!r} ranks single weights: expected one number per neuron; single weights "
-            "can be masked in sparsity_curve only"
-        )
-    return ranking.keep(level)

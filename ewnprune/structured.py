@@ -1,21 +1,23 @@
 """Removal of neurons in any architecture: residuals, concatenations, groups, normalizations."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from ewnprune.coupled import Couplings, Group, channels_of, silence
+from ewnprune.choice import Choice, Indices, check_indices, given, neuron_counts
+from ewnprune.coupled import Couplings, Group, refuse_unfollowable
 from ewnprune.coupled_scores import Couple, unit_scores
-from ewnprune.graph import Forward, call, close, same
-from ewnprune.layers import LayerPatterns, Selection, select_layers, type_name
-from ewnprune.masks import Ranking, Scope, check_sparsities, rank
+from ewnprune.cutting import broken, cut
+from ewnprune.graph import Forward, call, same
+from ewnprune.layers import LayerPatterns, Selection, type_name
+from ewnprune.masks import Scope, rank
 from ewnprune.preserve import clone, device_of, evaluating, to_device
-from ewnprune.ranking import Score, find_scores
+from ewnprune.ranking import Score
+from ewnprune.units import asked_units, channels_of, inputs_gone, silence
 
 
 @dataclass(frozen=True)
@@ -39,20 +41,24 @@ class Removal:
     @property
     def unexpected(self) -> tuple[str, ...]:
         """The notes on layers that stay unasked, and on those not removed as a mask would."""
-        asked = (": excluded", ": not among the layers asked for", ": the last layer: ")
+        expected = (
+            *(": excluded", ": not among the layers asked for", ": the last layer: "),
+            ": its channels are outputs of the model",
+        )
         return tuple(
             note
             for note in self.notes
             if "as a mask would" in note
-            or ("stays: " in note and not any(reason in note for reason in asked))
+            or ("stays: " in note and not any(reason in note for reason in expected))
         )
 
 
 def remove_coupled_neurons(
     model: nn.Module,
-    sparsity: float,
-    example_input: Any,
+    sparsity: float | None = None,
+    example_input: Any = None,
     *,
+    indices: Indices | None = None,
     score: str | Score = "norm",
     couple: Couple = "mean",
     layers: LayerPatterns | None = None,
@@ -76,6 +82,9 @@ def remove_coupled_neurons(
         model: any module, left as it is. Reparametrized layers must be folded first.
         sparsity: fraction of the neurons to remove, in [0, 1); never a whole group.
         example_input: a batch of inputs; best of one sample, as its forward pass is recorded.
+        indices: instead of a sparsity, the neurons to remove by layer, ``{"conv1": [0, 7]}``. All
+            that is coupled with them goes too, so that layers of one group must be given the same
+            channels, or one of them alone. What follows, up to ``forward``, has no meaning then.
         score: what decides which neurons go, see `ewnprune.scores`; one number per neuron.
         couple: the score of coupled neurons from those of the layers: their ``"mean"``, the
             ``"max"``, or ``"l2"``, the root of the sum of squares (with the score ``"norm"`` the
@@ -98,6 +107,7 @@ def remove_coupled_neurons(
         ValueError: torch-pruning is missing, the model cannot be followed, no group may go, or
             the smaller network does not run, or does not give the outputs of the masked one.
 
+    >>> import torch
     >>> class Residual(nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
@@ -109,69 +119,73 @@ def remove_coupled_neurons(
     >>> removal.model.second
     Linear(in_features=4, out_features=4, bias=True)
     """
-    (level,) = check_sparsities([sparsity])
-    ((name, function),) = find_scores(score).items()
+    choice = Choice(sparsity, indices, score, layers, exclude, scope, round_to, initial_norms, seed)
+    return remove_coupled(model, choice, example_input, forward, couple)
+
+
+def remove_coupled(
+    model: nn.Module,
+    choice: Choice,
+    example_input: Any,
+    forward: Forward,
+    couple: Couple = "mean",
+    prepare: Callable[[nn.Module, Mapping[str, Tensor]], None] | None = None,
+) -> Removal:
+    """`remove_coupled_neurons`, with the choice made.
+
+    ``prepare`` may change the copy before channels are cut out of it; it is given for each layer
+    which of its inputs go.
+    """
     if couple not in ("mean", "max", "l2"):
         raise ValueError(f"couple={couple!r}: expected 'mean', 'max' or 'l2'")
-    if not isinstance(round_to, int) or round_to < 1:
-        raise ValueError(f"round_to={round_to!r}: expected a whole number, 1 or more")
-    selection = select_layers(model, layers, exclude)
-    _refuse(model)
+    selection = choice.select(model)
+    refuse_unfollowable(model)
     small = deepcopy(model)
     trains = {key: parameter.requires_grad for key, parameter in small.named_parameters()}
     small.requires_grad_(True)
-    inputs = to_device(example_input, device_of(small))
+    inputs = to_device(given(example_input), device_of(small))
     with evaluating(small):
         dense = forward(small, clone(inputs))
         couplings = Couplings(small, forward, inputs)
         groups = list(couplings.groups())
-    free = _free(groups, selection, model)
-    values = {
-        group.name: unit_scores(group, name, function, couple, initial_norms, seed)
-        for group in free
-    }
-    keep = _keep(rank(values, scope), level, round_to)
+    if choice.indices is None:
+        free = _free(groups, selection, model)
+        name, score = choice.function
+        values = {
+            group.name: unit_scores(group, name, score, couple, choice.initial_norms, choice.seed)
+            for group in free
+        }
+        steps = {g.name: choice.round_to // gcd(choice.round_to, g.blocks) for g in free}
+        keep = choice.kept(rank(values, choice.scope), steps)
+    else:
+        keep = asked_units(groups, check_indices(choice.indices, neuron_counts(model)))
+        free = [group for group in groups if group.name in keep]
+        for group in groups:
+            group.stays = group.stays or ("" if group in free else "not among the layers asked for")
     removed = {
         group.name: channels_of(group, (~keep[group.name]).nonzero().flatten().tolist())
         for group in free
     }
+    if prepare is not None:
+        _refuse_across(free, removed)
+        prepare(small, inputs_gone(free, removed))
     alike = [group for group in free if group.maskable]
     masked = deepcopy(small)
     silence(masked, removed, alike)
     with evaluating(masked):
         expected = forward(masked, clone(inputs))
-    difference = _cut(small, couplings, alike, removed, forward, inputs, expected)
+    difference = cut(small, couplings, alike, removed, forward, inputs, expected)
     others = [group for group in free if not group.maskable]
     if any(removed[group.name] for group in others):
-        _cut(small, couplings, others, removed, forward, inputs, None)
+        cut(small, couplings, others, removed, forward, inputs, None)
     with evaluating(small):
         outputs = forward(small, clone(inputs))
     if not same(outputs, dense, lambda one, other: True):
-        raise _broken(model, "gives outputs of another shape")
+        raise broken(model, "gives outputs of another shape")
     for key, parameter in small.named_parameters():
-        parameter.requires_grad_(trains[key])
+        parameter.requires_grad_(trains.get(key, True))  # a bias may have come
     left = {group.name: (group.size - len(removed[group.name]), group.size) for group in free}
     return Removal(small, left, _notes(groups, selection, left), difference)
-
-
-def _refuse(model: nn.Module) -> None:
-    owners: dict[int, str] = {}
-    for name, module in model.named_modules():
-        if parametrize.is_parametrized(module):
-            raise ValueError(f"{name!r} is parametrized: fold it first (ewnprune.fold)")
-        if isinstance(module, nn.RNNBase):
-            raise ValueError(
-                f"{name!r} ({type_name(module)}) is a recurrent layer, and neurons of networks "
-                "with those cannot be removed: use mask_neurons on its other layers"
-            )
-        for key, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) in owners:
-                raise ValueError(
-                    f"{name}.{key} is the same parameter as {owners[id(parameter)]}: neurons of "
-                    "layers that share weights cannot be removed; use mask_neurons"
-                )
-            if parameter is not None:
-                owners[id(parameter)] = f"{name}.{key}"
 
 
 def _free(groups: list[Group], selection: Selection, model: nn.Module) -> list[Group]:
@@ -187,59 +201,13 @@ def _free(groups: list[Group], selection: Selection, model: nn.Module) -> list[G
     return free
 
 
-def _keep(ranking: Ranking, level: float, round_to: int) -> dict[str, Tensor]:
-    keep = {}
-    for name, stays in ranking.keep(level).items():
-        ranks = ranking.ranks[name]
-        count = min(len(ranks), -(-int(stays.sum()) // round_to) * round_to)
-        keep[name] = torch.zeros(len(ranks), dtype=torch.bool)
-        keep[name][ranks.argsort(descending=True)[:count]] = True
-    return keep
-
-
-def _cut(
-    small: nn.Module,
-    couplings: Couplings,
-    groups: list[Group],
-    removed: Mapping[str, list[int]],
-    forward: Forward,
-    inputs: Any,
-    expected: Any,
-) -> float:
-    """Remove the channels and run the network; its largest difference to what is expected."""
-    modes = {module: module.training for module in small.modules()}
+def _refuse_across(groups: list[Group], removed: Mapping[str, list[int]]) -> None:
     for group in groups:
-        if removed[group.name]:
-            couplings.remove(group, removed[group.name])
-    try:
-        with evaluating(small):
-            outputs = forward(small, clone(inputs))
-    except Exception as error:  # any code of the user
-        reason = " ".join(str(error).split())[:160]
-        raise _broken(small, f"does not run ({type(error).__name__}: {reason})") from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    if expected is None:
-        return 0.0
-    if not same(outputs, expected, close):
-        raise _broken(small, "does not give the outputs of the masked one on the example")
-    tensors = [torch.utils._pytree.tree_leaves(tree) for tree in (outputs, expected)]
-    return max(
-        (
-            float((a - b).abs().max())
-            for a, b in zip(*tensors, strict=True)
-            if isinstance(a, Tensor)
-        ),
-        default=0.0,
-    )
-
-
-def _broken(model: nn.Module, what: str) -> ValueError:
-    return ValueError(
-        f"the smaller {type_name(model)} {what}: its forward pass depends on the number of "
-        "neurons in a way that cannot be followed; use mask_neurons, or leave layers with exclude="
-    )
+        if removed[group.name] and not group.maskable:
+            raise ValueError(
+                f"the removal of neurons of {', '.join(group.makers)} cannot be repaired, since a "
+                f"norm reads across them: leave one of these layers with exclude={group.name!r}"
+            )
 
 
 def _notes(

@@ -25,6 +25,13 @@ def refuse_unremovable(model: nn.Module, anatomy: Anatomy, keep: Mapping[str, Te
         for touched in _touched(anatomy, name):
             if any(parameter.rpartition(".")[0] == touched for parameter in used):
                 refused.setdefault(name, f"parameters of {touched!r} are used outside of it")
+    refused = {**unequal_groups(anatomy, keep), **refused}
+    _refuse(refused, "removed safely", ", or use mask_neurons")
+
+
+def unequal_groups(anatomy: Anatomy, keep: Mapping[str, Tensor]) -> dict[str, str]:
+    """Layers that leave the groups of a grouped convolution unequal, each with the reason."""
+    refused: dict[str, str] = {}
     rows, columns = _cuts(anatomy, keep)
     for cuts, side in ((rows, "outputs"), (columns, "inputs")):
         for name, kept in cuts.items():
@@ -36,7 +43,7 @@ def refuse_unremovable(model: nn.Module, anatomy: Anatomy, keep: Mapping[str, Te
                     source,
                     f"the {groups} groups of {name!r} would keep different numbers of {side}",
                 )
-    _refuse(refused, "removed safely", ", or use mask_neurons")
+    return refused
 
 
 def refuse_unwritable(model: nn.Module, anatomy: Anatomy) -> None:

@@ -248,7 +248,8 @@ def test_grouped_layers_are_cut_where_their_groups_stay_equal(kind):
     torch.testing.assert_close(outputs(small, x), outputs(masked, x))
 
 
-def test_groups_that_would_become_unequal_are_refused_by_name():
+def test_groups_that_would_become_unequal_are_refused_by_name(monkeypatch):
+    monkeypatch.setattr("ewnprune.removal.find_spec", lambda name: None)  # no torch-pruning
     net = nn.Sequential(
         nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 12, 3, groups=4), nn.ReLU(), nn.Conv1d(12, 5, 1)
     )
@@ -268,6 +269,9 @@ def test_groups_that_would_become_unequal_are_refused_by_name():
     depthwise = nn.Sequential(nn.Conv1d(3, 8, 3), nn.Conv1d(8, 8, 3, groups=8), nn.Conv1d(8, 5, 1))
     with pytest.raises(ValueError, match=r"'0' \(the 8 groups of '1' would keep different numbers"):
         remove_neurons(depthwise, 0.5, x, layers="0")
+    monkeypatch.undo()  # with it depthwise convolutions go with the channels that they read
+    small = remove_neurons(depthwise, 0.5, x)
+    assert [layer.out_channels for layer in small] == [4, 4, 5] and small[1].groups == 4
 
 
 class Residual(nn.Module):
