@@ -218,6 +218,29 @@ class Curve:
             largest = float(point.sparsity)
         return largest
 
+    def at(self, left: float, size: str = "parameters", measure: str = "accuracy") -> float | None:
+        """The accuracy where this fraction of the network is left: to compare at equal size.
+
+        Read on the straight line between the two levels measured around it, and None outside of
+        what was measured.
+
+        Args:
+            left: fraction left, in [0, 1].
+            size: of what: ``"parameters"`` or ``"macs"`` of the whole network, ``"neurons"`` or
+                ``"weights"`` of the chosen layers.
+            measure: accuracy, or another measure.
+
+        Raises:
+            ValueError: more than one series, no such size, not counted or not measured.
+
+        >>> half = CurvePoint(sparsity=0.5, accuracy=0.9, parameters=Count(40, 100))
+        >>> Curve((CurvePoint(sparsity=0, accuracy=1, parameters=Count(100, 100)), half)).at(0.7)
+        0.95
+        """
+        from ewnprune.budget import value_at
+
+        return value_at(self._single(), left, size, measure)  # type: ignore[arg-type]
+
     def table(self, measure: str | None = None) -> str:
         """The curve as text, fewer than 100 columns wide; see `ewnprune.table.format_curve`."""
         from ewnprune.table import format_curve

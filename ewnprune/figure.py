@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from ewnprune.atomic import replacing
-from ewnprune.curve import Curve
+from ewnprune.budget import fraction_left
+from ewnprune.curve import Curve, CurvePoint
 from ewnprune.naming import line_key, series_names, shared_facts
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES: Any = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 3)))
 _GREY = "0.4"
+X = Literal["sparsity", "parameters", "macs", "latency"]
 _STYLE: Any = {
     "font.size": 13,
     "axes.spines.top": False,
@@ -33,7 +35,11 @@ _TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.98, 20, 70, 60,
 
 
 def plot_curve(
-    curve: Curve, *paths: str | os.PathLike[str], measure: str = "accuracy", title: str = ""
+    curve: Curve,
+    *paths: str | os.PathLike[str],
+    measure: str = "accuracy",
+    x: X = "sparsity",
+    title: str = "",
 ) -> "Figure":
     """Draw a measure against sparsity, one line per series, and write the figure to files.
 
@@ -45,20 +51,26 @@ def plot_curve(
         paths: files to write (``.png``, ``.svg``, ``.pdf``); each is replaced at once or not at
             all.
         measure: ``"accuracy"``, ``"loss"`` or the name of a metric.
+        x: ``"sparsity"`` asked for; what was removed of the network's ``"parameters"`` or
+            ``"macs"``, which compares neurons with weights; or the measured ``"latency"``.
         title: a line above; by default what all series share.
 
     Raises:
-        ValueError: the curve is empty or does not hold the measure, or a path's ending is unknown.
+        ValueError: the curve is empty or does not hold what is to be drawn, or a path's ending is
+            unknown.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     if not curve.points:
         raise ValueError("the curve is empty: there is nothing to draw")
+    if x not in get_args(X):
+        raise ValueError(f"x={x!r}: expected one of {', '.join(get_args(X))}")
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 4.8), dpi=150, layout="constrained")
         axes = figure.add_subplot()
-        _draw(axes, curve.series(), measure)
+        _draw(axes, curve.series(), measure, x)
+        axes.set_xlabel(_x_label(curve, x))
         axes.set_title(title or shared_facts(curve), loc="left", fontsize="small", color=_GREY)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once: the same in every file
@@ -69,7 +81,29 @@ def plot_curve(
     return figure
 
 
-def _draw(axes: "Axes", series: Sequence[Curve], measure: str) -> None:
+def _place(point: CurvePoint, x: X) -> float:
+    if x == "latency":
+        if "latency_ms" not in point.metrics:
+            raise ValueError(
+                "the curve holds no latency: measure it with sparsity_curve(..., realize='remove')"
+            )
+        return point.metrics["latency_ms"]
+    return 100 * (point.sparsity if x == "sparsity" else 1 - fraction_left(point, x))
+
+
+def _x_label(curve: Curve, x: X) -> str:
+    units = dict.fromkeys(point.unit for point in curve)
+    if x == "latency":
+        told = [note for note in curve.notes if note.startswith("latency: ")]
+        return "\n".join(["latency (ms)", *(note.removeprefix("latency: ") for note in told)])
+    if x == "sparsity":
+        return f"{' or '.join(units)} removed (%)"
+    if x == "macs":
+        return f"MACs removed (%{', on paper for weights' if 'weights' in units else ''})"
+    return "parameters removed (%)"
+
+
+def _draw(axes: "Axes", series: Sequence[Curve], measure: str, x_axis: X) -> None:
     points = [point for one in series for point in one]
     accuracy = measure == "accuracy"
     # all right is drawn as half a sample wrong, which has a logarithm
@@ -79,18 +113,19 @@ def _draw(axes: "Axes", series: Sequence[Curve], measure: str) -> None:
     styles, legend = _styles([line_key(one) for one in series])
     for one in series:
         style = styles[line_key(one)]
-        x = [100 * point.sparsity for point in one]
+        x = [_place(point, x_axis) for point in one]
         y = [min(scale * point.measure(measure), highest) for point in one]
         axes.plot(x, y, marker="o", ms=3.5, lw=1.8, **style)
         if accuracy and len(series) <= 4 and all(point.total for point in one):
             low, high = 100 * np.array([point.interval() for point in one]).T
             axes.fill_between(x, low, np.minimum(high, cap), color=style["color"], alpha=0.15, lw=0)
-    _space(axes.set_xscale, cap=99.99)
-    top = 100 * max(point.sparsity for point in points)
-    axes.set_xlim(0, max(10, 100 - (100 - top) * 0.95))
-    _set_ticks(axes, "x", {})
-    units = dict.fromkeys(point.unit for point in points)
-    axes.set_xlabel(f"{' or '.join(units)} removed (%)")
+    if x_axis == "latency":
+        axes.set_xscale("log")
+    else:
+        _space(axes.set_xscale, cap=99.99)
+        top = max(_place(point, x_axis) for point in points)
+        axes.set_xlim(0, max(10, 100 - (100 - top) * 0.95))
+        _set_ticks(axes, "x", {})
     axes.set_ylabel("accuracy (%)" if accuracy else measure)
     dense = [v for v, point in zip(values, points, strict=True) if point.sparsity == 0]
     if accuracy:
@@ -119,11 +154,15 @@ def _draw_legend(axes: "Axes", legend: dict[str, dict[str, Any]], place: Any) ->
     if len(legend) < 2:
         return
     lines = [Line2D([], [], lw=1.8, **style) for style in legend.values()]
-    if len(lines) <= 5:
+    longest = max(map(len, legend))
+    if len(lines) <= 5 and longest <= 24:
         axes.legend(lines, list(legend), loc=place, labelspacing=0.3)
     else:
         assert axes.figure is not None
-        axes.figure.legend(lines, list(legend), loc="outside lower center", ncols=3, fontsize=11)
+        columns = 3 if longest <= 24 else 2
+        axes.figure.legend(
+            lines, list(legend), loc="outside lower center", ncols=columns, fontsize=11
+        )
 
 
 def _space(set_scale: Callable[..., None], cap: float) -> None:

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ewnprune.budget import LEFT
 from ewnprune.statistics import labels
 from ewnprune.study_run import SETTINGS
-from ewnprune.study_tables import Study, difference_rows, level_rows
+from ewnprune.study_tables import Study, difference_rows, level_rows, size_rows
 
 Rows = list[dict[str, Any]]
 
@@ -61,6 +62,26 @@ def draw_differences(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
         color = _style(order.index(label))["color"]
         bars = None if any(row["seeds"] < 2 for row in found) else error
         axes.errorbar(x, mean, bars, fmt="o", color=color, capsize=3, label=label, markersize=4)
+    axes.legend(fontsize=8)
+    return figure, rows
+
+
+def draw_sizes(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
+    """Neurons against single weights: mean accuracy at equal parameters."""
+    rows = size_rows(study)
+    if not rows:
+        return None, []
+    figure, axes = _axes("parameters left (%)", f"accuracy on {study.split} data (%)")
+    axes.set_xscale("log")
+    for index, label in enumerate(labels(study.curve)):
+        found = [r for r in rows if r["method"] == label and r["size"] == "parameters"]
+        x, y = ([100 * row[key] for row in found] for key in ("left", "mean"))
+        if found:
+            name = f"{label} ({found[0]['unit']})"
+            axes.plot(x, y, marker="o", markersize=4, label=name, **_style(index))
+    axes.set_xticks([100 * left for left in LEFT], [f"{100 * left:g}" for left in LEFT])
+    axes.set_xticks([], minor=True)
+    axes.invert_xaxis()
     axes.legend(fontsize=8)
     return figure, rows
 
@@ -118,6 +139,12 @@ FIGURES: dict[str, tuple[str, str, Callable[[Study, Path], tuple[Figure | None, 
         "Paired differences",
         "Pairs of the same seed, with 95 % t intervals; uncorrected, see the table for Holm's p.",
         draw_differences,
+    ),
+    "equal_sizes": (
+        "Neurons against single weights",
+        "Means at equal fractions of the parameters left, between levels by straight lines. Masks "
+        "of single weights save memory and products on paper only.",
+        draw_sizes,
     ),
     "norms": (
         "How norms are distributed",

@@ -5,6 +5,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from ewnprune.budget import LEFT
 from ewnprune.checklist import Item, caveats, checklist
 from ewnprune.curve import Curve
 from ewnprune.statistics import (
@@ -97,6 +98,38 @@ def level_rows(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
+def size_rows(study: Study) -> list[dict[str, Any]]:
+    """One row per method, size and fraction left, where neurons are compared with single weights.
+
+    Accuracy at equal parameters, and at equal MACs, between the levels by straight lines.
+    """
+    if len({point.unit for point in study.curve}) < 2:
+        return []
+    rows = []
+    for size in ("parameters", "macs"):
+        for label in labels(study.curve):
+            of_method = study.curve.where(method=label)
+            if any(getattr(point, size) is None for point in of_method):
+                continue
+            for left in LEFT:
+                found = {one.points[0].seed: one.at(left, size) for one in of_method.series()}
+                values = {seed: value for seed, value in found.items() if value is not None}
+                if len(values) == len(found):
+                    rows.append(
+                        {
+                            "method": label,
+                            "unit": of_method.points[0].unit,
+                            "size": size,
+                            "left": left,
+                            "seeds": len(values),
+                            "mean": estimate(values).mean,
+                            "sd": estimate(values).sd,
+                        }
+                        | {f"seed {seed}": value for seed, value in values.items()}
+                    )
+    return rows
+
+
 def difference_rows(study: Study) -> list[dict[str, Any]]:
     """One row per method and level compared."""
     return [
@@ -132,10 +165,12 @@ def summary_rows(study: Study) -> list[dict[str, Any]]:
 
 
 def write_tables(study: Study, folder: Path) -> None:
-    """levels.csv, differences.csv and summaries.csv."""
+    """levels.csv, differences.csv and summaries.csv, and sizes.csv where units differ."""
     write_rows(folder / "levels.csv", level_rows(study))
     write_rows(folder / "differences.csv", difference_rows(study))
     write_rows(folder / "summaries.csv", summary_rows(study))
+    if sizes := size_rows(study):
+        write_rows(folder / "sizes.csv", sizes)
 
 
 def format_study(study: Study) -> str:
@@ -151,6 +186,17 @@ def format_study(study: Study) -> str:
         unit = study.curve.where(method=name).points[0].unit
         rows.append([name + ("" if unit == "neurons" else f" ({unit})"), *cells])
     lines = [head, *_columns(rows), ""]
+
+    sizes = size_rows(study)
+    for size, name in (("parameters", "parameters"), ("macs", "MACs (on paper for weights)")):
+        means = {(r["method"], r["left"]): r["mean"] for r in sizes if r["size"] == size}
+        if means:
+            head = f"mean accuracy at equal {name}, %, between levels by straight lines"
+            rows = [["left", *(f"{left:.0%}" for left in LEFT)]]
+            for label in dict.fromkeys(method for method, _ in means):
+                found = [means.get((label, left)) for left in LEFT]
+                rows.append([label, *("-" if v is None else f"{100 * v:.1f}" for v in found)])
+            lines += [head, *_columns(rows), ""]
 
     head = "mean over the curve, and largest % removed within so many points of dense [95 %]"
     rows = [["", "taken", "curve", *(f"within {points:g}" for points in WITHIN)]]

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
+from ewnprune.budget import LEFT, Size
 from ewnprune.curve import Curve, CurvePoint
 from ewnprune.naming import line_key, series_names, shared_facts
 
@@ -43,9 +44,37 @@ def format_curve(curve: Curve, measure: str | None = None) -> str:
             if cost != measure and all(cost in point.metrics for point in one)
         ]
     parts = [shared_facts(curve), *_blocks(shared, columns)]
+    if len({point.unit for point in curve}) > 1:
+        parts += [format_at_equal(curve, size, measure) for size in ("parameters", "macs")]
     who = [["", *names]] if len(series) > 1 else []
     parts += _blocks(who, _summary(series, measure))
     return "\n\n".join(part for part in parts if part)
+
+
+def format_at_equal(
+    curve: Curve, size: Size = "parameters", measure: str = "accuracy", left: Sequence[float] = LEFT
+) -> str:
+    """One line per fraction left of the network and one column per series, to compare them by.
+
+    Values are read on straight lines between the levels measured; none outside of them.
+
+    Args:
+        curve: any number of series.
+        size: what is left: ``"parameters"`` or ``"macs"``.
+        measure: accuracy, or another measure.
+        left: the fractions.
+    """
+    series = curve.series()
+    columns = []
+    for name, one in zip(_names(series), series, strict=True):
+        values = [one.at(fraction, size, measure) for fraction in left]
+        cells = ["-" if value is None else _format(value, measure) for value in values]
+        columns.append([name, *cells])
+    weights = any(point.unit == "weights" for point in curve)
+    heading = "MACs left" if size == "macs" else f"{size} left"
+    heading += ", on paper for weights" if size == "macs" and weights else ""
+    rows = [heading, *(f"{100 * fraction:g} %" for fraction in left)]
+    return "\n\n".join(_blocks([rows], columns))
 
 
 def format_notes(curve: Curve) -> str:

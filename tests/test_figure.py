@@ -6,7 +6,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from ewnprune.curve import Curve, CurvePoint
+from ewnprune.curve import Count, Curve, CurvePoint
 from ewnprune.figure import plot_curve
 
 
@@ -46,6 +46,38 @@ def test_lines_show_the_points_in_per_cent():
     (line,) = lines_of(plot_curve(curve))
     np.testing.assert_allclose(line.get_xdata(), [100 * p.sparsity for p in curve])
     np.testing.assert_allclose(line.get_ydata(), [100 * p.accuracy for p in curve])
+
+
+def test_other_axes_show_what_they_say():
+    points = [
+        CurvePoint(
+            sparsity=level, accuracy=0.9, score=unit, unit=unit, parameters=Count(left, 200),
+            macs=Count(2 * left, 800), metrics={"latency_ms": left / 10},
+        )
+        for unit, level, left in (
+            ("neurons", 0, 200), ("neurons", 0.5, 60), ("neurons", 0.8, 30),
+            ("weights", 0, 200), ("weights", 0.5, 100), ("weights", 0.8, 40),
+        )
+    ]  # fmt: skip
+    curve = Curve(tuple(points), ("latency: median, batch of 1, on cpu", "fc1: left"))
+    for x, expected, label in (
+        ("parameters", [[0, 70, 85], [0, 50, 80]], "parameters removed (%)"),
+        ("macs", [[50, 85, 92.5], [50, 75, 90]], "MACs removed (%, on paper for weights)"),
+        ("latency", [[20, 6, 3], [20, 10, 4]], "latency (ms)\nmedian, batch of 1, on cpu"),
+    ):
+        figure = plot_curve(curve, x=x)
+        for line, values in zip(lines_of(figure), expected, strict=True):
+            np.testing.assert_allclose(line.get_xdata(), values)
+        assert figure.axes[0].get_xlabel() == label
+    assert plot_curve(curve.where(unit="neurons"), x="macs").axes[0].get_xlabel() == (
+        "MACs removed (%)"
+    )
+    with pytest.raises(ValueError, match="holds no latency: measure it with"):
+        plot_curve(curve_of(), x="latency")
+    with pytest.raises(ValueError, match="the macs left were not counted"):
+        plot_curve(curve_of(), x="macs")
+    with pytest.raises(ValueError, match="x='flops': expected one of sparsity"):
+        plot_curve(curve_of(), x="flops")
 
 
 def test_bands_are_the_wilson_intervals():

@@ -1,12 +1,14 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from ewnprune.cli import main
 from ewnprune.curve import Count, Curve, CurvePoint
-from ewnprune.curve_files import write_curve
+from ewnprune.curve_files import read_curve, write_curve
+from ewnprune.study_tables import analyse, format_study
 
 EVIL = "ewn</script><b id=evil>&amp;"
 LEVELS = (0.0, 0.5, 0.8, 0.9, 0.95)
@@ -70,6 +72,39 @@ def test_files_of_a_report(study, capsys):
     again = {path.name: path.read_bytes() for path in out.iterdir()}
     assert main(["report", str(study)]) == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == again
+
+
+def test_neurons_are_compared_with_weights_at_equal_size(study):
+    neurons = read_curve(study / "points.csv").where(method="none")
+    weights = [
+        replace(
+            point,
+            method="magnitude",
+            score="magnitude",
+            unit="weights",
+            accuracy=0.98 - 0.1 * point.sparsity,
+            parameters=Count(9000 - round(8000 * point.sparsity), 9000),
+        )
+        for point in neurons
+    ]
+    write_curve(Curve(neurons.points + tuple(weights)), study / "points.csv")
+    assert main(["report", str(study)]) == 0
+    rows = _rows(study / "report/equal_sizes.csv")
+    assert _rows(study / "report/sizes.csv") == rows
+    for row in rows:
+        left = float(row["left"])
+        if row["method"] == "none":  # a level of s leaves 1 - s, and lines are exact on lines
+            assert float(row["mean"]) == pytest.approx(0.98 - (1 - left) * 0.201)
+        elif row["size"] == "parameters":  # a level of s leaves 1 - 8 s / 9
+            assert float(row["mean"]) == pytest.approx(0.98 - (1 - left) * 9 / 8 * 0.1)
+    lefts = {(r["method"], r["size"]): [] for r in rows}
+    for row in rows:
+        lefts[row["method"], row["size"]].append(float(row["left"]))
+    assert lefts["none", "parameters"] == [0.5, 0.2, 0.1, 0.05]  # nothing beyond 95 %
+    assert lefts["magnitude", "parameters"] == [0.5, 0.2]
+    text = format_study(analyse(read_curve(study / "points.csv"), "none"))
+    assert "at equal MACs (on paper for weights)" in text
+    assert (study / "report/equal_sizes.svg").is_file()
 
 
 def test_no_study_is_one_line(tmp_path, capsys):
