@@ -6,19 +6,21 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from tqdm import tqdm
 
 from ewnprune.curve import Curve
 from ewnprune.curve_files import read_curve, write_curve
-from ewnprune.engines import run_locally
+from ewnprune.engines import Events, run_locally
 from ewnprune.methods import METHODS, Method, find_methods, parse_methods, parse_seeds
+from ewnprune.ray_engine import import_ray, run_on_ray
 from ewnprune.study_run import CONFIG, FINISHED, SETTINGS, write_text
 from ewnprune.study_tables import analyse, format_study, write_tables
 
@@ -46,6 +48,8 @@ def compare(
     own: dict[str, dict] | None = None,  # type: ignore[type-arg]
     reference: str = "none",
     workers: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
 ) -> int:
     """Train with several methods and seeds, prune each at many levels, and say what that shows.
 
@@ -70,14 +74,20 @@ def compare(
             `candidates`, `parts` or `trains` as in `ewnprune.methods.Method`.
         reference: the method that the others are compared with.
         workers: how many runs at a time; by default one per core.
+        engine: local, processes of this machine; or ray, a Ray cluster whose machines share the
+            study's folder and the one this is started from.
+        address: of the Ray cluster, host:port, or auto for the one that this machine belongs to;
+            by default one is started on this machine.
 
     Returns:
         0, or 1 if a run failed.
 
     Raises:
         ValueError: unknown methods, bad seeds, or settings other than those the folder was made
-            with.
+            with; an address without Ray.
+        ImportError: Ray is asked for and not installed.
     """
+    start = _find_engine(engine, address)
     defined = parse_methods(own or {})
     wanted = find_methods(methods, defined)
     if reference not in wanted:
@@ -88,7 +98,7 @@ def compare(
     names, defined = _remember(folder, json.loads(json.dumps(settings)), list(wanted))
     todo = _prepare(runs)
     print(f"ewnprune: {len(runs)} runs, {len(runs) - len(todo)} of them finished: {folder}")
-    failed = _run(todo, workers) if todo else []
+    failed = _run(todo, start, workers) if todo else []
     points = collect(folder, find_methods(names, defined))
     if points.points:
         write_curve(points, folder / "points.csv")
@@ -169,12 +179,21 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _run(todo: list[Run], workers: int | None) -> list[Path]:
+def _find_engine(engine: str, address: str | None) -> Callable[..., Events]:
+    if engine == "ray":
+        import_ray()  # or an error, before anything is written
+        return partial(run_on_ray, address=address)
+    if address is not None:
+        raise ValueError(f"--address {address}: it is Ray's; expected --engine ray with it")
+    return run_locally
+
+
+def _run(todo: list[Run], start: Callable[..., Events], workers: int | None) -> list[Path]:
     """Run them and show how far the study is; gives back the folders of those that failed."""
     failed, ended = [], set()
     layout = "{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs, {elapsed} gone, {remaining} left"
     with tqdm(total=len(todo), bar_format=layout, smoothing=0, mininterval=1) as bar:
-        for event in run_locally([run.folder for run in todo], workers):
+        for event in start([run.folder for run in todo], workers):
             if event is not None:
                 path, status = event
                 ended.add(path)

@@ -1,5 +1,7 @@
 """One run of a study, in a process of its own: ``python -m ewnprune.study_run FOLDER``.
 
+With ``--while-stdin-is-open`` it ends when its standard input does.
+
 The folder holds ``run.json`` and ``config.yaml`` before, and ``curve.json`` after: the points on
 validation and test data, written last, which is what makes a run finished. In between lie a
 checkpoint of the last epoch, from which an interrupted run goes on, and that of the end.
@@ -10,6 +12,7 @@ import json
 import os
 import platform
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -185,5 +188,13 @@ def _write_versions(folder: Path, seconds: float) -> None:
     write_text(folder / "versions.json", json.dumps(found, indent=1) + "\n")
 
 
+def _end_with_stdin() -> None:
+    while os.read(0, 1):  # sys.stdin's lock would be held while the interpreter shuts down
+        pass
+    os._exit(1)  # at once: whoever takes over goes on from the last checkpoint
+
+
 if __name__ == "__main__":
+    if "--while-stdin-is-open" in sys.argv[2:]:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     sys.exit(main(Path(sys.argv[1])))

@@ -1,19 +1,23 @@
 import json
 import os
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ewnprune import __version__
 from ewnprune.cli import main
 from ewnprune.curve import Curve, CurvePoint
 from ewnprune.curve_files import read_curve, write_curve
-from ewnprune.engines import run_locally
+from ewnprune.engines import run_locally, start_run
 from ewnprune.methods import METHODS, Method, find_methods, parse_methods, parse_seeds
+from ewnprune.ray_engine import _look, run_on_ray
 from ewnprune.study import _prepare, _progress, collect, compare, expand, merge
 
 TOY = """
-import json, os
+import json, os, signal, time
 from pathlib import Path
 import pytorch_lightning as pl, torch
 from torch import nn
@@ -40,10 +44,15 @@ class Probe(pl.Callback):
         (Path(trainer.log_dir) / "probe.json").write_text(json.dumps(self.seen))
 
 class DiesOnce(pl.Callback):
+    # seed 0 by itself; seed 1 with the process that started it, a worker of Ray
     def on_train_epoch_start(self, trainer, pl_module):
-        if trainer.current_epoch == 2 and not Path("died").exists():
-            Path("died").touch()
-            os._exit(9)
+        died = Path(f"died_{trainer.datamodule.seed}")
+        if trainer.current_epoch == 2 and not died.exists():
+            died.touch()
+            if trainer.datamodule.seed == 0:
+                os._exit(9)
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(600)
 
 class Fails(pl.Callback):
     def on_train_start(self, trainer, pl_module):
@@ -95,30 +104,33 @@ def test_a_study_with_a_death_and_a_failure_goes_on_and_grows(capsys):
     assert "this one cannot work" in out
     assert "4 runs, 0 of them finished" in out  # random takes the runs of none
 
-    folders = {p.name.split("-")[0]: p for p in Path("study/runs").iterdir()}
+    folders = {p.name.split("-")[0]: p for p in _runs()}
     done = {name: (p / "curve.json").is_file() for name, p in folders.items()}
     assert done == {"none": True, "ewn": True, "dies": False, "fails": False}
     finished = (folders["none"] / "curve.json").stat().st_mtime_ns
 
-    # one more time and one more seed
+    # one more time and one more seed, on a Ray cluster of two workers, of which one is killed
     study["seeds"] = "0-1"
     study["methods"] = ["none", "dies"]
     Path("study.yaml").write_text(yaml.safe_dump(study))
-    assert main(["compare", "--config", "study.yaml"]) == 0
+    assert main(["compare", "--config", "study.yaml", "--engine", "ray", "--workers", "2"]) == 0
     out = capsys.readouterr().out
     assert "4 runs, 1 of them finished" in out
     assert (folders["none"] / "curve.json").stat().st_mtime_ns == finished
+    assert not list(Path("study/runs").glob(".*"))
 
-    # the run that died went on after its two epochs, to the very result of one that did not
-    assert (folders["dies"] / "fit_1/metrics.csv").is_file()
-    died, whole = (read_curve(folders[name] / "curve.json") for name in ("dies", "none"))
-    died = died.tagged(method="none")
-    scores = {point.score for point in died}  # none has those of random and magnitude too
-    assert died.points == tuple(point for point in whole if point.score in scores)
-    norms = [(folders[name] / "norms.csv").read_text() for name in ("dies", "none")]
-    assert norms[0] == norms[1]
-    epochs = (folders["dies"] / "training.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in epochs] == ["epoch", "0", "1", "2", "3"]
+    # the runs that died went on after their two epochs, to the very result of one that did not
+    folders = {(p.name.split("-")[0], p.name.split("-")[1][-1]): p for p in _runs()}
+    for seed in "01":
+        run, other = folders["dies", seed], folders["none", seed]
+        assert (run / "fit_1/metrics.csv").is_file()
+        died = read_curve(run / "curve.json").tagged(method="none")
+        scores = {point.score for point in died}  # none has those of random and magnitude too
+        whole = read_curve(other / "curve.json")
+        assert died.points == tuple(point for point in whole if point.score in scores)
+        assert (run / "norms.csv").read_text() == (other / "norms.csv").read_text()
+        epochs = (run / "training.csv").read_text().splitlines()
+        assert [line.split(",")[0] for line in epochs] == ["epoch", "0", "1", "2", "3"]
 
     # one seed: one initial function, one order of the data, whatever the method; another: others
     probes = {n: json.loads((p / "fit_0/probe.json").read_text()) for n, p in _by_seed().items()}
@@ -142,10 +154,20 @@ def test_a_study_with_a_death_and_a_failure_goes_on_and_grows(capsys):
 def test_runs_that_are_interrupted_leave_a_checkpoint_and_no_process():
     long = merge(FIT, {"trainer": {"max_epochs": 100_000}})
     runs = _prepare(_expand("none", long))
+    # whoever started it is killed, which closes the pipe: the run ends, too late for a checkpoint
+    orphan = start_run(runs[0].folder, dict(os.environ))
+    while not _progress(runs[0].folder):
+        assert orphan.poll() is None
+        time.sleep(0.1)
+    orphan.stdin.close()
+    assert orphan.wait(60) == 1
+    assert not list(runs[0].folder.glob("fit_0/checkpoints/*"))
+
+    _prepare(runs)
     looks = run_locally([run.folder for run in runs])
     assert next(event for event in looks if _progress(runs[0].folder) or event) is None
     looks.close()
-    assert list(runs[0].folder.glob("fit_0/checkpoints/interrupted.ckpt"))
+    assert list(runs[0].folder.glob("fit_1/checkpoints/interrupted.ckpt"))
     assert not (runs[0].folder / "curve.json").exists()
     log = (runs[0].folder / "log.txt").read_text()
     assert "finishing the batch" in log
@@ -153,9 +175,13 @@ def test_runs_that_are_interrupted_leave_a_checkpoint_and_no_process():
         next(run_locally([], 0))
 
 
+def _runs():
+    return list(Path("study/runs").iterdir())
+
+
 def _by_seed():
     found = {}
-    for path in Path("study/runs").iterdir():
+    for path in _runs():
         settings = json.loads((path / "run.json").read_text())
         if (path / "fit_0/probe.json").is_file():
             found[settings["method"], settings["seed"]] = path
@@ -243,6 +269,8 @@ def test_collecting_names_points_after_the_method_asked_for(tmp_path):
         (["--seeds=a"], "--seeds a: expected numbers"),
         (["--fit_config=nope.yaml"], "no such file"),
         (["--own", '{"x": {"fitt": {}}}', "--methods=x"], "own method 'x'"),
+        (["--address=auto"], "expected --engine ray with it"),
+        (["--engine=slurm"], "slurm"),
     ],
 )
 def test_bad_input_gets_one_line(words, message, tmp_path, monkeypatch, capsys):
@@ -252,6 +280,28 @@ def test_bad_input_gets_one_line(words, message, tmp_path, monkeypatch, capsys):
     assert message in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_ray_that_is_not_there_gets_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "ray", None)
+        assert main(["compare", "--engine=ray"]) == 1
+    assert "pip install 'ewnprune[ray]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    for address, message in {"localhost:1": "no answer", "nowhere": "auto or host:port"}.items():
+        with pytest.raises((ConnectionError, ValueError), match=message):
+            next(run_on_ray([tmp_path], address=address))
+    with pytest.raises(ValueError, match="workers=0"):
+        next(run_on_ray([], 0))
+
+
+def test_a_machine_that_cannot_run_a_study_says_why(tmp_path):
+    (tmp_path / "token").touch()
+    assert _look(tmp_path / "token", str(tmp_path), __version__) == ""
+    assert "it does not see" in _look(tmp_path / "none", str(tmp_path), __version__)
+    assert "it does not see /nowhere" in _look(tmp_path / "token", "/nowhere", __version__)
+    assert "expected 0.0.0" in _look(tmp_path / "token", str(tmp_path), "0.0.0")
 
 
 def test_seeds_and_methods():
