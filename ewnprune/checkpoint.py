@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ewnprune.reparametrize import attached_parametrizations
+from ewnprune.sharding import is_sharded
 from ewnprune.state_dict import fold_state_dict
 
 KEY = "ewnprune"
@@ -66,10 +67,14 @@ def fold_checkpoint(
     initial_norms: dict[str, Tensor],
     passed_levels: list[float],
 ) -> None:
-    """Put plain weights in place of the originals in ``checkpoint``, and the originals beside."""
+    """Put plain weights in place of the originals in ``checkpoint``, and the originals beside.
+
+    Those of a model under FSDP2 stay as they are: Lightning loads such a file before anybody could
+    translate it. `fold_state_dict` makes plain weights of them.
+    """
     attached = attached_parametrizations(model)
     state = checkpoint["state_dict"]
-    folded = fold_state_dict(state, attached)
+    folded = state if is_sharded(model) else fold_state_dict(state, attached)
     checkpoint["state_dict"] = folded
     checkpoint[KEY] = {
         "format": 1,

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.utils.parametrize import type_before_parametrizations
 
 from ewnprune.graph import Trace
-from ewnprune.layers import LAYER_TYPES, num_neurons, type_name
+from ewnprune.layers import LAYER_TYPES, num_neurons, plain_type, type_name
 from ewnprune.operations import (
     BATCH_NORMS,
     CHANNELWISE,
@@ -170,7 +169,7 @@ class _Walk:
         self, node: fx.Node, name: str, channels: _Channels
     ) -> _Channels | str | None:
         module = self.trace.root.get_submodule(str(node.target))
-        kind = type_before_parametrizations(module)
+        kind = plain_type(module)
         if kind in ELEMENTWISE or (kind is nn.PReLU and module.num_parameters == 1):
             return channels
         if kind in POOLS:
@@ -252,7 +251,7 @@ class _Walk:
 
 
 def _is_stock(layer: nn.Module) -> bool:
-    forward = type_before_parametrizations(layer).forward  # type: ignore[attr-defined]
+    forward = plain_type(layer).forward
     return any(forward is kind.forward for kind in LAYER_TYPES)
 
 

@@ -36,6 +36,7 @@ from ewnprune.ranking import find_scores
 from ewnprune.removed import realize_name
 from ewnprune.reparametrize import attached_parametrizations, fold, reparametrize
 from ewnprune.results import choose_paths, write_results
+from ewnprune.sharding import gathered, is_sharded, whole
 from ewnprune.sweep import inputs_and_targets, sparsity_curve
 from ewnprune.triggers import Action, LossLevels, logged_log_loss
 from ewnprune.weight_space import hand_out_neuron_groups
@@ -160,7 +161,8 @@ class PruningHooks:
             selection = reparametrize(pl_module, self.parametrization, self.layers, self.exclude)
         if self.weight_space:
             hand_out_neuron_groups(pl_module, self.parametrization, self.layers, self.exclude)
-        norms = {name: neuron_norms(layer).cpu() for name, layer in selection.chosen.items()}
+        norms = {name: whole(neuron_norms(layer)) for name, layer in selection.chosen.items()}
+        norms = {name: values.cpu() for name, values in norms.items()}
         self._initial_norms = norms
 
         def on_save_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:
@@ -189,8 +191,11 @@ class PruningHooks:
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Fold, and say what was found and written."""
         if stage == "fit":
-            fold(pl_module)
-            for hook in ("on_save_checkpoint", "on_train_epoch_end", "configure_optimizers"):
+            hooks = ["on_train_epoch_end", "configure_optimizers"]
+            if not is_sharded(pl_module):  # or it stays attached; its checkpoints can be folded
+                fold(pl_module)
+                hooks.append("on_save_checkpoint")
+            for hook in hooks:
                 vars(pl_module).pop(hook, None)
         if trainer.is_global_zero and self._report:
             # not earlier: a progress bar is open until the end of training
@@ -219,7 +224,7 @@ class PruningHooks:
     def _end_epoch(self, trainer: Any, pl_module: Any) -> None:
         """Log the norms; take the curve when it is the time."""
         layers = self._selection(pl_module).chosen
-        norms = {name: neuron_norms(layer) for name, layer in layers.items()}
+        norms = {name: whole(neuron_norms(layer)) for name, layer in layers.items()}
         statistics = {name: norm_statistics(values) for name, values in norms.items()}
         pl_module.log_dict(
             {f"norms/{name}/{key}": v for name, row in statistics.items() for key, v in row.items()}
@@ -304,7 +309,7 @@ class PruningHooks:
         self, trainer: Any, pl_module: Any, batches: "TrainerBatches", sparsities: Sequence[float]
     ) -> Curve:
         model = pl_module if self.realize == "mask" else _plain_copy(pl_module)
-        with trainer.precision_plugin.forward_context():
+        with trainer.precision_plugin.forward_context(), gathered(pl_module):
             return sparsity_curve(
                 model,
                 batches,

@@ -122,8 +122,14 @@ def _listing(names: Iterable[str], limit: int = 12) -> str:
 
 
 def type_name(module: nn.Module) -> str:
-    """Class name of a module, without torch's ``Parametrized`` prefix."""
-    return nn.utils.parametrize.type_before_parametrizations(module).__name__
+    """Class name of a module, without torch's ``Parametrized`` and ``FSDP`` prefixes."""
+    return plain_type(module).__name__
+
+
+def plain_type(module: nn.Module) -> type[nn.Module]:
+    """Class of a module before torch gave it another, for parametrizations or for FSDP2."""
+    made = ("torch.nn.utils.parametrize", "torch.distributed.")
+    return next(cls for cls in type(module).__mro__ if not cls.__module__.startswith(made))
 
 
 def layer_weight(layer: nn.Module) -> Tensor:

@@ -8,6 +8,7 @@ from torch.nn.utils import parametrize
 
 from ewnprune.layers import LayerPatterns, Selection, select_layers, type_name
 from ewnprune.parametrizations import NeuronParametrization
+from ewnprune.sharding import is_dtensor
 from ewnprune.state_dict import to_native
 
 
@@ -71,6 +72,9 @@ def fold(model: nn.Module) -> list[str]:
     Returns:
         The names of the layers folded.
 
+    Raises:
+        ValueError: a layer is sharded by FSDP2. The model is then unchanged.
+
     >>> from ewnprune import SWN
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> _ = reparametrize(net, SWN())
@@ -78,6 +82,12 @@ def fold(model: nn.Module) -> list[str]:
     (['0'], ['0.weight', '0.bias', '2.weight', '2.bias'])
     """
     folded = attached_parametrizations(model)
+    for name in folded:
+        if any(is_dtensor(p) for p in model.get_submodule(name).parameters()):
+            raise ValueError(
+                f"layer {name!r} is sharded (DTensor), and cannot be folded where it is: save a "
+                "checkpoint, and give its state_dict to ewnprune.fold_state_dict"
+            )
     for name, parametrization in folded.items():
         layer = model.get_submodule(name)
         parametrization.load_hook.remove()
@@ -127,7 +137,7 @@ def _refuse_unfit(name: str, layer: nn.Module, owners: dict[int, list[str]]) -> 
             f"layer {name!r} ({type_name(layer)}) has a weight that is no parameter (the older "
             f"torch.nn.utils.weight_norm, or prune?): remove that first, or {remedy}"
         )
-    if hasattr(layer.weight, "device_mesh"):
+    if is_dtensor(layer.weight):
         raise ValueError(
             f"layer {name!r} is sharded already (DTensor): call ewnprune.reparametrize before "
             f"sharding, in configure_model, or {remedy}"

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed._tensor import distribute_tensor  # public since torch 2.5, by another path
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import distribute_tensor
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import parametrize, prune
 

@@ -1,0 +1,137 @@
+"""The compatibility matrix: two processes are one process on the same batches."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import ewnprune
+from ewnprune import EWN, fold_state_dict, sparsity_curve
+
+_SCRIPT = """
+import json, os, sys, warnings
+import pytorch_lightning as pl, torch
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from ewnprune import EWN, WeightNormPruning, attached_parametrizations, fold, reparametrize
+
+folder, warnings_off = sys.argv[1], warnings.simplefilter("ignore")
+
+def data(n, seed):
+    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(x, (x[:, 0] * x[:, 1] > 0).long())
+
+class Net(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+    def forward(self, x):
+        return self.net(x)
+    def training_step(self, batch, _):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+    def validation_step(self, batch, _):
+        self.log("val_loss", self.training_step(batch, _), sync_dist=True)
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+class Sharded(Net):
+    def configure_model(self):
+        if not attached_parametrizations(self):
+            reparametrize(self, EWN(), exclude="net.2")  # before sharding
+            fully_shard(self.net[0], mesh=self.device_mesh["data_parallel"])
+            fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
+
+def fsdp2(distributed):
+    return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1,
+        save_distributed_checkpoint=distributed, process_group_backend="gloo")
+
+def fit(name, model, strategy, epochs, ckpt_path=None):
+    callback = WeightNormPruning(EWN(), (0, 0.5, 0.9))
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy=strategy, max_epochs=epochs,
+        logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, default_root_dir=f"{folder}/{name}", callbacks=[callback])
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    sampler = DistributedSampler(data(64, 0), num_replicas=2, rank=rank, shuffle=False)
+    trainer.fit(model, DataLoader(data(64, 0), batch_size=8, sampler=sampler),
+        DataLoader(data(41, 1), batch_size=8), ckpt_path=ckpt_path, weights_only=True)
+    state = {k: v.full_tensor() if hasattr(v, "full_tensor") else v
+             for k, v in model.state_dict().items()}
+    points = [(p.sparsity, p.correct, p.total, p.loss) for p in callback.curve.where(score="norm")]
+    if trainer.is_global_zero:
+        torch.save(state, f"{folder}/{name}.pt")
+        with open(f"{folder}/{name}.json", "w") as file:
+            json.dump(points, file)
+    return trainer
+
+fit("ddp", Net(), "ddp", 3)
+fit("fsdp2", Sharded(), fsdp2(False), 3)
+for name, distributed in (("file", False), ("folder", True)):
+    half = fit(f"{name}-half", Sharded(), fsdp2(distributed), 1)
+    half.save_checkpoint(f"{folder}/{name}.ckpt")
+    model = Sharded()
+    fit(name, model, fsdp2(distributed), 3, f"{folder}/{name}.ckpt")
+try:
+    fold(model)
+except ValueError as error:
+    assert "'net.0' is sharded (DTensor)" in str(error)
+else:
+    raise AssertionError("a sharded model was folded")
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+"""
+
+
+def _data(n, seed):
+    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
+    return x, (x[:, 0] * x[:, 1] > 0).long()
+
+
+@pytest.mark.skipif(not hasattr(torch.distributed.fsdp, "fully_shard"), reason="torch < 2.6")
+def test_ddp_and_fsdp2_are_one_process(tmp_path):
+    """DDP; FSDP2 (attached before sharding); and FSDP2 resumed from both kinds of checkpoint.
+
+    41 validation samples over two processes: every one is counted once.
+    """
+    script = tmp_path / "two.py"
+    script.write_text(_SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+    ewnprune.reparametrize(net, EWN())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    x, y = _data(64, 0)
+    for _ in range(3):
+        for rows in torch.arange(64).split(16):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
+            optimizer.step()
+    ewnprune.fold(net)
+    curve = sparsity_curve(net, [_data(41, 1)], (0, 0.5, 0.9), "norm")
+    expected = [(p.sparsity, p.correct, p.total, p.loss) for p in curve]
+    for name in ("ddp", "fsdp2", "file", "folder"):
+        state = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        assert ("net.0.weight" in state) == (name == "ddp")  # what is sharded is left attached
+        state = fold_state_dict(state)
+        for key, value in net.state_dict().items():
+            torch.testing.assert_close(state[f"net.{key}"], value)
+        points = json.loads((tmp_path / f"{name}.json").read_text())
+        for point, wanted in zip(points, expected, strict=True):
+            assert point == pytest.approx(wanted, rel=1e-5)
+    stored = torch.load(tmp_path / "file.ckpt", weights_only=True)
+    plain = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+    folded = fold_state_dict(stored["state_dict"])
+    plain.load_state_dict({k.removeprefix("net."): v for k, v in folded.items()})
