@@ -34,8 +34,8 @@ def _without_repeats(loader: Any) -> Iterator[Any]:
     sampler = getattr(loader, "sampler", None)
     own = size = 0
     if isinstance(sampler, DistributedSampler) and type(loader.batch_sampler) is BatchSampler:
-        size = len(sampler.dataset)  # type: ignore[arg-type]
-        own = len(range(sampler.rank, size, sampler.num_replicas))
+        samples = len(sampler.dataset)  # type: ignore[arg-type]
+        own = len(range(sampler.rank, samples, sampler.num_replicas))
         size = loader.batch_size
     for start, batch in zip(count(0, size), loader):
         if own and own < min(start + size, len(sampler)):  # type: ignore[arg-type]
