@@ -8,41 +8,35 @@ the run.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any, Literal
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric, MetricCollection
 
-from ewnprune.batches import TrainerBatches, global_seed
 from ewnprune.checkpoint import fold_checkpoint, initial_norms, passed_levels, restore_originals
 from ewnprune.compatibility import (
     builds_layers_later,
     refuse_unheld,
     refuse_what_cannot_work,
 )
-from ewnprune.curve import Curve
+from ewnprune.curve_hooks import CurveHooks
 from ewnprune.layers import LayerPatterns, Selection, select_layers
-from ewnprune.loggers import log_curve, log_norms
+from ewnprune.loggers import log_norms
 from ewnprune.masks import SPARSITIES, Scope, check_sparsities
 from ewnprune.norms import neuron_norms, norm_statistics
 from ewnprune.parametrizations import NeuronParametrization
 from ewnprune.ranking import find_scores
 from ewnprune.removed import realize_name
 from ewnprune.reparametrize import attached_parametrizations, fold, reparametrize
-from ewnprune.results import choose_paths, write_results
-from ewnprune.sharding import gathered, is_sharded, whole
-from ewnprune.sweep import inputs_and_targets, sparsity_curve
+from ewnprune.sharding import is_sharded, whole
+from ewnprune.sweep import inputs_and_targets
 from ewnprune.triggers import Action, LossLevels, logged_log_loss
 from ewnprune.weight_space import hand_out_neuron_groups
 
 
-class PruningHooks:
+class PruningHooks(CurveHooks):
     """Train with a parametrization, then prune at many levels and log accuracy against sparsity.
 
     The chosen layers are reparametrized before the optimizer is made and folded after the fit, so
@@ -115,11 +109,10 @@ class PruningHooks:
         self.weight_space = weight_space
         realize_name(realize)  # another is an error now
         self.realize = realize
-        self.curve: Curve | None = None
+        self.curve = None
         self._initial_norms: dict[str, Tensor] = {}
-        self._paths: list[Path] | None = None
-        self._swept_at: int | None = None
-        self._report: list[str] = []
+        self._paths = self._swept_at = None
+        self._report = []
 
     @property
     def method(self) -> str:
@@ -211,15 +204,7 @@ class PruningHooks:
         if trainer.state.fn == "fit":
             restore_originals(pl_module, checkpoint)
 
-    # --- norms and curves ------------------------------------------------------------------
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Rehearse on one batch: what does not fit is an error now, not after the training."""
-        loaders = trainer.val_dataloaders
-        flat = tree_leaves(loaders) if loaders is not None else []  # a stream has no truth value
-        if flat and trainer.num_val_batches[0]:
-            extremes = sorted({self.sparsities[0], self.sparsities[-1]})
-            self._measure(trainer, pl_module, TrainerBatches(trainer, flat[0], 1), extremes)
+    # --- epochs ----------------------------------------------------------------------------
 
     def _end_epoch(self, trainer: Any, pl_module: Any) -> None:
         """Log the norms; take the curve when it is the time."""
@@ -254,95 +239,3 @@ class PruningHooks:
         if self.loss_levels.done():
             trainer.should_stop = True
         return passed
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """The curve of the trained network, on validation data."""
-        if self._swept_at != trainer.global_step:  # else every_n_epochs ended on the last epoch
-            self._sweep_in_fit(trainer, pl_module, trainer.current_epoch - 1)
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """The curve on validation data, when the Trainer was asked to validate only."""
-        if trainer.state.fn == "validate":
-            self._sweep(trainer, pl_module, "val", trainer.val_dataloaders, trainer.num_val_batches)
-
-    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
-        """The curve on test data."""
-        self._sweep(trainer, pl_module, "test", trainer.test_dataloaders, trainer.num_test_batches)
-
-    def _sweep_in_fit(self, trainer: Any, pl_module: Any, epoch: int) -> None:
-        loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
-        self._sweep(trainer, pl_module, "val", loaders, limits, epoch)
-        self._swept_at = trainer.global_step
-
-    def _sweep(
-        self,
-        trainer: Any,
-        pl_module: Any,
-        split: str,
-        loaders: Any,
-        limits: Any,
-        epoch: int | None = None,
-    ) -> None:
-        flat = tree_leaves(loaders) if loaders is not None else []
-        if not flat or not limits[0]:
-            kind = "validation" if split == "val" else split
-            self._report = [f"ewnprune: no {kind} data, so no curve"]
-            return
-        batches = TrainerBatches(trainer, flat[0], limits[0])
-        curve = self._measure(trainer, pl_module, batches, self.sparsities)
-        curve = curve.tagged(split=split, epoch=epoch, step=trainer.global_step)
-        if len(flat) > 1:
-            note = f"measured on the first of {len(flat)} {split} data loaders"
-            curve = Curve(curve.points, (*curve.notes, note))
-        self.curve = curve if self.curve is None else self.curve + curve
-        if self._paths is None:
-            self._paths = choose_paths(trainer, split)
-        if trainer.is_global_zero:
-            figure = write_results(self.curve, curve, self._paths)
-            log_curve(trainer.loggers, curve, figure, trainer.global_step)
-            self._report = [str(curve)]
-            if self._paths:
-                kinds = ",".join(path.suffix[1:] for path in self._paths)
-                self._report.append(f"ewnprune: {self._paths[0].with_suffix('')}.{{{kinds}}}")
-
-    def _measure(
-        self, trainer: Any, pl_module: Any, batches: "TrainerBatches", sparsities: Sequence[float]
-    ) -> Curve:
-        model = pl_module if self.realize == "mask" else _plain_copy(pl_module)
-        with trainer.precision_plugin.forward_context(), gathered(pl_module):
-            return sparsity_curve(
-                model,
-                batches,
-                sparsities,
-                self.scores,
-                metric=self.metric,
-                batch=self.batch,
-                layers=self.layers,
-                exclude=self.exclude,
-                scope=self.scope,
-                initial_norms=self._initial_norms,
-                device=pl_module.device,
-                method=self.method,
-                seed=global_seed(),
-                realize=self.realize,
-            )
-
-
-def _plain_copy(pl_module: Any) -> Any:
-    """A folded copy, which can be copied again.
-
-    LightningCLI gives models partial functions that make optimizers. They hold its parser, which
-    cannot be copied, and evaluation needs none of them.
-    """
-    partials = {key: value for key, value in vars(pl_module).items() if isinstance(value, partial)}
-    for key in partials:
-        del vars(pl_module)[key]
-    try:
-        copy = deepcopy(pl_module)
-    finally:
-        vars(pl_module).update(partials)
-    for key, value in partials.items():
-        with suppress(TypeError):
-            setattr(copy, key, deepcopy(value))
-    fold(copy)
-    return copy

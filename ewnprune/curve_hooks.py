@@ -1,0 +1,145 @@
+"""What of the callback measures: curves in fit, validate and test, to files and loggers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torchmetrics import Metric, MetricCollection
+
+from ewnprune.batches import TrainerBatches, global_seed
+from ewnprune.curve import Curve
+from ewnprune.layers import LayerPatterns
+from ewnprune.loggers import log_curve
+from ewnprune.masks import Scope
+from ewnprune.reparametrize import fold
+from ewnprune.results import choose_paths, write_results
+from ewnprune.sharding import gathered
+from ewnprune.sweep import sparsity_curve
+
+
+class CurveHooks:
+    """What `PruningHooks` does to take curves, with the options and the state that this needs."""
+
+    sparsities: tuple[float, ...]
+    scores: Sequence[str]
+    layers: LayerPatterns | None
+    exclude: LayerPatterns | None
+    scope: Scope
+    metric: Metric | MetricCollection | None
+    batch: Callable[[Any], tuple[Any, Any]]
+    realize: Literal["mask", "remove"]
+    curve: Curve | None
+    _initial_norms: Mapping[str, Tensor]
+    _paths: list[Path] | None
+    _swept_at: int | None
+    _report: list[str]
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        raise NotImplementedError
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Rehearse on one batch: what does not fit is an error now, not after the training."""
+        loaders = trainer.val_dataloaders
+        flat = tree_leaves(loaders) if loaders is not None else []  # a stream has no truth value
+        if flat and trainer.num_val_batches[0]:
+            extremes = sorted({self.sparsities[0], self.sparsities[-1]})
+            self._measure(trainer, pl_module, TrainerBatches(trainer, flat[0], 1), extremes)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """The curve of the trained network, on validation data."""
+        if self._swept_at != trainer.global_step:  # else every_n_epochs ended on the last epoch
+            self._sweep_in_fit(trainer, pl_module, trainer.current_epoch - 1)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """The curve on validation data, when the Trainer was asked to validate only."""
+        if trainer.state.fn == "validate":
+            self._sweep(trainer, pl_module, "val", trainer.val_dataloaders, trainer.num_val_batches)
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        """The curve on test data."""
+        self._sweep(trainer, pl_module, "test", trainer.test_dataloaders, trainer.num_test_batches)
+
+    def _sweep_in_fit(self, trainer: Any, pl_module: Any, epoch: int) -> None:
+        loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
+        self._sweep(trainer, pl_module, "val", loaders, limits, epoch)
+        self._swept_at = trainer.global_step
+
+    def _sweep(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        split: str,
+        loaders: Any,
+        limits: Any,
+        epoch: int | None = None,
+    ) -> None:
+        flat = tree_leaves(loaders) if loaders is not None else []
+        if not flat or not limits[0]:
+            kind = "validation" if split == "val" else split
+            self._report = [f"ewnprune: no {kind} data, so no curve"]
+            return
+        batches = TrainerBatches(trainer, flat[0], limits[0])
+        curve = self._measure(trainer, pl_module, batches, self.sparsities)
+        curve = curve.tagged(split=split, epoch=epoch, step=trainer.global_step)
+        if len(flat) > 1:
+            note = f"measured on the first of {len(flat)} {split} data loaders"
+            curve = Curve(curve.points, (*curve.notes, note))
+        self.curve = curve if self.curve is None else self.curve + curve
+        if self._paths is None:
+            self._paths = choose_paths(trainer, split)
+        if trainer.is_global_zero:
+            figure = write_results(self.curve, curve, self._paths)
+            log_curve(trainer.loggers, curve, figure, trainer.global_step)
+            self._report = [str(curve)]
+            if self._paths:
+                kinds = ",".join(path.suffix[1:] for path in self._paths)
+                self._report.append(f"ewnprune: {self._paths[0].with_suffix('')}.{{{kinds}}}")
+
+    def _measure(
+        self, trainer: Any, pl_module: Any, batches: "TrainerBatches", sparsities: Sequence[float]
+    ) -> Curve:
+        model = pl_module if self.realize == "mask" else _plain_copy(pl_module)
+        with trainer.precision_plugin.forward_context(), gathered(pl_module):
+            return sparsity_curve(
+                model,
+                batches,
+                sparsities,
+                self.scores,
+                metric=self.metric,
+                batch=self.batch,
+                layers=self.layers,
+                exclude=self.exclude,
+                scope=self.scope,
+                initial_norms=self._initial_norms,
+                device=pl_module.device,
+                method=self.method,
+                seed=global_seed(),
+                realize=self.realize,
+            )
+
+
+def _plain_copy(pl_module: Any) -> Any:
+    """A folded copy, which can be copied again.
+
+    LightningCLI gives models partial functions that make optimizers. They hold its parser, which
+    cannot be copied, and evaluation needs none of them.
+    """
+    partials = {key: value for key, value in vars(pl_module).items() if isinstance(value, partial)}
+    for key in partials:
+        del vars(pl_module)[key]
+    try:
+        copy = deepcopy(pl_module)
+    finally:
+        vars(pl_module).update(partials)
+    for key, value in partials.items():
+        with suppress(TypeError):
+            setattr(copy, key, deepcopy(value))
+    fold(copy)
+    return copy
