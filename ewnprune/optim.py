@@ -65,15 +65,15 @@ def _coefficients(
     method: Method,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``w' = keep * w - move * g`` and ``n' = growth * n``, from the products of w and g."""
-    direction = ww > 0
-    cosine_part = torch.where(direction, wg / torch.where(direction, ww, 1.0), 0.0)
+    cosine_part = wg / ww.masked_fill(ww == 0, 1.0)
     tangent = (gg - wg * cosine_part).clamp_min(0)  # ||Pg||^2
-    t = lr * ww / n
-    growth = 1 + t * (lr / n) * tangent
+    rate = lr / n
+    t = rate * ww
+    growth = 1 + t * rate * tangent
     if method == "ewn":
-        radial = torch.exp(-lr * (wg + weight_decay * ww))
+        radial = torch.exp(-lr * (wg + weight_decay * ww if weight_decay else wg))
     else:
-        radial = torch.where(direction, 1 - lr * (cosine_part + weight_decay), 1.0)
+        radial = 1 - lr * (cosine_part + weight_decay)
     radial = radial * growth.rsqrt()
     return radial * (1 + t * cosine_part), radial * t, growth
 
@@ -159,17 +159,27 @@ class _WeightSpaceSGD(Optimizer):
             grads.append(g)
             squared_norms.append(self.state[p]["n"])
         # all neurons of all parameters at once: the kernels on small tensors would take longer
-        ww, wg, gg, n = (
-            torch.cat([t.flatten() for t in tensors]) for tensors in (*products, squared_norms)
-        )
-        sizes = [t.numel() for t in squared_norms]
+        ww, wg, gg, n = (_join(tensors) for tensors in (*products, squared_norms))
         keep, move, growth = (
-            [part.view_as(s) for part, s in zip(c.split(sizes), squared_norms, strict=True)]
-            for c in _coefficients(ww, wg, gg, n, group["lr"], group["weight_decay"], self.method)
+            _part(coefficient, squared_norms)
+            for coefficient in _coefficients(
+                ww, wg, gg, n, group["lr"], group["weight_decay"], self.method
+            )
         )
         torch._foreach_mul_(weights, keep)
         torch._foreach_addcmul_(weights, grads, move, -1.0)
         torch._foreach_mul_(squared_norms, growth)
+
+
+def _join(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat([t.flatten() for t in tensors])
+
+
+def _part(joined: Tensor, shapes: list[Tensor]) -> list[Tensor]:
+    if len(shapes) == 1:
+        return [joined]
+    parts = joined.split([t.numel() for t in shapes])
+    return [part.view_as(t) for part, t in zip(parts, shapes, strict=True)]
 
 
 def _split(x: Tensor, groups: int) -> Tensor:

@@ -14,7 +14,7 @@ A further parametrization is one more subclass of `NeuronParametrization` with t
 """
 
 import copy
-from typing import Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,8 @@ class NeuronParametrization(nn.Module):
 
     ``s`` has the weight's shape with size 1 everywhere but in ``dim``, as in torch's own
     ``weight_norm``; ``v`` has the weight's shape. Norm and scale are computed in at least float32
-    and the result is cast back, so bfloat16 and float16 weights keep their precision and torch's
-    fused kernel (https://github.com/pytorch/pytorch/issues/107914) is not needed.
+    and the result is cast back, so bfloat16 and float16 weights keep their precision (torch's own
+    do not: https://github.com/pytorch/pytorch/issues/107914).
 
     A zero row has no direction. It keeps ``v = 0`` and so stays zero under training, with finite
     gradients: a pruned neuron stays pruned.
@@ -69,9 +69,8 @@ class NeuronParametrization(nn.Module):
     def forward(self, s: Tensor, v: Tensor) -> Tensor:
         """The weight, in the shape and dtype of ``v``."""
         rows = self._split(_at_least_float32(v))
-        norm = self._norm(rows)
-        factor = self.scale(_at_least_float32(s)) / torch.where(norm > 0, norm, 1.0)
-        return (rows * factor).reshape(v.shape).to(v.dtype)
+        weight = of_length(rows, self.scale(_at_least_float32(s)), self._reduced(rows))
+        return weight.reshape(v.shape).to(v.dtype)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """``(s, v)`` that give this weight, with ``||v|| = 1`` as the paper's theory assumes."""
@@ -79,7 +78,7 @@ class NeuronParametrization(nn.Module):
         # the squares of tiny entries underflow: take the norm of the rescaled row
         largest = rows.abs().amax(self._reduced(rows), keepdim=True)
         divisor = torch.where(largest > 0, largest, 1.0)
-        norm = divisor * self._norm(rows / divisor)
+        norm = divisor * _norm(rows / divisor, self._reduced(rows))
         v = rows / divisor / torch.where(norm > 0, norm / divisor, 1.0)
         return self.scale_inverse(norm).to(weight.dtype), v.reshape(weight.shape).to(weight.dtype)
 
@@ -97,11 +96,6 @@ class NeuronParametrization(nn.Module):
             )
         kept = {self.dim % rows.dim()} if self.groups == 1 else {0, self.dim + 1}
         return [d for d in range(rows.dim()) if d not in kept]
-
-    def _norm(self, rows: Tensor) -> Tensor:
-        reduced = self._reduced(rows)
-        # a one-dimensional weight has nothing to reduce over, and an empty list means "all"
-        return torch.linalg.vector_norm(rows, dim=reduced, keepdim=True) if reduced else rows.abs()
 
 
 class SWN(NeuronParametrization):
@@ -153,6 +147,79 @@ class EWN(NeuronParametrization):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing to restore: the mark tells which formula the keys beside it belong to."""
+
+
+def of_length(rows: Tensor, length: Tensor, reduced: list[int]) -> Tensor:
+    """``length * v / ||v||`` for each neuron, and zero for a neuron whose ``v`` is zero.
+
+    Args:
+        rows: ``v``.
+        length: signed lengths, of size 1 in the dimensions reduced.
+        reduced: the dimensions of ``v`` that a neuron extends over.
+
+    >>> of_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[10.0], [1.0]]), [1])
+    tensor([[6., 8.],
+            [0., 0.]])
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return of_length_plainly(rows, length, reduced)  # they fuse or trace it themselves
+    weight, _norm_of_v = _OfLength.apply(rows, length, reduced)
+    return cast(Tensor, weight)
+
+
+def of_length_plainly(rows: Tensor, length: Tensor, reduced: list[int]) -> Tensor:
+    """`of_length` in one line of torch, with the gradients that autograd finds."""
+    return rows * (length / _positive(_norm(rows, reduced)))
+
+
+class _OfLength(torch.autograd.Function):
+    """`of_length` with its gradient by hand, which makes no copies of the weight.
+
+    Autograd would go over the plain form eleven times and keep ``v`` twice. On the CPU the kernels
+    of torch's ``weight_norm`` take each row once, while it is in the cache; not so their gradient's
+    gradient, which lacks the part through the norm.
+    """
+
+    @staticmethod
+    def forward(rows: Tensor, length: Tensor, reduced: list[int]) -> tuple[Tensor, Tensor]:
+        if _suits_kernel(rows, reduced):
+            weight, norm = torch._weight_norm_interface(rows, length.contiguous(), 0)
+            if norm.all():  # the kernel gives NaN for rows of zeros
+                return weight, norm
+        norm = _positive(_norm(rows, reduced))
+        return rows * (length / norm), norm
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        rows, length, ctx.reduced = inputs
+        ctx.save_for_backward(rows, length, output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _of_norm: Tensor) -> tuple[Tensor, Tensor, None]:
+        rows, length, norm = ctx.saved_tensors
+        if torch.is_grad_enabled():  # this gradient will be differentiated
+            norm = _positive(_norm(rows, ctx.reduced))
+        elif _suits_kernel(rows, ctx.reduced):
+            kernel = torch.ops.aten._weight_norm_interface_backward
+            return *kernel(grad.contiguous(), rows, length.contiguous(), norm, 0), None
+        direction = rows / norm
+        radial = (grad * direction).sum(ctx.reduced, keepdim=True)
+        return (grad - direction * radial) * (length / norm), radial, None
+
+
+def _suits_kernel(rows: Tensor, reduced: list[int]) -> bool:
+    plain = type(rows) in (Tensor, nn.Parameter) and rows.device.type == "cpu"
+    return plain and rows.is_contiguous() and reduced == list(range(1, rows.dim())) != []
+
+
+def _positive(norm: Tensor) -> Tensor:
+    return norm.masked_fill(norm == 0, 1.0)
+
+
+def _norm(rows: Tensor, reduced: list[int]) -> Tensor:
+    # a one-dimensional weight has nothing to reduce over, and an empty list means "all"
+    return torch.linalg.vector_norm(rows, dim=reduced, keepdim=True) if reduced else rows.abs()
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
