@@ -9,6 +9,7 @@ weight cannot give back bit for bit (it has lost the length of ``v``), lie besid
         "originals": {"network.1.parametrizations.weight.original0": tensor, ...},
         "initial_norms": {"network.1": tensor, ...},
         "passed_levels": [-10.0],
+        "curve": "{...}",  # what was measured so far, as in sparsity_curve.json
     }
 
 All of it is tensors and plain Python types: ``torch.load(..., weights_only=True)`` reads it.
@@ -22,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ewnprune.curve import Curve
+from ewnprune.curve_files import curve_from_json, curve_to_json
 from ewnprune.reparametrize import attached_parametrizations
 from ewnprune.sharding import is_sharded
 from ewnprune.state_dict import fold_state_dict
@@ -61,11 +64,18 @@ def passed_levels(checkpoint: dict[str, Any]) -> list[float]:
     return list(checkpoint.get(KEY, {}).get("passed_levels", []))
 
 
+def curve_so_far(checkpoint: dict[str, Any]) -> Curve | None:
+    """The points that the run had measured; None before the first."""
+    text = checkpoint.get(KEY, {}).get("curve")
+    return None if text is None else curve_from_json(text)
+
+
 def fold_checkpoint(
     model: nn.Module,
     checkpoint: dict[str, Any],
     initial_norms: dict[str, Tensor],
     passed_levels: list[float],
+    curve: Curve | None,
 ) -> None:
     """Put plain weights in place of the originals in ``checkpoint``, and the originals beside.
 
@@ -82,6 +92,7 @@ def fold_checkpoint(
         "originals": {key: value for key, value in state.items() if key not in folded},
         "initial_norms": initial_norms,
         "passed_levels": list(passed_levels),
+        "curve": None if curve is None else curve_to_json(curve),
     }
 
 

@@ -68,6 +68,16 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
             )
 
 
+def averaging_callbacks(trainer: Any) -> list[str]:
+    """Names of callbacks that put averaged weights into the model at the end of training."""
+    averaging = {"WeightAveraging", "StochasticWeightAveraging"}
+    return [
+        type(callback).__name__
+        for callback in trainer.callbacks
+        if averaging & {base.__name__ for base in type(callback).__mro__}
+    ]
+
+
 def refuse_unheld(pl_module: Any, optimizers: Iterable[Any]) -> None:
     """Check that the optimizers hold the parameters that were attached.
 

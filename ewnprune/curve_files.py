@@ -35,7 +35,7 @@ def write_curve(curve: Curve, path: str | os.PathLike[str]) -> Path:
         OSError: the file cannot be written.
     """
     path = Path(path)
-    text = _to_csv(curve) if _kind(path) == ".csv" else _to_json(curve)
+    text = _to_csv(curve) if _kind(path) == ".csv" else curve_to_json(curve)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
     return path
@@ -53,7 +53,7 @@ def read_curve(path: str | os.PathLike[str]) -> Curve:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             text = file.read()
-        return _from_csv(text) if kind == ".csv" else _from_json(text)
+        return _from_csv(text) if kind == ".csv" else curve_from_json(text)
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ones
         reason = str(error).partition("\n")[0]
         raise ValueError(
@@ -142,7 +142,8 @@ def _parse(name: str, text: str, kind: type) -> Any:
         raise ValueError(f"{name} is {text!r}, no {kind.__name__}") from None
 
 
-def _to_json(curve: Curve) -> str:
+def curve_to_json(curve: Curve) -> str:
+    """The text of a JSON file."""
     points = []
     for point in curve:
         values = {item.name: getattr(point, item.name) for item in fields(point)}
@@ -163,7 +164,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _from_json(text: str) -> Curve:
+def curve_from_json(text: str) -> Curve:
+    """The curve of such a text.
+
+    Raises:
+        ValueError: it holds no curve.
+    """
     data = json.loads(text)
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
         raise ValueError(f"its 'format' is not {_FORMAT}")

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric, MetricCollection
 
 from ewnprune.batches import TrainerBatches, global_seed
+from ewnprune.compatibility import averaging_callbacks
 from ewnprune.curve import Curve
 from ewnprune.layers import LayerPatterns
 from ewnprune.loggers import log_curve
@@ -52,10 +53,16 @@ class CurveHooks:
             extremes = sorted({self.sparsities[0], self.sparsities[-1]})
             self._measure(trainer, pl_module, TrainerBatches(trainer, flat[0], 1), extremes)
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def _end_training(self, trainer: Any, pl_module: Any) -> None:
         """The curve of the trained network, on validation data."""
-        if self._swept_at != trainer.global_step:  # else every_n_epochs ended on the last epoch
-            self._sweep_in_fit(trainer, pl_module, trainer.current_epoch - 1)
+        if self._swept_at == trainer.global_step:  # every_n_epochs ended on the last epoch
+            if not averaging_callbacks(trainer):
+                return
+            # that was of the weights before they were averaged
+            assert self.curve is not None
+            kept = [point for point in self.curve if point.step != trainer.global_step]
+            self.curve = Curve(tuple(kept), self.curve.notes)
+        self._sweep_in_fit(trainer, pl_module, trainer.current_epoch - 1)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """The curve on validation data, when the Trainer was asked to validate only."""
@@ -88,6 +95,10 @@ class CurveHooks:
         batches = TrainerBatches(trainer, flat[0], limits[0])
         curve = self._measure(trainer, pl_module, batches, self.sparsities)
         curve = curve.tagged(split=split, epoch=epoch, step=trainer.global_step)
+        averaging = averaging_callbacks(trainer)
+        if averaging and epoch == trainer.current_epoch:  # it is over when training has ended
+            note = f"epoch {epoch}: before {averaging[0]} has put in the averaged weights"
+            curve = Curve(curve.points, (*curve.notes, note))
         if len(flat) > 1:
             note = f"measured on the first of {len(flat)} {split} data loaders"
             curve = Curve(curve.points, (*curve.notes, note))

@@ -15,7 +15,13 @@ from typing import Any, Literal
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from ewnprune.checkpoint import fold_checkpoint, initial_norms, passed_levels, restore_originals
+from ewnprune.checkpoint import (
+    curve_so_far,
+    fold_checkpoint,
+    initial_norms,
+    passed_levels,
+    restore_originals,
+)
 from ewnprune.compatibility import (
     builds_layers_later,
     refuse_unheld,
@@ -72,7 +78,8 @@ class PruningHooks(CurveHooks):
         ValueError: levels, scores or numbers that do not fit; the same for the model in ``setup``.
 
     Attributes:
-        curve: the points measured so far in this fit, or by the last validate or test.
+        curve: the points measured so far in this fit, those before it was resumed included; or by
+            the last validate or test.
     """
 
     def __init__(
@@ -161,16 +168,23 @@ class PruningHooks(CurveHooks):
         def on_save_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:
             type(module).on_save_checkpoint(module, checkpoint)
             passed = self.loss_levels.passed
-            fold_checkpoint(module, checkpoint, self._initial_norms, passed)
+            fold_checkpoint(module, checkpoint, self._initial_norms, passed, self.curve)
 
         def on_train_epoch_end(module: Any) -> None:
             type(module).on_train_epoch_end(module)
-            self._end_epoch(trainer, module)
+            if self in trainer.callbacks:  # finders of a rate or batch size set them aside
+                self._end_epoch(trainer, module)
 
-        # The module's hooks and not the callback's: save_weights_only leaves those out, and they
-        # come before the module has logged its epoch.
+        def on_train_end(module: Any) -> None:
+            type(module).on_train_end(module)
+            if self in trainer.callbacks:
+                self._end_training(trainer, module)
+
+        # The module's hooks and not the callback's: save_weights_only leaves those out, they come
+        # before the module has logged its epoch, and before others have put in averaged weights.
         pl_module.on_save_checkpoint = MethodType(on_save_checkpoint, pl_module)
         pl_module.on_train_epoch_end = MethodType(on_train_epoch_end, pl_module)
+        pl_module.on_train_end = MethodType(on_train_end, pl_module)
         if trainer.is_global_zero:
             print(f"ewnprune: layers under {self.method}\n{selection}", flush=True)
 
@@ -184,7 +198,7 @@ class PruningHooks(CurveHooks):
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Fold, and say what was found and written."""
         if stage == "fit":
-            hooks = ["on_train_epoch_end", "configure_optimizers"]
+            hooks = ["on_train_epoch_end", "on_train_end", "configure_optimizers"]
             if not is_sharded(pl_module):  # or it stays attached; its checkpoints can be folded
                 fold(pl_module)
                 hooks.append("on_save_checkpoint")
@@ -203,6 +217,8 @@ class PruningHooks(CurveHooks):
         self.loss_levels.passed = passed_levels(checkpoint)
         if trainer.state.fn == "fit":
             restore_originals(pl_module, checkpoint)
+            self.curve = curve_so_far(checkpoint)
+            self._swept_at = self.curve.points[-1].step if self.curve else None
 
     # --- epochs ----------------------------------------------------------------------------
 

@@ -332,6 +332,51 @@ def test_curve_every_n_epochs_and_at_the_end(tmp_path):
     assert written.points == callback.curve.points
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_resumed_run_keeps_the_curves_of_before(tmp_path):
+    def run(folder, epochs, ckpt_path=None):
+        torch.manual_seed(0)
+        callback = WeightNormPruning(EWN(), LEVELS, every_n_epochs=1)
+        checkpointing = ModelCheckpoint(tmp_path / folder)
+        options = {"max_epochs": epochs, "ckpt_path": ckpt_path}
+        trainer = _fit(tmp_path / folder, Net(), callback, checkpointing, **options)
+        files = [
+            Path(trainer.log_dir, f"sparsity_curve.{kind}").read_bytes() for kind in ("csv", "json")
+        ]
+        return callback.curve, files, checkpointing.best_model_path
+
+    whole, files, _ = run("whole", 4)
+    _, _, half = run("half", 2)
+    resumed, again, _ = run("resumed", 4, half)
+    assert resumed == whole
+    assert [p.epoch for p in resumed.where(sparsity=0.0)] == [0, 1, 2, 3]
+    assert again == files
+
+
+@pytest.mark.parametrize("every", [None, 1])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize(
+    "averaging",
+    [lambda: StochasticWeightAveraging(0.01, 1), lambda: EMAWeightAveraging(decay=0.9)],
+    ids=["SWA", "EMA"],
+)
+def test_the_last_curve_is_of_the_averaged_weights(tmp_path, averaging, norm, every):
+    torch.manual_seed(0)
+    model, callback = Net(), WeightNormPruning(EWN(), LEVELS, every_n_epochs=every)
+    if norm:  # which makes SWA train an epoch more
+        model.net.insert(1, nn.BatchNorm1d(10))
+    _fit(tmp_path, model, callback, averaging(), max_epochs=4)
+    x, y = _data(40, 1).tensors
+    last = callback.curve.where(step=callback.curve.points[-1].step)
+    assert [point.sparsity for point in last] == list(LEVELS)
+    with torch.no_grad():  # what the user has in hand after the fit
+        assert last.points[0].correct == (model.eval()(x).argmax(1) == y).sum().item()
+        expected = nn.functional.cross_entropy(model(x), y).item()
+    assert last.points[0].loss == pytest.approx(expected, rel=1e-5)
+    assert any("averaged weights" in note for note in callback.curve.notes) == bool(every)
+    assert "on_train_end" not in vars(model)
+
+
 def test_sweeping_does_not_change_the_training(tmp_path):
     results = []
     for every in (None, 1):
