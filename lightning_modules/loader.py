@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 class ImageLoader:
@@ -25,13 +26,15 @@ class ImageLoader:
         mean: Mean pixel of the data set, where white is 1.
         std: Standard deviation of its pixels.
         shuffle: Whether each epoch has an order of its own.
-        seed: Chooses the orders.
+        seed: Chooses the orders, and the shifts.
+        shift: Each image is moved by up to so many pixels each way, at random and anew in every
+            epoch; what moves in is black (0).
         rank: Number of this process, from 0.
         world_size: Number of processes.
         current_epoch: Called for the epoch when an iteration starts; None leaves it to `set_epoch`.
 
     Raises:
-        ValueError: If there are fewer images than processes.
+        ValueError: If there are fewer images than processes, or `shift` is negative.
     """
 
     batch_sampler = None  # Lightning asks for it wherever there is a sampler
@@ -46,16 +49,19 @@ class ImageLoader:
         std: float,
         shuffle: bool = False,
         seed: int = 0,
+        shift: int = 0,
         rank: int = 0,
         world_size: int = 1,
         current_epoch: Callable[[], int] | None = None,
     ) -> None:
         if len(images) < world_size:
             raise ValueError(f"{len(images)} images cannot be shared by {world_size} processes")
+        if shift < 0:
+            raise ValueError(f"shift must not be negative, got {shift}")
         self.images, self.labels = images, labels
         self.batch_size = batch_size
         self.mean, self.std = mean, std
-        self.shuffle, self.seed = shuffle, seed
+        self.shuffle, self.seed, self.shift = shuffle, seed, shift
         self.rank, self.world_size = rank, world_size
         self.current_epoch = current_epoch
         self.epoch = 0
@@ -92,7 +98,11 @@ class ImageLoader:
             # one process may have an image more than another, never a batch more
             last = i == len(self) - 1
             index = share[i * self.batch_size : None if last else (i + 1) * self.batch_size]
-            x = self.images[index].unsqueeze(1).float().div_(255).sub_(self.mean).div_(self.std)
+            images = self.images[index]
+            if self.shift:
+                # by number of the batch, so that a resumed epoch goes on with the same shifts
+                images = _shifted(images, self.shift, (self.seed, self.epoch, i, self.rank))
+            x = images.unsqueeze(1).float().div_(255).sub_(self.mean).div_(self.std)
             yield x if self.labels is None else (x, self.labels[index])
 
     def state_dict(self) -> dict[str, int]:
@@ -110,3 +120,14 @@ class ImageLoader:
         # NumPy mixes seed and epoch; their sum would make seed 0 in epoch 1 seed 1 in epoch 0
         order = torch.from_numpy(np.random.default_rng((self.seed, self.epoch)).permutation(n))
         return order[: n - n % self.world_size]
+
+
+def _shifted(images: Tensor, shift: int, seed: tuple[int, ...]) -> Tensor:
+    """Each of the images ``(B, H, W)`` moved by its own draw from -shift to shift, both ways."""
+    count, height, width = images.shape
+    draws = np.random.default_rng(seed).integers(2 * shift + 1, size=(2, count, 1, 1))
+    down, right = torch.from_numpy(draws).to(images.device)
+    rows = down + torch.arange(height, device=images.device).view(1, -1, 1)
+    columns = right + torch.arange(width, device=images.device).view(1, 1, -1)
+    each = torch.arange(count, device=images.device).view(-1, 1, 1)
+    return functional.pad(images, (shift,) * 4)[each, rows, columns]

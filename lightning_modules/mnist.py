@@ -42,7 +42,9 @@ class MNISTDataModule(pl.LightningDataModule):
         fashion: Fashion-MNIST instead of MNIST.
         batch_size: Number of images in a batch (of each process).
         val_size: Number of images held out for validation, from 0 to 59,999.
-        seed: Chooses the split and the order of every epoch.
+        seed: Chooses the split, the order of every epoch and the shifts.
+        shift: Training images are moved by up to so many pixels each way, at random and anew in
+            every epoch.
 
     Raises:
         ValueError: If a number is out of range.
@@ -63,6 +65,7 @@ class MNISTDataModule(pl.LightningDataModule):
         batch_size: int = 128,
         val_size: int = 5000,
         seed: int = 0,
+        shift: int = 0,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -71,6 +74,8 @@ class MNISTDataModule(pl.LightningDataModule):
             raise ValueError(
                 f"val_size must be from 0 to 59999 of the 60,000 training images, got {val_size}"
             )
+        if shift < 0:
+            raise ValueError(f"shift must not be negative, got {shift}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
         self.save_hyperparameters(ignore=["data_dir"])  # another machine has other folders
@@ -79,6 +84,7 @@ class MNISTDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.val_size = val_size
         self.seed = seed
+        self.shift = shift
         self._images: dict[str, Tensor] = {}
         self._labels: dict[str, Tensor] = {}
         self._resume: dict[str, int] | None = None
@@ -183,5 +189,6 @@ class MNISTDataModule(pl.LightningDataModule):
             std=std,
             shuffle=shuffle,
             seed=self.seed,
+            shift=self.shift if part == "train" else 0,
             **share,
         )

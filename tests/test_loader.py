@@ -109,3 +109,40 @@ def test_lightning_finds_the_state_and_the_epoch():
     next(iter(combined))
     assert combined._state_dicts() == [{"epoch": 0, "batch": 1}]
     assert combined.sampler is combined.flattened[0]
+
+
+def test_shifts_move_each_image_by_whole_pixels_both_ways():
+    images = torch.arange(1, 1 + 40 * 12).view(40, 3, 4).remainder(250).add(1).to(torch.uint8)
+    batches = ImageLoader(images, torch.arange(40), 16, mean=0.0, std=1 / 255, shift=2)
+    seen = set()
+    for x, y in batches:
+        for image, number in zip(x[:, 0].round().int(), y.tolist(), strict=True):
+            moved = []
+            for down in range(-2, 3):
+                for right in range(-2, 3):
+                    expected = torch.zeros(3, 4, dtype=torch.int)
+                    for i in range(3):
+                        for j in range(4):
+                            if 0 <= i + down < 3 and 0 <= j + right < 4:
+                                expected[i + down, j + right] = int(images[number, i, j])
+                    moved += [(down, right)] * torch.equal(image, expected)
+            assert moved
+            seen |= set(moved)
+    assert len(seen) > 15
+
+
+def test_shifts_are_new_in_each_epoch_and_the_same_when_resumed():
+    def epoch(number: int, resumed: int = 0) -> list[torch.Tensor]:
+        images = torch.arange(12 * 36).remainder(256).view(12, 6, 6).to(torch.uint8)
+        batches = ImageLoader(images, None, 4, mean=0.0, std=1.0, shift=1, shuffle=True, seed=5)
+        batches.set_epoch(number)
+        batches.load_state_dict({"epoch": number, "batch": resumed})
+        return list(batches)
+
+    assert all(torch.equal(a, b) for a, b in zip(epoch(1)[2:], epoch(1, 2), strict=True))
+    assert not torch.equal(torch.cat(epoch(0)).sort(0)[0], torch.cat(epoch(1)).sort(0)[0])
+
+
+def test_a_negative_shift_is_refused():
+    with pytest.raises(ValueError, match="shift must not be negative, got -1"):
+        loader(shift=-1)
