@@ -67,7 +67,13 @@ class LogNormPenalty(Callback):
     does not hold decays to nothing exponentially, while large ones are hardly bent, unlike under
     the group lasso. It has no minimum: neurons that are not needed go on shrinking.
 
-    The strength rises linearly over the first ``ramp`` of the training and drops to zero after
+    With ``lasso`` the group lasso ``lasso * sum_u ||w_u|| = lasso * sum_u exp(alpha_u)`` comes on
+    top. Its gradient ``lasso * exp(alpha_u)`` is felt by large norms and not by small ones, the
+    other way round than the log-norms': the one shortens what stays, as weight decay does, the
+    other removes what need not stay. Alone it would bring no neuron near zero in reasonable time:
+    under EWN ``||w_u||`` then falls as ``1 / time``.
+
+    Both strengths rise linearly over the first ``ramp`` of the training and drop to zero after
     ``until`` of it, so that what is left can settle without a pull. Momentum in the optimizer
     multiplies the pull by ``1 / (1 - momentum)``, as it does for any gradient.
 
@@ -75,18 +81,23 @@ class LogNormPenalty(Callback):
         strength: the factor, >= 0.
         ramp: fraction of the training in [0, 1].
         until: fraction of the training in [0, 1].
+        lasso: the factor of the group lasso, >= 0.
 
     Raises:
         ValueError: a number out of range; at the start of a fit, no layer under EWN.
     """
 
-    def __init__(self, strength: float, ramp: float = 0.0, until: float = 1.0) -> None:
-        if not strength >= 0:
-            raise ValueError(f"strength={strength}: expected a number >= 0")
+    def __init__(
+        self, strength: float, ramp: float = 0.0, until: float = 1.0, lasso: float = 0.0
+    ) -> None:
+        for name, value in {"strength": strength, "lasso": lasso}.items():
+            if not value >= 0:
+                raise ValueError(f"{name}={value}: expected a number >= 0")
         for name, value in {"ramp": ramp, "until": until}.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}: expected a fraction of the training in [0, 1]")
-        self.strength, self.ramp, self.until = strength, ramp, until
+        self.strength, self.lasso = strength, lasso
+        self.ramp, self.until = ramp, until
 
     def factor(self, done: float) -> float:
         """The schedule at a fraction ``done`` of the training, in [0, 1].
@@ -115,10 +126,12 @@ class LogNormPenalty(Callback):
     ) -> None:
         # after mixed precision has unscaled the gradients, once per step whatever is accumulated
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        pull = self.strength * self.factor(trainer.global_step / self._steps)
+        factor = self.factor(trainer.global_step / self._steps)
         for alpha in self._alphas:
             if id(alpha) in held and alpha.grad is not None:
-                alpha.grad.add_(pull)
+                alpha.grad.add_(factor * self.strength)
+                if self.lasso:
+                    alpha.grad.add_(alpha.detach().exp(), alpha=factor * self.lasso)
 
 
 class AlphaLearningRate(Callback):

@@ -52,7 +52,7 @@ def _fit(model, *callbacks, parametrization=None, **options):
     return end.state
 
 
-def _by_hand(start, optimizer, strength=0.0, rate=1.0, schedule=lambda done: 1.0, factor=1.0):
+def _by_hand(start, optimizer, strength, lasso, rate, schedule, factor):
     """The same with the penalty in the loss and alpha in a parameter group of its own."""
     net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double()
     net.load_state_dict(start)
@@ -68,7 +68,8 @@ def _by_hand(start, optimizer, strength=0.0, rate=1.0, schedule=lambda done: 1.0
     loader = _loader()
     for step, (x, y) in enumerate(loader):
         made.zero_grad()
-        penalty = strength * schedule(step / len(loader)) * alpha.sum()
+        norms = net[0].weight.norm(dim=1)
+        penalty = (strength * norms.log() + lasso * norms).sum() * schedule(step / len(loader))
         (nn.functional.cross_entropy(net(x), y) + penalty).backward()
         made.step()
         decay.step()
@@ -89,13 +90,13 @@ def test_options_are_what_they_stand_for_under_any_optimizer(name):
     pl.seed_everything(1)
     model = _Net(OPTIMIZERS[name])
     start = {k: v.clone() for k, v in model.net.state_dict().items()}
-    penalty = LogNormPenalty(0.02, ramp=0.5, until=0.8)
+    penalty = LogNormPenalty(0.02, ramp=0.5, until=0.8, lasso=0.03)
     found = _fit(model, InitialNorms(0.3), penalty, AlphaLearningRate(4.0, max_change=100.0))
 
     def schedule(done):
         return 0.0 if done >= 0.8 else min(1.0, done / 0.5)
 
-    expected = _by_hand(start, OPTIMIZERS[name], 0.02, 4.0, schedule, factor=0.3)
+    expected = _by_hand(start, OPTIMIZERS[name], 0.02, 0.03, 4.0, schedule, 0.3)
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value)
@@ -151,6 +152,7 @@ def test_initial_norms_count_for_the_change_score():
     [
         (lambda: InitialNorms(0), "factor=0"),
         (lambda: LogNormPenalty(-1), "strength=-1"),
+        (lambda: LogNormPenalty(1, lasso=-1), "lasso=-1"),
         (lambda: LogNormPenalty(1, ramp=2), "ramp=2"),
         (lambda: AlphaLearningRate(0), "rate=0"),
         (lambda: AlphaLearningRate(1, max_change=0), "max_change=0"),
