@@ -7,6 +7,8 @@ Normalized Smooth Homogeneous Neural Nets", https://arxiv.org/abs/2010.12909.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ewnprune.attention import SeparateAttention as SeparateAttention
+from ewnprune.attention import separate_attention as separate_attention
 from ewnprune.controller import LossController as LossController
 from ewnprune.controller import LossDrivenRate as LossDrivenRate
 from ewnprune.curve import Count as Count

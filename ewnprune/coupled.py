@@ -6,7 +6,6 @@ Structural Pruning", https://arxiv.org/abs/2301.12900.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,43 +15,13 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
 from ewnprune.graph import Forward
+from ewnprune.groups import Group, Places
+from ewnprune.head_groups import Heads, cut_heads, head_groups
+from ewnprune.heads import find_attention
 from ewnprune.layers import LAYER_TYPES, type_name
 from ewnprune.preserve import clone
 
 _ACROSS_CHANNELS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.Softmax, nn.Softmax2d)
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the channels of a group lie in one layer: its index for the channel of the group."""
-
-    layer: nn.Module
-    index: tuple[int, ...]
-    channel: tuple[int, ...]
-
-
-@dataclass
-class Group:
-    """Channels that go together: the neurons of the ``makers``, columns of the ``readers``.
-
-    Attributes:
-        name: the layer that gives the group its numbering, and its name.
-        size: how many channels there are.
-        makers: the layers whose neurons they are, by name.
-        readers: the layers that read them, by name.
-        blocks: channels stay in so many blocks of equal size (grouped convolutions, GroupNorm).
-        stays: why none of them can go; empty if they can.
-        maskable: whether setting what the readers multiply them with to zero says the same as
-            removing them. It does not where a LayerNorm or GroupNorm reads across channels.
-    """
-
-    name: str
-    size: int
-    makers: dict[str, Places] = field(default_factory=dict)
-    readers: dict[str, Places] = field(default_factory=dict)
-    blocks: int = 1
-    stays: str = ""
-    maskable: bool = True
 
 
 class Couplings:
@@ -62,12 +31,15 @@ class Couplings:
         model: the model, in eval mode; all its parameters must require gradients.
         forward: gives the outputs from model and inputs.
         inputs: example inputs.
+        heads: what may go of attention.
 
     Raises:
         ValueError: torch-pruning is missing, or cannot follow the model.
     """
 
-    def __init__(self, model: nn.Module, forward: Forward, inputs: Any) -> None:
+    def __init__(
+        self, model: nn.Module, forward: Forward, inputs: Any, heads: Heads = "keep"
+    ) -> None:
         try:
             import torch_pruning
         except ImportError as error:
@@ -75,7 +47,7 @@ class Couplings:
                 "removing neurons from a network that is no chain needs torch-pruning: "
                 "pip install 'ewnprune[structured]'"
             ) from error
-        self._model = model
+        self.model = model
         self._graph: Any = torch_pruning.DependencyGraph()
         self._last: set[nn.Module] = set()
         try:
@@ -94,9 +66,20 @@ class Couplings:
             ) from error
         self._names = {module: name for name, module in model.named_modules()}
         self._roots: dict[str, tuple[nn.Module, Any]] = {}
+        self._heads = head_groups(find_attention(model, forward, inputs), heads, model)
 
     def groups(self) -> Iterator[Group]:
-        """Each group once, in the order of the graph."""
+        """Each group once, in the order of the graph; the heads of attention are groups."""
+        given: list[Group] = []
+        for group in self._found():
+            heads = [g for g in self._heads if not g.makers.keys().isdisjoint(group.makers)]
+            if not heads:
+                yield group
+            yield from (each for each in heads if each not in given)
+            given += heads
+
+    def _found(self) -> Iterator[Group]:
+        """The groups of the graph, which knows nothing of heads."""
         for found in self._graph.get_all_groups(root_module_types=[*LAYER_TYPES]):
             root = found[0].dep.target.module
             group = Group(self._names[root], len(found[0].idxs))
@@ -109,6 +92,9 @@ class Couplings:
 
     def remove(self, group: Group, channels: list[int]) -> None:
         """Cut channels out of all layers of their group, in place."""
+        if group.attention is not None:
+            cut_heads(self.model, group, channels)
+            return
         root, handler = self._roots[group.name]
         self._graph.get_pruning_group(root, handler, channels).prune(record_history=False)
 
@@ -123,7 +109,10 @@ class Couplings:
         if module in self._last and self._graph.is_out_channel_pruning_fn(item.dep.handler):
             group.stays = "its channels are outputs of the model"
         if isinstance(module, nn.MultiheadAttention):
-            group.stays = f"{name!r} (MultiheadAttention) ties its heads to the width of its inputs"
+            group.stays = (
+                f"{name!r} (MultiheadAttention) ties its heads to the width of its inputs; "
+                "ewnprune.separate_attention gives it layers of its own"
+            )
         elif isinstance(module, nn.RNNBase):
             group.stays = f"{name!r} is a recurrent layer"
         elif isinstance(module, nn.Parameter):

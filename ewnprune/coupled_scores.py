@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ewnprune.coupled import Group, Places
+from ewnprune.groups import Group, Places
 from ewnprune.layers import neuron_rows
 from ewnprune.ranking import Score, check_scores, layer_seed, precise
 from ewnprune.scores import Neurons
@@ -22,7 +22,7 @@ def unit_scores(
     initial_norms: Mapping[str, Tensor] | None,
     seed: int | None,
 ) -> Tensor:
-    """One score per unit, ``(size / blocks,)``, from those of all neurons in it."""
+    """One score per unit, ``(units,)``, from those of all neurons in it."""
     rows = []
     for maker, places in group.makers.items():
         neurons = _neurons(maker, places, group, initial_norms, seed)
@@ -34,9 +34,17 @@ def unit_scores(
                 f"score {name!r} ranks single weights: expected one number per neuron; single "
                 "weights can be masked in sparsity_curve only"
             )
-        row = torch.full((group.size,), torch.nan, dtype=torch.float64)
-        row[list(places.channel)] = values.double().cpu()[list(places.index)]
-        rows.append(row.view(group.blocks, -1))
+        # a layer that makes queries, keys and values has three neurons for a channel
+        parts = len(places.channel) // max(1, len(set(places.channel)))
+        for index, channel in zip(
+            torch.tensor(places.index).view(parts, -1),
+            torch.tensor(places.channel).view(parts, -1),
+            strict=True,
+        ):
+            row = torch.full((group.size,), torch.nan, dtype=torch.float64)
+            row[channel] = values.double().cpu()[index]
+            table = row.view(group.blocks, group.width)
+            rows.append(table.T if group.whole else table)
     table = torch.cat(rows)
     if couple == "mean":
         return table.nanmean(0)

@@ -6,14 +6,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ewnprune.coupled import Couplings, Group
+from ewnprune.coupled import Couplings
 from ewnprune.graph import Forward, close, same
+from ewnprune.groups import Group
+from ewnprune.head_groups import rescale_queries
 from ewnprune.layers import type_name
 from ewnprune.preserve import clone, evaluating
 
 
 def cut(
-    small: nn.Module,
     couplings: Couplings,
     groups: list[Group],
     removed: Mapping[str, list[int]],
@@ -26,32 +27,43 @@ def cut(
     Raises:
         ValueError: the network does not run any more, or gives other outputs.
     """
-    modes = {module: module.training for module in small.modules()}
+    small = couplings.model
     for group in groups:
         if removed[group.name]:
             couplings.remove(group, removed[group.name])
+    outputs = _run(small, forward, inputs)
+    if expected is None:
+        return 0.0
+    narrowed = [g for g in groups if g.attention and not g.whole and removed[g.name]]
+    if narrowed:
+        # whether attention divides by a number that it keeps, or by one that has become smaller,
+        # only its outputs tell
+        before = {key: value.clone() for key, value in small.state_dict().items()}
+        for group in narrowed:
+            rescale_queries(group, removed[group.name])
+        rescaled = _run(small, forward, inputs)
+        if _difference(rescaled, expected) < _difference(outputs, expected):
+            outputs = rescaled
+        else:
+            small.load_state_dict(before)
+    if not same(outputs, expected, close):
+        raise broken(small, "does not give the outputs of the masked one on the example")
+    return _difference(outputs, expected)
+
+
+def _run(small: nn.Module, forward: Forward, inputs: Any) -> Any:
     try:
         with evaluating(small):
-            outputs = forward(small, clone(inputs))
+            return forward(small, clone(inputs))
     except Exception as error:  # any code of the user
         reason = " ".join(str(error).split())[:160]
         raise broken(small, f"does not run ({type(error).__name__}: {reason})") from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    if expected is None:
-        return 0.0
-    if not same(outputs, expected, close):
-        raise broken(small, "does not give the outputs of the masked one on the example")
-    tensors = [tree_leaves(tree) for tree in (outputs, expected)]
-    return max(
-        (
-            float((a - b).abs().max())
-            for a, b in zip(*tensors, strict=True)
-            if isinstance(a, Tensor)
-        ),
-        default=0.0,
-    )
+
+
+def _difference(outputs: Any, expected: Any) -> float:
+    pairs = zip(tree_leaves(outputs), tree_leaves(expected), strict=True)
+    differences = [float((a - b).abs().max()) for a, b in pairs if isinstance(a, Tensor)]
+    return max(differences, default=0.0)
 
 
 def broken(model: nn.Module, what: str) -> ValueError:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ewnprune.anatomy import Anatomy, dissect
 from ewnprune.choice import Choice, Indices, given
 from ewnprune.graph import Forward, call, close, same
+from ewnprune.head_groups import Heads
 from ewnprune.layers import LayerPatterns, type_name
 from ewnprune.masking import masking
 from ewnprune.masks import Scope
@@ -37,6 +38,7 @@ def remove_neurons(
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
     round_to: int = 1,
+    heads: Heads = "keep",
     initial_norms: Mapping[str, Tensor] | None = None,
     seed: int | None = None,
     forward: Forward = call,
@@ -58,13 +60,14 @@ def remove_neurons(
         sparsity: fraction of the neurons to remove, in [0, 1); never a whole layer.
         example_input: a batch of inputs.
         indices: instead of a sparsity, the neurons to remove by layer, ``{"fc1": [0, 7]}``; what
-            is coupled with them goes too. What follows, up to ``forward``, has no meaning then.
+            is coupled with them goes too. No other argument that says what goes has a meaning then.
         score: what decides which neurons go, see `ewnprune.scores`.
         layers: which layers, see `select_layers`; by default all but the last.
         exclude: which of them to leave.
         scope: ``"layer"`` or ``"global"``.
         round_to: the number of neurons that stay is rounded up to a multiple of this, as far as
             there are so many.
+        heads: ``"whole"`` or ``"dims"`` for heads of attention, see `remove_coupled_neurons`.
         initial_norms: norms at initialisation by layer name, for scores that need them.
         seed: seed of scores that draw numbers.
         forward: from model and inputs to outputs; ``model(inputs)`` by default.
@@ -88,7 +91,7 @@ def remove_neurons(
     Linear(in_features=4, out_features=8, bias=True)
     """
     choice = Choice(sparsity, indices, score, layers, exclude, scope, round_to, initial_norms, seed)
-    return remove_chosen(model, choice, example_input, forward)
+    return remove_chosen(model, choice, example_input, forward, heads)
 
 
 Prepare = Callable[[nn.Module, Mapping[str, Tensor]], None]
@@ -100,11 +103,14 @@ def remove_chosen(
     choice: Choice,
     example_input: Any,
     forward: Forward,
+    heads: Heads = "keep",
     prepare: Prepare | None = None,
 ) -> nn.Module:
     """`remove_neurons`, with the choice made, and a copy that may be changed before the cut."""
     small = deepcopy(model)
     inputs = to_device(given(example_input), device_of(small))
+    if heads != "keep":
+        return _remove_coupled(model, choice, inputs, forward, heads, prepare)
     with evaluating(small):
         anatomy = dissect(small, forward, choice.select(small).chosen, inputs)
         chain = not any(flow.unknown for flow in anatomy.flows.values())
@@ -112,12 +118,7 @@ def remove_chosen(
         chain = chain and not unequal_groups(anatomy, keep)
         # not where the forward pass cannot be traced: an example shows one way through it only
         if not chain and anatomy.trace is not None and find_spec("torch_pruning"):
-            from ewnprune.structured import remove_coupled
-
-            removal = remove_coupled(model, choice, inputs, forward, prepare=prepare)
-            if removal.unexpected:
-                warnings.warn("; ".join(removal.unexpected), stacklevel=3)
-            return removal.model
+            return _remove_coupled(model, choice, inputs, forward, heads, prepare)
         keep = keep or choice.keep(anatomy)
         refuse_unremovable(small, anatomy, keep)
         if prepare is not None:
@@ -136,6 +137,22 @@ def remove_chosen(
             "followed; use mask_neurons, or leave layers with exclude="
         )
     return small
+
+
+def _remove_coupled(
+    model: nn.Module,
+    choice: Choice,
+    inputs: Any,
+    forward: Forward,
+    heads: Heads,
+    prepare: Prepare | None,
+) -> nn.Module:
+    from ewnprune.structured import remove_coupled
+
+    removal = remove_coupled(model, choice, inputs, forward, heads=heads, prepare=prepare)
+    if removal.unexpected:
+        warnings.warn("; ".join(removal.unexpected), stacklevel=4)
+    return removal.model
 
 
 def inputs_gone(anatomy: Anatomy, keep: Mapping[str, Tensor]) -> dict[str, Tensor]:

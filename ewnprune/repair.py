@@ -71,7 +71,7 @@ def remove_and_repair(
     choice = Choice(sparsity, indices, score, layers, exclude, scope, round_to, initial_norms, seed)
     inputs = to_device(given(calibration), device_of(model))
     repair = partial(fold_contributions, forward=forward, inputs=inputs)
-    return remove_chosen(model, choice, one_sample(inputs), forward, repair)
+    return remove_chosen(model, choice, one_sample(inputs), forward, prepare=repair)
 
 
 def fold_contributions(

@@ -9,15 +9,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from ewnprune.choice import Choice, Indices, check_indices, given, neuron_counts
-from ewnprune.coupled import Couplings, Group, refuse_unfollowable
+from ewnprune.coupled import Couplings, refuse_unfollowable
 from ewnprune.coupled_scores import Couple, unit_scores
 from ewnprune.cutting import broken, cut
 from ewnprune.graph import Forward, call, same
-from ewnprune.layers import LayerPatterns, Selection, type_name
+from ewnprune.groups import Group
+from ewnprune.head_groups import Heads
+from ewnprune.layers import LayerPatterns, Selection, select_layers, type_name
 from ewnprune.masks import Scope, rank
 from ewnprune.preserve import clone, device_of, evaluating, to_device
 from ewnprune.ranking import Score
-from ewnprune.units import asked_units, channels_of, inputs_gone, silence
+from ewnprune.units import asked_units, inputs_gone, silence
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def remove_coupled_neurons(
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
     round_to: int = 1,
+    heads: Heads = "keep",
     initial_norms: Mapping[str, Tensor] | None = None,
     seed: int | None = None,
     forward: Forward = call,
@@ -84,7 +87,8 @@ def remove_coupled_neurons(
         example_input: a batch of inputs; best of one sample, as its forward pass is recorded.
         indices: instead of a sparsity, the neurons to remove by layer, ``{"conv1": [0, 7]}``. All
             that is coupled with them goes too, so that layers of one group must be given the same
-            channels, or one of them alone. What follows, up to ``forward``, has no meaning then.
+            channels, or one of them alone. Heads, or their dimensions, are named by the module
+            that the attention lies in. No other argument that says what goes has a meaning then.
         score: what decides which neurons go, see `ewnprune.scores`; one number per neuron.
         couple: the score of coupled neurons from those of the layers: their ``"mean"``, the
             ``"max"``, or ``"l2"``, the root of the sum of squares (with the score ``"norm"`` the
@@ -95,13 +99,16 @@ def remove_coupled_neurons(
             of all groups.
         round_to: the number of neurons that stay is rounded up to a multiple of this, as far as
             there are so many.
+        heads: what goes of attention made of Linear layers: ``"whole"`` heads, the same number of
+            ``"dims"`` of each, or nothing. Attributes such as ``num_heads`` and ``head_dim`` of the
+            module are set to what is left; its forward pass must go by them, or by the sizes.
         initial_norms: norms at initialisation by layer name, for scores that need them.
         seed: seed of scores that draw numbers.
         forward: from model and inputs to outputs; ``model(inputs)`` by default.
 
     Returns:
-        The network, and what was done. Attention keeps its heads: in torch's MultiheadAttention
-        they are tied to the width of its inputs.
+        The network, and what was done. torch's MultiheadAttention stays, as it ties its heads to
+        the width of its inputs; see `separate_attention`.
 
     Raises:
         ValueError: torch-pruning is missing, the model cannot be followed, no group may go, or
@@ -120,7 +127,7 @@ def remove_coupled_neurons(
     Linear(in_features=4, out_features=4, bias=True)
     """
     choice = Choice(sparsity, indices, score, layers, exclude, scope, round_to, initial_norms, seed)
-    return remove_coupled(model, choice, example_input, forward, couple)
+    return remove_coupled(model, choice, example_input, forward, couple, heads)
 
 
 def remove_coupled(
@@ -129,6 +136,7 @@ def remove_coupled(
     example_input: Any,
     forward: Forward,
     couple: Couple = "mean",
+    heads: Heads = "keep",
     prepare: Callable[[nn.Module, Mapping[str, Tensor]], None] | None = None,
 ) -> Removal:
     """`remove_coupled_neurons`, with the choice made.
@@ -138,7 +146,9 @@ def remove_coupled(
     """
     if couple not in ("mean", "max", "l2"):
         raise ValueError(f"couple={couple!r}: expected 'mean', 'max' or 'l2'")
-    selection = choice.select(model)
+    if heads not in ("keep", "whole", "dims"):
+        raise ValueError(f"heads={heads!r}: expected 'keep', 'whole' or 'dims'")
+    selection = select_layers(model, choice.layers, choice.exclude)
     refuse_unfollowable(model)
     small = deepcopy(model)
     trains = {key: parameter.requires_grad for key, parameter in small.named_parameters()}
@@ -146,7 +156,7 @@ def remove_coupled(
     inputs = to_device(given(example_input), device_of(small))
     with evaluating(small):
         dense = forward(small, clone(inputs))
-        couplings = Couplings(small, forward, inputs)
+        couplings = Couplings(small, forward, inputs, heads)
         groups = list(couplings.groups())
     if choice.indices is None:
         free = _free(groups, selection, model)
@@ -155,15 +165,16 @@ def remove_coupled(
             group.name: unit_scores(group, name, score, couple, choice.initial_norms, choice.seed)
             for group in free
         }
-        steps = {g.name: choice.round_to // gcd(choice.round_to, g.blocks) for g in free}
+        steps = {g.name: choice.round_to // gcd(choice.round_to, g.size // g.units) for g in free}
         keep = choice.kept(rank(values, choice.scope), steps)
     else:
-        keep = asked_units(groups, check_indices(choice.indices, neuron_counts(model)))
+        sizes = neuron_counts(model) | {g.name: g.units for g in groups if g.attention}
+        keep = asked_units(groups, check_indices(choice.indices, sizes))
         free = [group for group in groups if group.name in keep]
         for group in groups:
             group.stays = group.stays or ("" if group in free else "not among the layers asked for")
     removed = {
-        group.name: channels_of(group, (~keep[group.name]).nonzero().flatten().tolist())
+        group.name: group.channels_of((~keep[group.name]).nonzero().flatten().tolist())
         for group in free
     }
     if prepare is not None:
@@ -174,10 +185,10 @@ def remove_coupled(
     silence(masked, removed, alike)
     with evaluating(masked):
         expected = forward(masked, clone(inputs))
-    difference = cut(small, couplings, alike, removed, forward, inputs, expected)
+    difference = cut(couplings, alike, removed, forward, inputs, expected)
     others = [group for group in free if not group.maskable]
     if any(removed[group.name] for group in others):
-        cut(small, couplings, others, removed, forward, inputs, None)
+        cut(couplings, others, removed, forward, inputs, None)
     with evaluating(small):
         outputs = forward(small, clone(inputs))
     if not same(outputs, dense, lambda one, other: True):
@@ -223,6 +234,8 @@ def _notes(
         else:
             few, all_ = left[group.name]
             how = "" if group.maskable else "; not as a mask would, since a norm reads across them"
+            if group.attention:
+                how = f", {few // group.width if group.whole else group.blocks} heads"
             notes.append(f"{who}: {few} of {all_} neurons left{how}")
     for name in (*selection.chosen, *selection.left):
         if name not in seen:

@@ -75,7 +75,7 @@ def shrink(anatomy: Anatomy, keep: Mapping[str, Tensor]) -> None:
     """Cut the neurons out of their layers, the BatchNorms they pass and the layers they feed."""
     rows, columns = _cuts(anatomy, keep)
     for name in {**rows, **columns}:
-        _shrink_layer(anatomy.modules[name], rows.get(name), columns.get(name))
+        shrink_layer(anatomy.modules[name], rows.get(name), columns.get(name))
     for name in keep:
         for reader in anatomy.flows[name].channelwise:
             kept = keep[name].repeat_interleave(reader.block)
@@ -109,7 +109,8 @@ def _zero(tensor: Any, keep: Tensor) -> None:
         tensor.masked_fill_(~keep.to(tensor.device), 0)
 
 
-def _shrink_layer(layer: Any, rows: Tensor | None, columns: Tensor | None) -> None:
+def shrink_layer(layer: Any, rows: Tensor | None, columns: Tensor | None) -> None:
+    """Cut a layer down to some of its neurons and of its inputs, ``(n,)`` each; None keeps all."""
     groups = _groups(layer)
     kernel = () if isinstance(layer, nn.Linear) else tuple(layer.kernel_size)
     cells = _cells(layer, rows, columns).to(layer.weight.device)
