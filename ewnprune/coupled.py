@@ -120,6 +120,9 @@ class Couplings:
                 group.stays = f"a parameter {tuple(module.shape)} is not seen to have them"
         elif isinstance(module, LAYER_TYPES):
             self._add_layer(group, name, module, kind, item.dep.handler, places)
+        elif isinstance(module, nn.Embedding):
+            group.embeddings.append(name)
+            group.maskable = group.maskable and module.max_norm is None
         elif isinstance(module, _ACROSS_CHANNELS):
             group.maskable = False
             if isinstance(module, nn.GroupNorm):

@@ -39,6 +39,7 @@ class Group:
         size: how many channels there are.
         makers: the layers whose neurons they are, by name.
         readers: the layers that read them, by name.
+        embeddings: embeddings with these dimensions; they go along, and have no say in the score.
         blocks: channels stay in so many blocks of equal size (grouped convolutions, GroupNorm,
             heads of attention).
         whole: a unit is a whole block; otherwise it is one channel of each.
@@ -52,6 +53,7 @@ class Group:
     size: int
     makers: dict[str, Places] = field(default_factory=dict)
     readers: dict[str, Places] = field(default_factory=dict)
+    embeddings: list[str] = field(default_factory=list)
     blocks: int = 1
     whole: bool = False
     stays: str = ""

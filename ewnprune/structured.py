@@ -45,7 +45,7 @@ class Removal:
         """The notes on layers that stay unasked, and on those not removed as a mask would."""
         expected = (
             *(": excluded", ": not among the layers asked for", ": the last layer: "),
-            ": its channels are outputs of the model",
+            *(": its channels are outputs of the model", ": its dimensions are no neurons"),
         )
         return tuple(
             note
@@ -196,7 +196,8 @@ def remove_coupled(
     for key, parameter in small.named_parameters():
         parameter.requires_grad_(trains.get(key, True))  # a bias may have come
     left = {group.name: (group.size - len(removed[group.name]), group.size) for group in free}
-    return Removal(small, left, _notes(groups, selection, left), difference)
+    notes = _notes(model, groups, selection, left)
+    return Removal(small, left, notes, difference)
 
 
 def _free(groups: list[Group], selection: Selection, model: nn.Module) -> list[Group]:
@@ -222,22 +223,28 @@ def _refuse_across(groups: list[Group], removed: Mapping[str, list[int]]) -> Non
 
 
 def _notes(
-    groups: list[Group], selection: Selection, left: Mapping[str, tuple[int, int]]
+    model: nn.Module,
+    groups: list[Group],
+    selection: Selection,
+    left: Mapping[str, tuple[int, int]],
 ) -> tuple[str, ...]:
     notes = []
     seen: set[str] = set()
     for group in groups:
-        seen.update(group.makers)
-        who = ", ".join(group.makers)
+        seen.update(group.makers, group.embeddings)
+        who = ", ".join([*group.makers, *group.embeddings])
         if group.stays:
             notes.append(f"{who}: stays: {group.stays}")
         else:
             few, all_ = left[group.name]
             how = "" if group.maskable else "; not as a mask would, since a norm reads across them"
-            if group.attention:
-                how = f", {few // group.width if group.whole else group.blocks} heads"
+            if group.whole:
+                how = f", {few // group.width} of {group.blocks} heads"
             notes.append(f"{who}: {few} of {all_} neurons left{how}")
     for name in (*selection.chosen, *selection.left):
         if name not in seen:
             notes.append(f"{name}: stays: its weights are used without calling it, or not at all")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name not in seen:
+            notes.append(f"{name}: stays: its dimensions are no neurons of a layer")
     return tuple(notes)
