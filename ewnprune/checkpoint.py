@@ -10,6 +10,7 @@ weight cannot give back bit for bit (it has lost the length of ``v``), lie besid
         "initial_norms": {"network.1": tensor, ...},
         "passed_levels": [-10.0],
         "curve": "{...}",  # what was measured so far, as in sparsity_curve.json
+        "finetuning": None,  # or since which epoch, at what sparsity, by which score, the masks
     }
 
 All of it is tensors and plain Python types: ``torch.load(..., weights_only=True)`` reads it.
@@ -70,19 +71,26 @@ def curve_so_far(checkpoint: dict[str, Any]) -> Curve | None:
     return None if text is None else curve_from_json(text)
 
 
+def finetuning(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    """How the run was finetuning; None before."""
+    found: dict[str, Any] | None = checkpoint.get(KEY, {}).get("finetuning")
+    return found
+
+
 def fold_checkpoint(
     model: nn.Module,
     checkpoint: dict[str, Any],
     initial_norms: dict[str, Tensor],
     passed_levels: list[float],
     curve: Curve | None,
+    finetuning: dict[str, Any] | None,
 ) -> None:
     """Put plain weights in place of the originals in ``checkpoint``, and the originals beside.
 
     Those of a model under FSDP2 stay as they are: Lightning loads such a file before anybody could
     translate it. `fold_state_dict` makes plain weights of them.
     """
-    attached = attached_parametrizations(model)
+    attached = attached_parametrizations(model, remove_duplicate=False)
     state = checkpoint["state_dict"]
     folded = state if is_sharded(model) else fold_state_dict(state, attached)
     checkpoint["state_dict"] = folded
@@ -93,6 +101,7 @@ def fold_checkpoint(
         "initial_norms": initial_norms,
         "passed_levels": list(passed_levels),
         "curve": None if curve is None else curve_to_json(curve),
+        "finetuning": finetuning,
     }
 
 
@@ -102,7 +111,8 @@ def restore_originals(model: nn.Module, checkpoint: dict[str, Any]) -> None:
     Raises:
         ValueError: the checkpoint's reparametrized layers are not the model's.
     """
-    expected = {name: _path(p) for name, p in attached_parametrizations(model).items()}
+    attached = attached_parametrizations(model, remove_duplicate=False)
+    expected = {name: _path(p) for name, p in attached.items()}
     stored = checkpoint.get(KEY, {"layers": {}, "originals": {}})
     if stored["layers"] != expected:
         raise ValueError(

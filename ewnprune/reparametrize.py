@@ -101,11 +101,18 @@ def fold(model: nn.Module) -> list[str]:
     return list(folded)
 
 
-def attached_parametrizations(model: nn.Module) -> dict[str, NeuronParametrization]:
-    """The parametrization on each reparametrized layer, by layer name."""
+def attached_parametrizations(
+    model: nn.Module, remove_duplicate: bool = True
+) -> dict[str, NeuronParametrization]:
+    """The parametrization on each reparametrized layer, by layer name.
+
+    Args:
+        model: any module.
+        remove_duplicate: give a layer that the model has under several names only once.
+    """
     return {
         name: parametrization
-        for name, layer in model.named_modules()
+        for name, layer in model.named_modules(remove_duplicate=remove_duplicate)
         if isinstance(parametrization := _parametrization_on(layer), NeuronParametrization)
     }
 
@@ -119,8 +126,9 @@ def _parametrization_on(layer: nn.Module) -> nn.Module | None:
 
 def _weight_owners(model: nn.Module) -> dict[int, list[str]]:
     owners: dict[int, list[str]] = {}
-    for key, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(key)
+    for name, module in model.named_modules():  # one module under two names is no tie
+        for key, parameter in module._parameters.items():
+            owners.setdefault(id(parameter), []).append(f"{name}.{key}".lstrip("."))
     return owners
 
 

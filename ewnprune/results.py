@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ewnprune.curve import Curve
 from ewnprune.curve_files import write_curve
 from ewnprune.figure import plot_curve
+from ewnprune.table import measured
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,4 +40,5 @@ def write_results(curve: Curve, newest: Curve, paths: list[Path]) -> "Figure":
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix in (".csv", ".json"):
             write_curve(curve, path)
-    return plot_curve(newest, *(path for path in paths if path.suffix in (".png", ".svg")))
+    drawn = [path for path in paths if path.suffix in (".png", ".svg")]
+    return plot_curve(newest, *drawn, measure=measured(newest.points[0])[0])

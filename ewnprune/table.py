@@ -26,7 +26,7 @@ def format_curve(curve: Curve, measure: str | None = None) -> str:
     """
     if not curve.points:
         return "(no points)"
-    measure = measure or _measured(curve.points[0])[0]
+    measure = measure or measured(curve.points[0])[0]
     series = curve.series()
     names = _names(series)
     levels = sorted({point.sparsity for point in curve})
@@ -83,7 +83,8 @@ def format_notes(curve: Curve) -> str:
     return "\n".join(line for note in curve.notes for line in fill.wrap(note))
 
 
-def _measured(point: CurvePoint) -> list[str]:
+def measured(point: CurvePoint) -> list[str]:
+    """The measures that a point has: accuracy and loss where they are known, and the metrics."""
     own = [name for name in ("accuracy", "loss") if getattr(point, name) is not None]
     return [*own, *point.metrics] or ["accuracy"]
 
@@ -124,7 +125,7 @@ def _details(series: Curve, measure: str) -> list[Column]:
         bounds = [point.interval() for point in series]
         cells = [f"{100 * low:.2f} - {100 * high:.2f}" for low, high in bounds]
         columns.append(["95 % interval", *cells])
-    others = [name for name in _measured(series.points[0]) if name != measure]
+    others = [name for name in measured(series.points[0]) if name != measure]
     return columns + [[_heading(name), *_values(series, levels, name)] for name in others]
 
 

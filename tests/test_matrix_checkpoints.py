@@ -259,3 +259,29 @@ def test_spectral_norm_on_one_layer_and_ours_on_another(tmp_path):
     assert torch.equal(fresh.eval().net[1].weight, model.net[1].weight)
     # what is masked are the neurons of the other layer, and all that spectral norm keeps stays
     assert callback.curve.where(score="norm", sparsity=0.5).points[0].neurons.total == 10
+
+
+def test_one_layer_under_two_names(tmp_path):
+    """A module that lies in the model twice is no tie between two: it is attached once."""
+
+    class Twice(Net):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 10), nn.Tanh())
+            self.again, self.head = self.net[2], nn.Linear(10, 2)
+
+        def forward(self, x):
+            return self.head(self.again(self.net(x)))
+
+    callback, model = WeightNormPruning(EWN(), LEVELS), Twice()
+    keep = ModelCheckpoint(tmp_path)
+    trainer = _trainer(tmp_path, callback, keep)
+    trainer.fit(model, Batches(), _val())
+    state = torch.load(keep.best_model_path, weights_only=True)["state_dict"]
+    assert list(state) == list(Twice().state_dict())
+    assert torch.equal(state["again.weight"], state["net.2.weight"])
+    assert torch.equal(state["again.weight"], model.again.weight)
+    keep = ModelCheckpoint(tmp_path)
+    trainer = _trainer(tmp_path, WeightNormPruning(EWN(), LEVELS), keep, max_epochs=4)
+    trainer.fit(Twice(), Batches(), _val(), ckpt_path=keep.best_model_path)
+    assert trainer.current_epoch == 4

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.distributed import fsdp
 
 import ewnprune
 from ewnprune import EWN, fold_state_dict, sparsity_curve
@@ -16,6 +17,7 @@ import json, os, sys, warnings
 import pytorch_lightning as pl, torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
+from torch.distributed import fsdp
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from ewnprune import EWN, WeightNormPruning, attached_parametrizations, fold, reparametrize
@@ -92,7 +94,7 @@ def _data(n, seed):
     return x, (x[:, 0] * x[:, 1] > 0).long()
 
 
-@pytest.mark.skipif(not hasattr(torch.distributed.fsdp, "fully_shard"), reason="torch < 2.6")
+@pytest.mark.skipif(not hasattr(fsdp, "fully_shard"), reason="torch < 2.6")
 def test_ddp_and_fsdp2_are_one_process(tmp_path):
     """DDP; FSDP2 (attached before sharding); and FSDP2 resumed from both kinds of checkpoint.
 

@@ -7,6 +7,8 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torchmetrics import MeanSquaredError
+from torchmetrics.classification import MulticlassJaccardIndex, MultilabelF1Score
 
 import ewnprune
 from ewnprune import EWN, WeightNormPruning, attached_parametrizations
@@ -231,3 +233,46 @@ def test_several_validation_loaders_and_an_unlimited_stream(tmp_path):
     x, y = (tensor[:32] for tensor in _data(40, 1).tensors)
     assert (dense.total, dense.correct) == (32, int((model(x).argmax(1) == y).sum()))
     assert "measured on the first of 2 val data loaders" in callback.curve.notes
+
+
+@pytest.mark.parametrize("task", ["regression", "multilabel", "segmentation"])
+def test_other_tasks_than_classification(tmp_path, task):
+    """The whole fit, with curve, files and figure of the metric that fits the task."""
+    x = torch.randn(40, 2, 6, 6)
+    layers: list[nn.Module] = [nn.Conv2d(2, 10, 3, padding=1), nn.ReLU()]
+    if task == "segmentation":
+        layers, y = [*layers, nn.Conv2d(10, 3, 1)], torch.randint(3, (40, 6, 6))
+        metric, loss = MulticlassJaccardIndex(3), nn.functional.cross_entropy
+    else:
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 4)]
+        if task == "regression":
+            y, metric, loss = torch.randn(40, 4), MeanSquaredError(), nn.functional.mse_loss
+        else:
+            y, metric = torch.randint(2, (40, 4)), MultilabelF1Score(4)
+
+            def loss(outputs, targets):
+                return nn.functional.binary_cross_entropy_with_logits(outputs, targets.float())
+
+    class Task(Net):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(*layers)
+
+        def training_step(self, batch, _):
+            return loss(self(batch[0]), batch[1])
+
+    model, loader = Task(), DataLoader(TensorDataset(x, y), batch_size=16)
+    callback = WeightNormPruning(EWN(), LEVELS, metric=metric)
+    _fit(tmp_path, model, loader, loader, callback)
+    with torch.no_grad():
+        outputs = model(x)
+    dense = callback.curve.where(score="norm", sparsity=0.0).points[0]
+    metric.reset()
+    metric.update(outputs, y)
+    assert dense.metrics[type(metric).__name__] == pytest.approx(metric.compute().item(), rel=1e-5)
+    assert (dense.accuracy is not None) == (task == "segmentation")
+    if task == "segmentation":
+        assert dense.accuracy == pytest.approx((outputs.argmax(1) == y).float().mean().item())
+    assert (tmp_path / "sparsity_curve.svg").is_file()
+    written = ewnprune.read_curve(tmp_path / "sparsity_curve.json")
+    assert written.points == callback.curve.points
