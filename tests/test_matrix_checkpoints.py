@@ -281,7 +281,7 @@ def test_one_layer_under_two_names(tmp_path):
     assert list(state) == list(Twice().state_dict())
     assert torch.equal(state["again.weight"], state["net.2.weight"])
     assert torch.equal(state["again.weight"], model.again.weight)
-    keep = ModelCheckpoint(tmp_path)
-    trainer = _trainer(tmp_path, WeightNormPruning(EWN(), LEVELS), keep, max_epochs=4)
+    again = [WeightNormPruning(EWN(), LEVELS), ModelCheckpoint(tmp_path)]
+    trainer = _trainer(tmp_path, *again, max_epochs=4)
     trainer.fit(Twice(), Batches(), _val(), ckpt_path=keep.best_model_path)
     assert trainer.current_epoch == 4
