@@ -11,7 +11,7 @@ from typing import Any
 from scipy import stats
 
 from ewnprune.curve import Curve
-from ewnprune.statistics import labels
+from ewnprune.statistics import candidate, labels, without
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def checklist(curve: Curve, taken: Mapping[str, tuple[str, str]]) -> list[Item]:
             "three pairs of data set and architecture or more",
             False,
             "one pair: MNIST and the like are a demonstration, not evidence on other tasks"
-            + (" (settings that vary are no second data set)" if varied else ""),
+            + (", unless what varies here are data and networks" if varied else ""),
         ),
         Item(
             "compression ratio and theoretical speedup",
@@ -117,6 +117,30 @@ def caveats(curve: Curve) -> list[str]:
         "Intervals speak of other seeds of this very setting, not of other data, networks or "
         "budgets; those of the largest sparsity are bootstrapped and too narrow for few seeds."
     )
+    return sentences
+
+
+def edges(points: Curve, taken: Mapping[str, tuple[str, str]]) -> list[str]:
+    """A sentence for each method whose chosen strength is at an end of its grid.
+
+    Args:
+        points: of all candidates, see `statistics.chosen`.
+        taken: what that chose.
+    """
+    sentences = []
+    for method, (label, _) in taken.items():
+        grid = {candidate(other): None for other in labels(points) if without(other) == method}
+        try:
+            numbers = {float(name): name for name in grid}
+        except ValueError:
+            continue  # one without candidates, or with others than strengths
+        end = float(candidate(label))
+        if len(numbers) > 1 and end in (min(numbers), max(numbers)):
+            which = "weakest" if end == min(numbers) else "strongest"
+            tried = ", ".join(numbers[number] for number in sorted(numbers))
+            sentences.append(
+                f"{method} took the {which} of its strengths ({tried}): one beyond may do better."
+            )
     return sentences
 
 

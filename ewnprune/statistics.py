@@ -234,8 +234,7 @@ def chosen(curve: Curve) -> tuple[Curve, dict[str, tuple[str, str]]]:
     """
     pairs: dict[str, dict[tuple[str, str], None]] = {}
     for point in curve:
-        method = re.sub(r"\[[^]]*\]", "", point.method)
-        pairs.setdefault(method, {})[(point.method, point.score)] = None
+        pairs.setdefault(without(point.method), {})[(point.method, point.score)] = None
     taken: dict[str, tuple[str, str]] = {}
     points: list[CurvePoint] = []
     for method, candidates in pairs.items():
@@ -253,6 +252,20 @@ def chosen(curve: Curve) -> tuple[Curve, dict[str, tuple[str, str]]]:
 def labels(curve: Iterable[CurvePoint]) -> list[str]:
     """The methods, in order of first appearance."""
     return list(dict.fromkeys(point.method for point in curve))
+
+
+def candidate(label: str) -> str:
+    """The part of a label in brackets.
+
+    >>> candidate("lasso[0.1] @ epochs=5"), without("lasso[0.1] @ epochs=5")
+    ('0.1', 'lasso @ epochs=5')
+    """
+    return label.partition("[")[2].partition("]")[0]
+
+
+def without(label: str) -> str:
+    """A label without the part in brackets: the method that it is a candidate of."""
+    return re.sub(r"\[[^]]*\]", "", label)
 
 
 def _without_settings(label: str) -> str:

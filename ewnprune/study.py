@@ -1,41 +1,28 @@
 """`ewnprune compare`: a study, methods by seeds, each run in a folder of its own."""
 
-import copy
-import hashlib
-import importlib
-import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ewnprune.curve import Curve
 from ewnprune.curve_files import read_curve, write_curve
 from ewnprune.engines import Events, run_locally
-from ewnprune.methods import METHODS, Method, find_methods, parse_methods, parse_seeds
+from ewnprune.methods import Method, find_methods, parse_methods, parse_seeds
 from ewnprune.ray_engine import import_ray, run_on_ray
+from ewnprune.study_plan import Run, expand, merge
 from ewnprune.study_run import CONFIG, FINISHED, SETTINGS, write_text
-from ewnprune.study_tables import analyse, format_study, write_tables
+from ewnprune.study_tables import analyse, write_tables
+from ewnprune.study_text import format_study
 
 _STUDY = "study.yaml"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training of a study: its folder, the options of ``fit``, and what its points are."""
-
-    folder: Path
-    method: str
-    seed: int
-    part: float | None = None
-    config: dict[str, Any] = field(default_factory=dict)
 
 
 def compare(
@@ -46,7 +33,7 @@ def compare(
     fit_config: str | None = None,
     vary: dict[str, list[Any]] | None = None,
     own: dict[str, dict] | None = None,  # type: ignore[type-arg]
-    reference: str = "none",
+    reference: str | None = None,
     workers: int | None = None,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
@@ -72,7 +59,7 @@ def compare(
         vary: options to vary, each with a list of values: {trainer.max_epochs: [5, 20]}.
         own: methods of your own: for each name `fit`, its options, and if need be `scores`,
             `candidates`, `parts` or `trains` as in `ewnprune.methods.Method`.
-        reference: the method that the others are compared with.
+        reference: the method that the others are compared with; by default none, or the first.
         workers: how many runs at a time; by default one per core.
         engine: local, processes of this machine; or ray, a Ray cluster whose machines share the
             study's folder and the one this is started from.
@@ -84,68 +71,35 @@ def compare(
 
     Raises:
         ValueError: unknown methods, bad seeds, or settings other than those the folder was made
-            with; an address without Ray.
+            with; a reference that is no method of the study; an address without Ray.
+        RuntimeError: the same study is running already.
         ImportError: Ray is asked for and not installed.
     """
     start = _find_engine(engine, address)
     defined = parse_methods(own or {})
     wanted = find_methods(methods, defined)
-    if reference not in wanted:
-        reference = next(iter(wanted))
     base = merge(_load_fit_config(fit_config), fit or {})
+    asked: dict[str, Any] = {"fit": base, "vary": vary or {}, "own": own or {}}
+    asked |= {"reference": reference, "methods": list(wanted)}
+    settings = _joined(folder, json.loads(json.dumps(asked)))
+    defined = parse_methods(settings["own"])
     runs = expand(folder / "runs", wanted, parse_seeds(seeds), base, vary or {}, defined)
-    settings = {"fit": base, "vary": vary or {}, "own": own or {}, "reference": reference}
-    names, defined = _remember(folder, json.loads(json.dumps(settings)), list(wanted))
-    todo = _prepare(runs)
-    print(f"ewnprune: {len(runs)} runs, {len(runs) - len(todo)} of them finished: {folder}")
-    failed = _run(todo, start, workers) if todo else []
-    points = collect(folder, find_methods(names, defined))
-    if points.points:
-        write_curve(points, folder / "points.csv")
-        study = analyse(points, reference)
-        write_tables(study, folder)
-        text = format_study(study)
-        write_text(folder / "study.txt", text)
-        print(text, end="")
+    with _alone(folder):
+        write_text(folder / _STUDY, yaml.safe_dump(settings, sort_keys=False))
+        todo = _prepare(runs)
+        print(f"ewnprune: {len(runs)} runs, {len(runs) - len(todo)} of them finished: {folder}")
+        failed = _run(todo, start, workers) if todo else []
+        points = collect(folder, find_methods(settings["methods"], defined))
+        if points.points:
+            write_curve(points, folder / "points.csv")
+            study = analyse(points, settings["reference"])
+            write_tables(study, folder)
+            text = format_study(study)
+            write_text(folder / "study.txt", text)
+            print(text, end="")
     for path in failed:
         print(f"ewnprune: failed: {path.name}: {_last_line(path)} (all of it: {path}/log.txt)")
     return 1 if failed else 0
-
-
-def expand(
-    folder: Path,
-    methods: Mapping[str, Method],
-    seeds: Iterable[int],
-    base: Mapping[str, Any],
-    vary: Mapping[str, list[Any]],
-    own: Mapping[str, Method],
-) -> list[Run]:
-    """The runs that a study needs, seed by seed, each once."""
-    everything = {**METHODS, **own}
-    runs: dict[Path, Run] = {}
-    for seed, values in product(seeds, list(product(*vary.values()))):
-        varied = dict(zip(vary, values, strict=True))
-        suffix = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in varied.items())
-        for asked, method in methods.items():
-            name = method.trains or asked
-            method = everything[name]
-            scores = dict.fromkeys(method.scores)
-            for other in everything.values():
-                scores |= dict.fromkeys(other.scores if other.trains == name else ())
-            variants: list[tuple[str, float | None, Mapping[str, Any]]] = [
-                *((f"{name}[{key}]", None, options) for key, options in method.candidates.items()),
-                *((name, float(level), options) for level, options in method.parts.items()),
-            ]
-            for label, part, options in variants or [(name, None, {})]:
-                config = merge(merge(base, method.fit), options)
-                config = merge(config, {"prune": {"scores": list(scores)}})
-                for key, value in varied.items():
-                    config = merge(config, _nested(key, value))
-                config = _seeded(config, seed)
-                label = f"{label} @ {suffix}" if suffix else label
-                path = folder / _folder_name(label, part, seed, config)
-                runs[path] = Run(path, label, seed, part, config)
-    return list(runs.values())
 
 
 def collect(folder: Path, methods: Mapping[str, Method]) -> Curve:
@@ -153,6 +107,11 @@ def collect(folder: Path, methods: Mapping[str, Method]) -> Curve:
     found = Curve()
     for path in sorted(folder.glob(f"runs/*/{FINISHED}")):
         found += read_curve(path)
+    # a run is made again where a method came that wants other scores of it: the same points twice
+    found = Curve(
+        tuple({(p.method, p.seed, p.score, p.split, p.sparsity): p for p in found}.values()),
+        found.notes,
+    )
     points = Curve((), found.notes)
     for name, method in methods.items():
         for label in dict.fromkeys(point.method for point in found):
@@ -162,21 +121,6 @@ def collect(folder: Path, methods: Mapping[str, Method]) -> Curve:
                 for score in method.scores:
                     points += found.where(method=label, score=score).tagged(method=renamed)
     return points
-
-
-def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Options laid over options. Another class brings its own arguments; callbacks are added."""
-    if over.get("class_path", under.get("class_path")) != under.get("class_path"):
-        return dict(copy.deepcopy(over))
-    merged = dict(copy.deepcopy(under))
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
-        elif key == "callbacks" and isinstance(merged.get(key), list):
-            merged[key] = [*merged[key], *copy.deepcopy(value)]
-        else:
-            merged[key] = copy.deepcopy(value)
-    return merged
 
 
 def _find_engine(engine: str, address: str | None) -> Callable[..., Events]:
@@ -193,14 +137,18 @@ def _run(todo: list[Run], start: Callable[..., Events], workers: int | None) -> 
     failed, ended = [], set()
     layout = "{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs, {elapsed} gone, {remaining} left"
     with tqdm(total=len(todo), bar_format=layout, smoothing=0, mininterval=1) as bar:
-        for event in start([run.folder for run in todo], workers):
-            if event is not None:
-                path, status = event
-                ended.add(path)
-                if status or not (path / FINISHED).is_file():
-                    failed.append(path)
-            done = sum(1.0 if r.folder in ended else 0.95 * _progress(r.folder) for r in todo)
-            bar.update(done - bar.n)
+        try:
+            for event in start([run.folder for run in todo], workers):
+                if event is not None:
+                    path, status = event
+                    ended.add(path)
+                    if status or not (path / FINISHED).is_file():
+                        failed.append(path)
+                done = sum(1.0 if r.folder in ended else 0.95 * _progress(r.folder) for r in todo)
+                bar.update(done - bar.n)
+        except KeyboardInterrupt:
+            bar.write("ewnprune: stopped; the same command goes on from here")
+            raise
     return failed
 
 
@@ -230,10 +178,8 @@ def _prepare(runs: list[Run]) -> list[Run]:
     return todo
 
 
-def _remember(
-    folder: Path, settings: dict[str, Any], methods: list[str]
-) -> tuple[list[str], dict[str, Method]]:
-    """Keep the study's settings; gives back the methods asked for and defined so far."""
+def _joined(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The study's settings, with those of the study that lies in the folder already."""
     path = folder / _STUDY
     if path.is_file():
         known = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -248,10 +194,27 @@ def _remember(
                 raise ValueError(
                     f"{folder} holds a study with another method {name!r}: give it another name"
                 )
-        methods = list(dict.fromkeys([*known["methods"], *methods]))
-    text = yaml.safe_dump({**settings, "methods": methods}, sort_keys=False)
-    write_text(path, text)
-    return methods, parse_methods(settings["own"])
+        settings["methods"] = list(dict.fromkeys([*known["methods"], *settings["methods"]]))
+        settings["reference"] = settings["reference"] or known["reference"]
+    methods = settings["methods"]
+    settings["reference"] = settings["reference"] or ("none" if "none" in methods else methods[0])
+    if settings["reference"] not in methods:
+        raise ValueError(
+            f"--reference {settings['reference']}: expected one of the study's methods, "
+            f"{', '.join(methods)}"
+        )
+    return settings
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second command out of the folder: two processes would train one run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            yield
+    except Timeout as error:
+        raise RuntimeError(f"{folder}: another ewnprune compare is at work in it") from error
 
 
 def _load_fit_config(name: str | None) -> dict[str, Any]:
@@ -262,35 +225,12 @@ def _load_fit_config(name: str | None) -> dict[str, Any]:
     return yaml.safe_load(Path(_config_path(name)).read_text(encoding="utf-8")) or {}
 
 
-def _seeded(config: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The options with the seed; a data module that takes a seed gets it too."""
-    config = {**config, "seed_everything": seed}
-    data = config.get("data", {"class_path": "lightning_modules.MNISTDataModule"})
-    if isinstance(data, str):
-        data = {"class_path": data}
-    module, _, name = data["class_path"].rpartition(".")
-    found = getattr(importlib.import_module(module or "lightning_modules"), name, None)
-    if found is not None and "seed" in inspect.signature(found).parameters:
-        config["data"] = merge(data, {"init_args": {"seed": seed}})
-    return config
-
-
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    first, dot, rest = key.partition(".")
-    return {first: _nested(rest, value) if dot else value}
-
-
-def _folder_name(label: str, part: float | None, seed: int, config: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
-    level = "" if part is None else f"-{part:g}"
-    return re.sub(r"[^\w.=+-]+", "_", f"{label}{level}-seed={seed}-{digest}")
-
-
 def _progress(folder: Path) -> float:
     path = folder / "progress"
     return float(path.read_text(encoding="utf-8")) if path.is_file() else 0.0
 
 
 def _last_line(folder: Path) -> str:
-    lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    path = folder / "log.txt"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return text.strip().splitlines()[-1] if text.strip() else "it said nothing"

@@ -11,6 +11,7 @@ import csv
 import json
 import os
 import platform
+import signal
 import sys
 import threading
 import time
@@ -23,7 +24,9 @@ import torch
 import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from ewnprune.atomic import replacing
 from ewnprune.baselines import COUNTS_FILE
+from ewnprune.checkpoint import read_checkpoint
 from ewnprune.curve import Count, Curve
 from ewnprune.curve_files import read_curve, write_curve
 from ewnprune.hooks import PruningHooks
@@ -79,13 +82,13 @@ def main(folder: Path) -> int:
     started = time.monotonic()
     # weights that decay to nothing become denormal numbers, ten times slower to compute with
     torch.set_flush_denormal(True)
-    if not (folder / _FINAL).is_file():
+    if not _is_whole(folder / _FINAL):
         checkpoint = _newest_checkpoint(folder)
         words = ["fit", *_phase(folder, _next_name(folder, "fit"))]
         status = command([*words, *(["--ckpt_path", str(checkpoint)] if checkpoint else [])])
         if status:
             return status
-        if not (folder / _FINAL).is_file():
+        if not _is_whole(folder / _FINAL):
             print("ewnprune: stopped before the end of training")
             return 130
     curves = []
@@ -109,20 +112,17 @@ def main(folder: Path) -> int:
 def write_text(path: Path, text: str) -> None:
     """Write a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8", newline="")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write a CSV file with the columns of the rows, whole or not at all."""
     rows = list(rows)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(partial, path)
 
 
 def _phase(folder: Path, name: str) -> list[str]:
@@ -144,9 +144,22 @@ def _next_name(folder: Path, stem: str) -> str:
     return f"{stem}_{number}"
 
 
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether it is there and can be read: Lightning's may be cut off where it was killed.
+
+    It writes to the folder for temporary files first, and moves that, which on another file system
+    means to copy.
+    """
+    try:
+        read_checkpoint(checkpoint, map_location="meta")
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
 def _newest_checkpoint(folder: Path) -> Path | None:
     found = [folder / _LAST, *folder.glob("fit_*/checkpoints/interrupted.ckpt")]
-    found = [path for path in found if path.is_file()]
+    found = [path for path in found if _is_whole(path)]
     return max(found, key=lambda path: path.stat().st_mtime) if found else None
 
 
@@ -195,6 +208,8 @@ def _end_with_stdin() -> None:
 
 
 if __name__ == "__main__":
+    # ignored in what a shell script starts with &: Ctrl-C is how the study asks for a checkpoint
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if "--while-stdin-is-open" in sys.argv[2:]:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     sys.exit(main(Path(sys.argv[1])))

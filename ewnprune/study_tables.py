@@ -1,18 +1,14 @@
-"""A study's results as tables: in the terminal, and as CSV files."""
+"""A study's results as tables: what is analysed, and its CSV files."""
 
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 from typing import Any
 
 from ewnprune.budget import LEFT
-from ewnprune.checklist import Item, caveats, checklist
+from ewnprune.checklist import Item, caveats, checklist, edges
 from ewnprune.curve import Curve
 from ewnprune.statistics import (
-    REPORTED,
-    WITHIN,
     Difference,
-    Estimate,
     Summary,
     chosen,
     differences,
@@ -37,7 +33,7 @@ class Study:
         differences: paired, per method and level.
         summaries: per method.
         items: the checklist.
-        caveats: what the number of seeds cannot show.
+        caveats: what the number of seeds, and the grids of strengths, cannot show.
     """
 
     curve: Curve
@@ -67,7 +63,7 @@ def analyse(points: Curve, reference: str) -> Study:
         differences(curve, reference),
         summaries(curve),
         checklist(curve, taken),
-        caveats(curve),
+        caveats(curve) + edges(points, taken),
     )
 
 
@@ -171,84 +167,3 @@ def write_tables(study: Study, folder: Path) -> None:
     write_rows(folder / "summaries.csv", summary_rows(study))
     if sizes := size_rows(study):
         write_rows(folder / "sizes.csv", sizes)
-
-
-def format_study(study: Study) -> str:
-    """The study as text, fewer than 100 columns wide."""
-    names = labels(study.curve)
-    measured = {point.sparsity for point in study.curve}
-    levels = [level for level in (0.0, *REPORTED) if level in measured]
-    data = {"test": "test", "val": "validation"}[study.split]
-    head = f"accuracy on {data} data, %, mean ± sample standard deviation over seeds"
-    rows = [["removed", *(f"{level:.0%}" for level in levels)]]
-    for name in names:
-        cells = [_mean_sd(values_at(study.curve, name, level)) for level in levels]
-        unit = study.curve.where(method=name).points[0].unit
-        rows.append([name + ("" if unit == "neurons" else f" ({unit})"), *cells])
-    lines = [head, *_columns(rows), ""]
-
-    sizes = size_rows(study)
-    for size, name in (("parameters", "parameters"), ("macs", "MACs (on paper for weights)")):
-        means = {(r["method"], r["left"]): r["mean"] for r in sizes if r["size"] == size}
-        if means:
-            head = f"mean accuracy at equal {name}, %, between levels by straight lines"
-            rows = [["left", *(f"{left:.0%}" for left in LEFT)]]
-            for label in dict.fromkeys(method for method, _ in means):
-                found = [means.get((label, left)) for left in LEFT]
-                rows.append([label, *("-" if v is None else f"{100 * v:.1f}" for v in found)])
-            lines += [head, *_columns(rows), ""]
-
-    head = "mean over the curve, and largest % removed within so many points of dense [95 %]"
-    rows = [["", "taken", "curve", *(f"within {points:g}" for points in WITHIN)]]
-    for s in study.summaries:
-        if s.area is not None:
-            label, score = study.taken[s.method]
-            inside = label.partition("[")[2].partition("]")[0]
-            how = f"{inside}, {score}" if inside else score
-            cells = [_interval(s.area), *(_interval(s.within[points], 0) for points in WITHIN)]
-            rows.append([s.method, how.rpartition(".")[2] if "." in score else how, *cells])
-    lines += [head, *_columns(rows), ""]
-
-    if study.differences:
-        head = f"difference to {study.reference} in pairs of one seed, points [95 %], p by Holm"
-        rows = [["removed", *(f"{level:.0%}" for level in levels if level)]]
-        rows += [
-            [name, *(_difference(study, name, level) for level in levels if level)]
-            for name in names
-            if any(d.method == name for d in study.differences)
-        ]
-        lines += [head, *_columns(rows), ""]
-    lines += study.caveats
-    lines += ["", "Of what a comparison should report (Blalock et al. 2020), this one lacks:"]
-    lines += [f"  {item.demand}: {item.note}" for item in study.items if not item.met]
-    return "\n".join(lines) + "\n"
-
-
-def _columns(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for first, *rest in rows:
-        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        lines.append("  ".join(["", first.ljust(widths[0]), *cells]).rstrip())
-    return lines
-
-
-def _mean_sd(values: dict[int | None, float]) -> str:
-    if not values:
-        return "-"
-    found = estimate(values)
-    return f"{100 * found.mean:.1f}" + ("" if isnan(found.sd) else f" ± {100 * found.sd:.1f}")
-
-
-def _interval(found: Estimate, digits: int = 1) -> str:
-    mean = f"{100 * found.mean:.{digits}f}"
-    if isnan(found.low):
-        return mean
-    return f"{mean} [{100 * found.low:.{digits}f}, {100 * found.high:.{digits}f}]"
-
-
-def _difference(study: Study, method: str, level: float) -> str:
-    for d in study.differences:
-        if d.method == method and d.sparsity == level:
-            return f"{_interval(d.estimate)} p={d.p_holm:.2f}"
-    return "-"

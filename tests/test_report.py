@@ -8,7 +8,8 @@ import pytest
 from ewnprune.cli import main
 from ewnprune.curve import Count, Curve, CurvePoint
 from ewnprune.curve_files import read_curve, write_curve
-from ewnprune.study_tables import analyse, format_study
+from ewnprune.study_tables import analyse
+from ewnprune.study_text import format_study
 
 EVIL = "ewn</script><b id=evil>&amp;"
 LEVELS = (0.0, 0.5, 0.8, 0.9, 0.95)

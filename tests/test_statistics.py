@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ewnprune.checklist import caveats, checklist
+from ewnprune.checklist import caveats, checklist, edges
 from ewnprune.curve import Count, Curve, CurvePoint
 from ewnprune.statistics import (
     bootstrap_estimate,
@@ -197,3 +197,13 @@ def test_caveats_say_what_so_many_seeds_cannot_show():
     assert "p = 0.0625, so it can reach 5 % at no level" in five  # 2 / 2**5
     assert "larger than 1.2 of" in five  # 2.776 / sqrt(5)
     assert "other data" in scope
+
+
+def test_a_strength_at_the_end_of_its_grid_is_mentioned():
+    labels = ["none", *(f"lasso[{x}] @ e=5" for x in (1, 10, 2)), "own[a]", "own[b]"]
+    points = _curve({label: {0: {0.0: 0.9}} for label in labels}, "val")
+    for end, word in (("1", "weakest"), ("10", "strongest")):
+        taken = {"none": ("none", "norm"), "lasso @ e=5": (f"lasso[{end}] @ e=5", "norm")}
+        (sentence,) = edges(points, taken | {"own": ("own[a]", "norm")})
+        assert f"lasso @ e=5 took the {word} of its strengths (1, 2, 10)" in sentence
+    assert edges(points, {"lasso @ e=5": ("lasso[2] @ e=5", "norm")}) == []

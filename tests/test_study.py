@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,9 @@ from ewnprune.curve_files import read_curve, write_curve
 from ewnprune.engines import run_locally, start_run
 from ewnprune.methods import METHODS, Method, find_methods, parse_methods, parse_seeds
 from ewnprune.ray_engine import _look, run_on_ray
-from ewnprune.study import _prepare, _progress, collect, compare, expand, merge
+from ewnprune.statistics import without
+from ewnprune.study import _alone, _joined, _prepare, _progress, collect, compare
+from ewnprune.study_plan import expand, merge
 
 TOY = """
 import json, os, signal, time
@@ -227,6 +230,43 @@ def test_runs_of_a_study():
     assert _expand("none")[0].folder != _expand("none", {"trainer": {"max_epochs": 9}})[0].folder
 
 
+def test_values_in_brackets_are_no_candidates():
+    """Of `lasso[0.1]` and `lasso[1]` one is chosen; of two widths none is."""
+    runs = _expand("none,group_lasso", vary={"model.init_args.hidden": [[16], [32, 8]]})
+    assert {without(run.method) for run in runs} == {
+        f"{method} @ hidden={value}"
+        for method in ("none", "group_lasso")
+        for value in ("(16)", "(32, 8)")
+    }
+    assert runs[-1].config["model"]["init_args"]["hidden"] == [32, 8]
+
+
+def test_a_study_that_grows_keeps_its_reference_and_methods(tmp_path):
+    def settings(methods, reference=None, own=None):
+        asked = {"fit": {}, "vary": {}, "own": own or {}, "reference": reference}
+        return _joined(tmp_path, asked | {"methods": methods})
+
+    assert settings(["swn", "ewn"])["reference"] == "swn"
+    first = settings(["swn", "none"], own={"mine": {"scores": ["norm"]}})
+    assert first["reference"] == "none"
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(first))
+    grown = settings(["ewn"])
+    assert (grown["methods"], grown["reference"]) == (["swn", "none", "ewn"], "none")
+    assert grown["own"] == first["own"]
+    assert settings(["ewn"], "ewn")["reference"] == "ewn"
+    with pytest.raises(ValueError, match="another method 'mine'"):
+        settings(["mine"], own={"mine": {"scores": ["random"]}})
+
+
+def test_one_study_at_a_time(tmp_path):
+    with (
+        _alone(tmp_path),
+        pytest.raises(RuntimeError, match="another ewnprune compare is at work"),
+        _alone(tmp_path),
+    ):
+        pass
+
+
 def test_a_data_module_without_a_seed_is_left_alone():
     base = {"data": {"class_path": "pytorch_lightning.LightningDataModule"}}
     assert _expand("none", base)[0].config["data"] == base["data"]
@@ -259,6 +299,9 @@ def test_collecting_names_points_after_the_method_asked_for(tmp_path):
         ("random @ e=2", "random"),
         ("group_lasso[1]", "norm"),
     ]
+    # made again, since another score of it was wanted: its points once
+    shutil.copytree(tmp_path / "runs/0", tmp_path / "runs/again")
+    assert [(p.method, p.score) for p in collect(tmp_path, wanted)] == found
 
 
 @pytest.mark.parametrize(
@@ -269,6 +312,7 @@ def test_collecting_names_points_after_the_method_asked_for(tmp_path):
         (["--seeds=a"], "--seeds a: expected numbers"),
         (["--fit_config=nope.yaml"], "no such file"),
         (["--own", '{"x": {"fitt": {}}}', "--methods=x"], "own method 'x'"),
+        (["--reference=dense"], "--reference dense: expected one of the study's methods, none"),
         (["--address=auto"], "expected --engine ray with it"),
         (["--engine=slurm"], "slurm"),
     ],
