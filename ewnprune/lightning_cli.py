@@ -13,9 +13,13 @@ from typing import Any, Literal
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+import ewnprune
 import lightning_modules  # noqa: F401  its classes can then be named without the module
 from ewnprune.callback import WeightNormPruning
 from ewnprune.checkpoint import read_checkpoint
+
+for _name in dir(ewnprune):
+    getattr(ewnprune, _name)  # and so can its own, once they are imported
 
 
 def run(words: list[str]) -> None:
