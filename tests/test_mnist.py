@@ -149,6 +149,7 @@ def test_setup_before_prepare_data_says_so(tmp_path):
         ({"val_size": -1}, "val_size must be from 0 to 59999 .*, got -1"),
         ({"val_size": 60_000}, "val_size must be from 0 to 59999 .*, got 60000"),
         ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"shift": -1}, "shift must not be negative, got -1"),
     ],
 )
 def test_wrong_options_are_named(options, message):
