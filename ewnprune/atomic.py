@@ -11,7 +11,8 @@ from pathlib import Path
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a path to write to in place of ``path``; what is written there replaces it at the end.
 
-    On an error ``path`` is left as it was and nothing else is left behind.
+    On an error ``path`` is left as it was and nothing else is left behind. After a crash of the
+    machine there is one file or the other, whole.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -22,6 +23,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield Path(name)
         os.chmod(name, 0o666 & ~_umask())  # mkstemp gives a file for its owner alone
+        with open(name, "rb") as written:
+            os.fsync(written.fileno())  # else the new name may reach the disk before the content
         os.replace(name, path)
     except BaseException:
         os.unlink(name)

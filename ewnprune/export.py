@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -246,10 +247,13 @@ def _size_of(kind: Format, network: nn.Module, inputs: Tensor, scratch: Path) ->
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A folder to write in, which gets its name when all is written, and else goes."""
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
-    scratch.mkdir()
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         yield scratch
+        os.chmod(scratch, folder.parent.stat().st_mode)  # mkdtemp gives a folder for its owner
+        for path in scratch.iterdir():
+            with path.open("rb") as written:
+                os.fsync(written.fileno())
         os.rename(scratch, folder)
     except BaseException:
         shutil.rmtree(scratch)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ torch.manual_seed(0)  # for the layers that test modules make when they are impo
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
-    """Every test draws the same numbers, alone or among others."""
+def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test draws the same numbers, alone or among others; its files need no disk."""
     torch.manual_seed(0)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
