@@ -11,14 +11,11 @@ from ewnprune.experiments import mnist, mnist_small
 from ewnprune.experiments.mnist_runs import (
     PRUNED,
     SELECTED_ON_TEST,
-    Digits,
-    _network,
     depth_row,
     history,
-    log_mean_loss,
     prune,
-    train,
 )
+from ewnprune.experiments.mnist_train import Digits, log_mean_loss, network, train
 
 
 def _digits(count, seed):
@@ -38,7 +35,7 @@ def bar():
 
 
 def test_log_mean_loss_is_that_of_torch():
-    data, model = _digits(70, 0), _network(12, 0)
+    data, model = _digits(70, 0), network(12, 0)
     expected = F.cross_entropy(model(data.x), data.y).log().item()
     assert log_mean_loss(model, data) == pytest.approx(expected, rel=1e-5)
 
@@ -61,7 +58,7 @@ def test_an_interrupted_run_ends_like_one_without_a_break(tmp_path, bar, method)
         )
         assert all(torch.equal(a[key], b[key]) for key in a)
     assert straight[-1]["log_loss"] < -3
-    assert not torch.equal(a["fc1.weight"], _network(12, 4).fc1.weight)
+    assert not torch.equal(a["fc1.weight"], network(12, 4).fc1.weight)
 
 
 def test_epochs_follow_the_rule(tmp_path, bar):
@@ -75,7 +72,7 @@ def test_epochs_follow_the_rule(tmp_path, bar):
 
 
 def test_a_run_that_takes_too_long_says_so(tmp_path, bar, monkeypatch):
-    monkeypatch.setattr("ewnprune.experiments.mnist_runs._MAX_KEPT", 3)
+    monkeypatch.setattr("ewnprune.experiments.mnist_train._MAX_KEPT", 3)
     with pytest.raises(RuntimeError, match=r"EWN-0 kept 3 epochs .* not yet at -50"):
         train("EWN", 0, _digits(100, 1), 12, [50], tmp_path / "EWN-0", bar)
 
@@ -96,7 +93,7 @@ def test_pruning_is_that_of_a_loop_over_neurons(tmp_path, bar):
     }
     for name, score in scores.items():
         for percent, accuracy in zip(PRUNED, found[name], strict=True):
-            model = _network(12, 0)
+            model = network(12, 0)
             model.load_state_dict(load[3])
             for u in np.argsort(score)[: min(round(percent / 100 * 12), 11)]:
                 model.fc1.weight.data[u] = 0
@@ -131,7 +128,7 @@ def test_full_mnist_writes_its_tables_and_repeats_nothing(tmp_path, monkeypatch)
     assert float(row["difference"]) == pytest.approx(sum(ours) / 2 - float(row["authors"]))
     assert (tmp_path / "figure.svg").exists()
 
-    monkeypatch.setattr("ewnprune.experiments.mnist_runs._epoch", None)  # no further training
+    monkeypatch.setattr("ewnprune.experiments.mnist_train.epoch", None)  # no further training
     assert mnist.run(tmp_path, seeds=2, depth=10, methods=["EWN", "none"]) == criteria
 
 

@@ -20,8 +20,8 @@ from ewnprune.experiments.mnist_runs import (
     history,
     load_digits,
     prune,
-    train,
 )
+from ewnprune.experiments.mnist_train import train
 from ewnprune.experiments.reference import read
 from ewnprune.experiments.verdict import Criterion, above, below, write_csv, write_figure
 

@@ -13,13 +13,12 @@ from tqdm import tqdm
 from ewnprune.experiments.descent import COLORS, METHODS, Method
 from ewnprune.experiments.mnist_runs import (
     PRUNED,
-    Digits,
     depth_row,
     history,
     load_digits,
     prune,
-    train,
 )
+from ewnprune.experiments.mnist_train import Digits, train
 from ewnprune.experiments.verdict import Criterion, above, below, write_csv, write_figure
 
 _HIDDEN = 256
