@@ -112,9 +112,13 @@ def parse_methods(own: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
     Raises:
         ValueError: an unknown field, or scores that are no list.
     """
+    if not isinstance(own, Mapping):
+        raise ValueError(f"own={own!r}: expected the methods by name, each with its fields")
     found = {}
     for name, options in own.items():
         known = {item.name for item in fields(Method)}
+        if not isinstance(options, Mapping):
+            raise ValueError(f"own method {name!r}: expected {sorted(known)}; got {options!r}")
         if set(options) - known or not isinstance(options.get("scores", ()), list | tuple):
             raise ValueError(
                 f"own method {name!r}: expected {sorted(known)}, with a list of scores; "
@@ -139,6 +143,8 @@ def parse_seeds(seeds: str | int | list[int]) -> list[int]:
         first, dash, last = str(part).strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"--seeds {seeds}: expected numbers >= 0 such as 0-4 or 0,2,7")
+        if int(last or first) - int(first) > 10_000:
+            raise ValueError(f"--seeds {seeds}: expected at most 10000 seeds at a time")
         found += range(int(first), int(last or first) + 1)
     if not found:
         raise ValueError(f"--seeds {seeds}: expected at least one seed, such as 0-4")

@@ -12,6 +12,7 @@ checkpoints and little more work than plain SGD. It follows from eqs. (1)-(4) of
 Ramaswamy, https://arxiv.org/abs/2010.12909, by eliminating ``s`` and the direction of ``v``.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -91,11 +92,14 @@ class _WeightSpaceSGD(Optimizer):
         groups: int = 1,
     ) -> None:
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if not value >= 0:
+            one = isinstance(value, int | float) or (
+                isinstance(value, Tensor) and value.numel() == 1
+            )
+            if not one or not 0 <= value < math.inf:
                 raise ValueError(f"{name}={value}: expected a number >= 0")
         defaults = {
-            "lr": lr,
-            "weight_decay": weight_decay,
+            "lr": lr if isinstance(lr, Tensor) else float(lr),
+            "weight_decay": float(weight_decay),
             "weight_norm": weight_norm,
             "dim": dim,
             "groups": groups,

@@ -136,7 +136,13 @@ def _read(
 
 
 def layer_seed(name: str, seed: int | None) -> int:
-    """Seed of one layer: by name, so that two layers of one size draw different numbers."""
+    """Seed of one layer: by name, so that two layers of one size draw different numbers.
+
+    Raises:
+        TypeError: the seed is no whole number.
+    """
+    if not isinstance(seed, int | None):
+        raise TypeError(f"seed={seed!r}: expected a whole number or None")
     return ((seed or 0) * 0x9E3779B1 + crc32(name.encode())) % 2**63
 
 
