@@ -98,7 +98,7 @@ class PruningHooks(CurveHooks):
         weight_space: bool = False,
         realize: Literal["mask", "remove"] = "mask",
     ) -> None:
-        if every_n_epochs is not None and every_n_epochs < 1:
+        if not (every_n_epochs is None or (isinstance(every_n_epochs, int) and every_n_epochs > 0)):
             raise ValueError(
                 f"every_n_epochs={every_n_epochs}: expected a number of epochs >= 1, or None for "
                 "the end of training only"
