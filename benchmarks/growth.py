@@ -123,7 +123,9 @@ def objects(work: Work) -> int:
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:
-    """Slope of the line through the logarithms."""
+    """Slope of the line through the logarithms; NaN where nothing was needed."""
+    if min(values) <= 0:
+        return float("nan")
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 

@@ -189,7 +189,7 @@ class Classifier(pl.LightningModule):
         x, y = batch
         logits = self(x)
         loss = cast(Tensor, self.loss(logits, y))
-        accuracy(logits, y)
+        accuracy.update(logits, y)  # not forward, which computes the value of the batch too
         epoch: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(y)}
         self.log(f"{stage}/loss", loss, sync_dist=True, **epoch)
         self.log(f"{stage}/acc", accuracy, prog_bar=stage != "train", **epoch)
