@@ -57,7 +57,7 @@ def report(runs: Path, out: Path | None = None) -> None:
         svg = _svg(figure, name)
         write_text(folder / f"{name}.svg", svg)
         inline = svg[svg.index("<svg") :]
-        figures.append({"title": title, "text": text, "svg": inline, "csv": f"{name}.csv"})
+        figures.append({"title": title, "text": text, "svg": inline, "name": name})
 
     rows = level_rows(study)
     levels = sorted({row["sparsity"] for row in rows})
@@ -65,7 +65,7 @@ def report(runs: Path, out: Path | None = None) -> None:
         loader=PackageLoader("ewnprune", "."), autoescape=True, trim_blocks=True
     ).get_template("report_template.html")
     html = page.render(
-        title=f"Pruning study {runs.resolve().name}",
+        title=f"Pruning: {runs.resolve().name}",
         split={"val": "validation", "test": "test"}[study.split],
         caveats=study.caveats,
         levels=levels,

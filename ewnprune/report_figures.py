@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from ewnprune.budget import LEFT
 from ewnprune.statistics import labels
@@ -40,7 +40,7 @@ def draw_curves(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
             levels = [100 * point.sparsity for point in series]
             values = [100 * point.measure() for point in series]
             axes.plot(levels, values, color=style["color"], linewidth=0.5, alpha=0.6)
-    axes.legend(fontsize=8)
+    _legend(figure, axes)
     return figure, rows
 
 
@@ -52,17 +52,23 @@ def draw_differences(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
     figure, axes = _axes("removed (%)", f"difference to {study.reference} (points)")
     axes.axhline(0, color="#888", linewidth=1)
     names = list(dict.fromkeys(row["method"] for row in rows))
+    levels = sorted({row["sparsity"] for row in rows})
     order = labels(study.curve)
     for index, label in enumerate(names):
         found = [row for row in rows if row["method"] == label]
-        shift = (index - (len(names) - 1) / 2) * 0.7  # so that intervals do not hide each other
-        x = [100 * row["sparsity"] + shift for row in found]
+        # side by side, the levels evenly apart: intervals do not hide each other
+        shift = (index - (len(names) - 1) / 2) * 0.8 / len(names)
+        x = [levels.index(row["sparsity"]) + shift for row in found]
         mean = [100 * row["mean"] for row in found]
         error = [[100 * abs(row["mean"] - row[end]) for row in found] for end in ("low", "high")]
         color = _style(order.index(label))["color"]
         bars = None if any(row["seeds"] < 2 for row in found) else error
         axes.errorbar(x, mean, bars, fmt="o", color=color, capsize=3, label=label, markersize=4)
-    axes.legend(fontsize=8)
+    axes.set_xticks(range(len(levels)), [f"{100 * level:g}" for level in levels])
+    axes.grid(visible=False, axis="x")
+    for between in range(len(levels) - 1):
+        axes.axvline(between + 0.5, color="#888", linewidth=0.5, alpha=0.5)
+    _legend(figure, axes)
     return figure, rows
 
 
@@ -82,7 +88,7 @@ def draw_sizes(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
     axes.set_xticks([100 * left for left in LEFT], [f"{100 * left:g}" for left in LEFT])
     axes.set_xticks([], minor=True)
     axes.invert_xaxis()
-    axes.legend(fontsize=8)
+    _legend(figure, axes)
     return figure, rows
 
 
@@ -92,9 +98,9 @@ def draw_norms(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
     first = min((row["seed"] for row in rows), default=None)
     rows = [row for row in rows if row["seed"] == first]
     figure, axes = _axes("neurons, largest norm first (%)", "norm of the incoming weights")
-    axes.set_yscale("log")
+    _logarithmic(axes)
     order = labels(study.curve)
-    for label in dict.fromkeys(row["method"] for row in rows):
+    for label in sorted({row["method"] for row in rows}, key=order.index):
         layers = dict.fromkeys(row["layer"] for row in rows if row["method"] == label)
         for dash, layer in zip(_DASHES * len(layers), layers, strict=False):
             of_layer = [r for r in rows if r["method"] == label and r["layer"] == layer]
@@ -105,7 +111,7 @@ def draw_norms(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
             name = label if len(layers) == 1 else f"{label}, {layer}"
             color = _style(order.index(label))["color"]
             axes.plot(x, shown, color=color, linestyle=dash, label=name)
-    axes.legend(fontsize=8)
+    _legend(figure, axes)
     return (figure if rows else None), rows
 
 
@@ -113,10 +119,11 @@ def draw_training(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
     """Training loss epoch by epoch, every seed."""
     rows = [row for row in _of_taken(study, runs, "training.csv") if row.get("train/loss")]
     figure, axes = _axes("epoch", "training loss")
-    axes.set_yscale("log")
+    _logarithmic(axes)
     order = labels(study.curve)
     named = set()
-    for method, seed in dict.fromkeys((row["method"], row["seed"]) for row in rows):
+    of_runs = {(row["method"], row["seed"]) for row in rows}
+    for method, seed in sorted(of_runs, key=lambda run: (order.index(run[0]), run[1])):
         of_run = [row for row in rows if (row["method"], row["seed"]) == (method, seed)]
         name = "_nolegend_" if method in named else method
         named.add(method)
@@ -124,8 +131,8 @@ def draw_training(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
         loss = [float(row["train/loss"]) for row in of_run]
         style = _style(order.index(method))
         axes.plot(epochs, loss, linewidth=1, marker=".", label=name, **style)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _legend(figure, axes)
     return (figure if rows else None), rows
 
 
@@ -160,12 +167,28 @@ FIGURES: dict[str, tuple[str, str, Callable[[Study, Path], tuple[Figure | None, 
 
 
 def _axes(x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    figure = Figure(figsize=(5.8, 4.2), layout="constrained")  # legible on a phone as well
     axes = figure.add_subplot()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.25)
     return figure, axes
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Above the axes: inside, there is always a study whose lines it hides."""
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        columns = max(1, min(len(names), 60 // max(len(name) + 5 for name in names)))
+        figure.legend(
+            handles, names, loc="outside upper center", ncols=columns, fontsize=8, frameon=False
+        )
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_yscale("log")
+    for place in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        place(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
 
 
 def _style(index: int) -> dict[str, Any]:

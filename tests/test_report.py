@@ -108,6 +108,13 @@ def test_neurons_are_compared_with_weights_at_equal_size(study):
     assert (study / "report/equal_sizes.svg").is_file()
 
 
+def test_a_study_of_one_seed_has_no_intervals(study):
+    points = read_curve(study / "points.csv")
+    write_curve(points.where(seed=0), study / "points.csv")
+    assert main(["report", str(study)]) == 0
+    assert "nan" not in (study / "report/index.html").read_text().partition("<h2>Differences")[2]
+
+
 def test_no_study_is_one_line(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 1
     err = capsys.readouterr().err
@@ -135,10 +142,15 @@ def browser(tmp_path):
     made.quit()
 
 
-def _table(browser):
-    script = """return [...document.querySelectorAll('#at-level tbody tr')].map(
+def _table(browser, name="at-level"):
+    script = """return [...document.querySelectorAll(`#${arguments[0]} tbody tr`)].map(
         row => [...row.cells].map(cell => cell.textContent))"""
-    return browser.execute_script(script)
+    return browser.execute_script(script, name)
+
+
+def _interval(row, names, digits):
+    mean, low, high = (f"{100 * float(row[name]):.{digits}f}" for name in names)
+    return f"{mean} [{low}, {high}]"
 
 
 def test_in_a_browser(study, browser):
@@ -161,15 +173,33 @@ def test_in_a_browser(study, browser):
         for line, row in zip(shown, expected, strict=True):
             mean, sd = (100 * float(row[key]) for key in ("mean", "sd"))
             assert line[1] == f"{mean:.2f} ± {sd:.2f}"
-            assert line[2] == "3"
-            for cell, name in zip(line[3:], ("neurons", "parameters", "macs"), strict=True):
+            assert line[5] == "3"
+            for cell, name in zip(line[2:5], ("neurons", "parameters", "macs"), strict=True):
                 left, total = (int(row[f"{name}_{part}"]) for part in ("left", "total"))
-                assert cell == f"{left} ({100 * left / total:.1f} %)"
+                assert cell == f"{100 * left / total:.1f} % {left:,}"
         seen.add(str(shown))
         slider.send_keys(Keys.ARROW_RIGHT)
     assert len(seen) == len(LEVELS)
     assert len(browser.find_elements(By.CSS_SELECTOR, "figure svg")) == 4
     assert not browser.find_elements(By.ID, "evil")
+    for link in browser.find_elements(By.CSS_SELECTOR, "figcaption a"):
+        assert (study / "report" / link.text).is_file()
+
+    of_differences = _rows(study / "report/differences.csv")
+    for line, row in zip(_table(browser, "differences"), of_differences, strict=True):
+        assert line[0] == row["method"]
+        assert float(line[1]) == pytest.approx(100 * float(row["sparsity"]))
+        assert line[2] == _interval(row, ("mean", "low", "high"), 2)
+        assert [float(cell) for cell in line[3:]] == [
+            float(f"{float(row[name]):.3g}") for name in ("p", "p_holm", "seeds")
+        ]
+    of_summaries = _rows(study / "report/summaries.csv")
+    for line, row in zip(_table(browser, "summaries"), of_summaries, strict=True):
+        assert line[0] == row["taken"] + row["score"]
+        assert line[1] == _interval(row, ("area", "area_low", "area_high"), 2)
+        for cell, points in zip(line[2:], ("0.5", "1", "2"), strict=True):
+            names = (f"within_{points}", f"within_{points}_low", f"within_{points}_high")
+            assert cell == _interval(row, names, 1)
 
     for width in (1200, 360):
         browser.execute_cdp_cmd(
@@ -185,5 +215,7 @@ def test_in_a_browser(study, browser):
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
         colors.add(browser.execute_script("return getComputedStyle(document.body).color"))
     assert len(colors) == 2
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert not slider.is_displayed()
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
     assert browser.get_log("browser") == []
