@@ -208,8 +208,10 @@ def _end_with_stdin() -> None:
 
 
 if __name__ == "__main__":
-    # ignored in what a shell script starts with &: Ctrl-C is how the study asks for a checkpoint
+    # Ctrl-C is how the study asks for a checkpoint: it is ignored in what a shell script starts
+    # with &, and blocked in what a worker of Ray starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if "--while-stdin-is-open" in sys.argv[2:]:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     sys.exit(main(Path(sys.argv[1])))

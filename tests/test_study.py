@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -158,18 +159,22 @@ def test_runs_that_are_interrupted_leave_a_checkpoint_and_no_process():
     long = merge(FIT, {"trainer": {"max_epochs": 100_000}})
     runs = _prepare(_expand("none", long))
     # whoever started it is killed, which closes the pipe: the run ends, too late for a checkpoint
-    orphan = start_run(runs[0].folder, dict(os.environ))
-    while not _progress(runs[0].folder):
-        assert orphan.poll() is None
-        time.sleep(0.1)
-    orphan.stdin.close()
-    assert orphan.wait(60) == 1
+    with start_run(runs[0].folder, dict(os.environ)) as orphan:
+        while not _progress(runs[0].folder):
+            assert orphan.poll() is None
+            time.sleep(0.1)
+    assert orphan.returncode == 1
     assert not list(runs[0].folder.glob("fit_0/checkpoints/*"))
 
     _prepare(runs)
-    looks = run_locally([run.folder for run in runs])
-    assert next(event for event in looks if _progress(runs[0].folder) or event) is None
-    looks.close()
+    # started where Ctrl-C is blocked, as Ray does
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        looks = run_locally([run.folder for run in runs])
+        assert next(event for event in looks if _progress(runs[0].folder) or event) is None
+        looks.close()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert list(runs[0].folder.glob("fit_1/checkpoints/interrupted.ckpt"))
     assert not (runs[0].folder / "curve.json").exists()
     log = (runs[0].folder / "log.txt").read_text()
