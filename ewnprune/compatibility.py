@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ewnprune.reparametrize import attached_parametrizations
+from ewnprune.sharding import is_sharded
 
 
 def builds_layers_later(pl_module: Any) -> bool:
@@ -66,6 +67,33 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
                 f"{type(other).__name__} copies the model before it is reparametrized, and would "
                 f"average the wrong parameters: {remedy}"
             )
+
+
+def refuse_finetuning(trainer: Any, pl_module: Any) -> None:
+    """Name what finetuning cannot work with.
+
+    Raises:
+        ValueError: a fit without a number of epochs, or something that would bring pruned neurons
+            back: averages of weights, undone epochs, shards.
+    """
+    if trainer.max_epochs in (None, -1):
+        raise ValueError(
+            "finetune_epochs needs to know when the ordinary epochs are over: give the Trainer "
+            "max_epochs"
+        )
+    averaging = averaging_callbacks(trainer)
+    if averaging:
+        raise ValueError(
+            f"finetune_epochs beside {averaging[0]}, which would average pruned weights with those "
+            "of before: remove one of the two"
+        )
+    if any(base.__name__ == "LossDrivenTraining" for base in type(pl_module).__mro__):
+        raise ValueError(
+            "finetune_epochs with LossDrivenTraining, which may undo the epoch before: use another "
+            "model"
+        )
+    if is_sharded(pl_module) or type(trainer.strategy).__name__ == "ModelParallelStrategy":
+        raise ValueError("finetune_epochs does not work with sharded models: use DDP")
 
 
 def averaging_callbacks(trainer: Any) -> list[str]:

@@ -8,7 +8,6 @@ the run.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import MethodType
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from torchmetrics import Metric, MetricCollection
 
 from ewnprune.checkpoint import (
     curve_so_far,
+    finetuning,
     fold_checkpoint,
     initial_norms,
     passed_levels,
@@ -24,25 +24,25 @@ from ewnprune.checkpoint import (
 )
 from ewnprune.compatibility import (
     builds_layers_later,
+    refuse_finetuning,
     refuse_unheld,
     refuse_what_cannot_work,
 )
-from ewnprune.curve_hooks import CurveHooks
-from ewnprune.layers import LayerPatterns, Selection, select_layers
-from ewnprune.loggers import log_norms
+from ewnprune.finetune_hooks import FinetuneHooks
+from ewnprune.layers import LayerPatterns, select_layers
 from ewnprune.masks import SPARSITIES, Scope, check_sparsities
-from ewnprune.norms import neuron_norms, norm_statistics
+from ewnprune.norms import neuron_norms
 from ewnprune.parametrizations import NeuronParametrization
 from ewnprune.ranking import find_scores
 from ewnprune.removed import realize_name
 from ewnprune.reparametrize import attached_parametrizations, fold, reparametrize
 from ewnprune.sharding import is_sharded, whole
 from ewnprune.sweep import inputs_and_targets
-from ewnprune.triggers import Action, LossLevels, logged_log_loss
+from ewnprune.triggers import Action, LossLevels
 from ewnprune.weight_space import hand_out_neuron_groups
 
 
-class PruningHooks(CurveHooks):
+class PruningHooks(FinetuneHooks):
     """Train with a parametrization, then prune at many levels and log accuracy against sparsity.
 
     The chosen layers are reparametrized before the optimizer is made and folded after the fit, so
@@ -73,6 +73,14 @@ class PruningHooks(CurveHooks):
             same training (SGD without momentum), faster.
         realize: ``"remove"`` builds the smaller network of every level and measures its bytes and
             latency too, see `sparsity_curve`; slower.
+        finetune_epochs: train so many epochs more, after the Trainer's ``max_epochs`` and the curve
+            of the trained network, with the network pruned at one level; what was pruned stays
+            zero. ``configure_optimizers`` is called again for them and sees them as
+            ``max_epochs``: optimizer state and learning-rate schedule start anew. The curve of the
+            finetuned network stands beside the first, as ``"EWN, finetuned at 0.9"``. A fit that
+            is stopped before ``max_epochs`` is not finetuned.
+        finetune_sparsity: the level, in (0, 1).
+        finetune_score: by which score; the first of ``scores`` by default.
 
     Raises:
         ValueError: levels, scores or numbers that do not fit; the same for the model in ``setup``.
@@ -97,6 +105,9 @@ class PruningHooks(CurveHooks):
         at_level: Sequence[Action] = ("sweep",),
         weight_space: bool = False,
         realize: Literal["mask", "remove"] = "mask",
+        finetune_epochs: int = 0,
+        finetune_sparsity: float = 0.9,
+        finetune_score: str | None = None,
     ) -> None:
         if not (every_n_epochs is None or (isinstance(every_n_epochs, int) and every_n_epochs > 0)):
             raise ValueError(
@@ -116,6 +127,16 @@ class PruningHooks(CurveHooks):
         self.weight_space = weight_space
         realize_name(realize)  # another is an error now
         self.realize = realize
+        if finetune_epochs < 0:
+            raise ValueError(f"finetune_epochs={finetune_epochs}: expected a number of epochs >= 0")
+        if not 0 < finetune_sparsity < 1:
+            raise ValueError(
+                f"finetune_sparsity={finetune_sparsity}: expected a fraction in (0, 1), such as 0.9"
+            )
+        self.finetune_epochs, self.finetune_sparsity = finetune_epochs, float(finetune_sparsity)
+        first = scores if isinstance(scores, str) else next(iter(scores))
+        self.finetune_score = finetune_score or first
+        find_scores(self.finetune_score)
         self.curve = None
         self._initial_norms: dict[str, Tensor] = {}
         self._paths = self._swept_at = None
@@ -136,6 +157,10 @@ class PruningHooks(CurveHooks):
             return  # checkpoints are plain, so evaluation needs nothing attached
         later = builds_layers_later(pl_module)
         refuse_what_cannot_work(self, trainer, later)
+        if self.finetune_epochs:
+            refuse_finetuning(trainer, pl_module)
+        self._ordinary_epochs, self._epochs_done = trainer.max_epochs, 0
+        self._finetuning = None
         if not later:
             self._attach(trainer, pl_module)
             return
@@ -156,7 +181,7 @@ class PruningHooks(CurveHooks):
                 f"already and this fit is {self.method}: call ewnprune.fold(model) first"
             )
         if self.parametrization is None or self.weight_space or present:
-            selection = self._selection(pl_module)
+            selection = select_layers(pl_module, self.layers, self.exclude)
         else:
             selection = reparametrize(pl_module, self.parametrization, self.layers, self.exclude)
         if self.weight_space:
@@ -168,7 +193,9 @@ class PruningHooks(CurveHooks):
         def on_save_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:
             type(module).on_save_checkpoint(module, checkpoint)
             passed = self.loss_levels.passed
-            fold_checkpoint(module, checkpoint, self._initial_norms, passed, self.curve)
+            fold_checkpoint(
+                module, checkpoint, self._initial_norms, passed, self.curve, self._finetuning
+            )
 
         def on_train_epoch_end(module: Any) -> None:
             type(module).on_train_epoch_end(module)
@@ -179,6 +206,7 @@ class PruningHooks(CurveHooks):
             type(module).on_train_end(module)
             if self in trainer.callbacks:
                 self._end_training(trainer, module)
+                self._say_if_not_finetuned(trainer)
 
         # The module's hooks and not the callback's: save_weights_only leaves those out, they come
         # before the module has logged its epoch, and before others have put in averaged weights.
@@ -188,16 +216,15 @@ class PruningHooks(CurveHooks):
         if trainer.is_global_zero:
             print(f"ewnprune: layers under {self.method}\n{selection}", flush=True)
 
-    def _selection(self, pl_module: Any) -> Selection:
-        return select_layers(pl_module, self.layers, self.exclude)
-
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Check that the optimizers hold what was attached."""
         refuse_unheld(pl_module, trainer.optimizers)
+        super().on_fit_start(trainer, pl_module)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Fold, and say what was found and written."""
         if stage == "fit":
+            self._end_finetuning(trainer)
             hooks = ["on_train_epoch_end", "on_train_end", "configure_optimizers"]
             if not is_sharded(pl_module):  # or it stays attached; its checkpoints can be folded
                 fold(pl_module)
@@ -215,43 +242,9 @@ class PruningHooks(CurveHooks):
         """Write the originals back, so that a resumed run goes on bit for bit."""
         self._initial_norms = initial_norms(checkpoint)
         self.loss_levels.passed = passed_levels(checkpoint)
+        self._finetuning = finetuning(checkpoint)
         if trainer.state.fn == "fit":
+            self._expect_finetuning(trainer, checkpoint)
             restore_originals(pl_module, checkpoint)
             self.curve = curve_so_far(checkpoint)
             self._swept_at = self.curve.points[-1].step if self.curve else None
-
-    # --- epochs ----------------------------------------------------------------------------
-
-    def _end_epoch(self, trainer: Any, pl_module: Any) -> None:
-        """Log the norms; take the curve when it is the time."""
-        layers = self._selection(pl_module).chosen
-        norms = {name: whole(neuron_norms(layer)) for name, layer in layers.items()}
-        statistics = {name: norm_statistics(values) for name, values in norms.items()}
-        pl_module.log_dict(
-            {f"norms/{name}/{key}": v for name, row in statistics.items() for key, v in row.items()}
-        )
-        if trainer.is_global_zero:
-            log_norms(trainer.loggers, norms, trainer.global_step)
-        passed = self._pass_loss_levels(trainer) if self.loss_levels.levels else []
-        if "checkpoint" in self.loss_levels.actions:
-            for level in passed:
-                folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
-                trainer.save_checkpoint(folder / f"log_loss_{level:g}.ckpt")
-        due = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if due or (passed and "sweep" in self.loss_levels.actions):
-            self._sweep_in_fit(trainer, pl_module, trainer.current_epoch)
-
-    def _pass_loss_levels(self, trainer: Any) -> list[float]:
-        log_loss = logged_log_loss(trainer.callback_metrics)
-        # one process decides for all, or they would wait for each other
-        passed = self.loss_levels.pass_(trainer.strategy.broadcast(log_loss))
-        if passed and trainer.is_global_zero:
-            levels = ", ".join(f"{level:g}" for level in passed)
-            print(
-                f"ewnprune: log L = {log_loss:.4g} passed {levels} in epoch "
-                f"{trainer.current_epoch}",
-                flush=True,
-            )
-        if self.loss_levels.done():
-            trainer.should_stop = True
-        return passed

@@ -82,6 +82,25 @@ class NeuronParametrization(nn.Module):
         v = rows / divisor / torch.where(norm > 0, norm / divisor, 1.0)
         return self.scale_inverse(norm).to(weight.dtype), v.reshape(weight.shape).to(weight.dtype)
 
+    def masked(self, s: Tensor, v: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """``(s, v)`` of the same weight with zeros where ``keep``, shaped as ``v``, is False.
+
+        What stays of ``v`` is as it was, and so is ``s`` of neurons that nothing goes from.
+
+        >>> import torch
+        >>> gamma, v = SWN(dim=0).right_inverse(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
+        >>> SWN(dim=0)(*SWN(dim=0).masked(gamma, v, torch.tensor([[True, False], [True, True]])))
+        tensor([[3., 0.],
+                [0., 2.]])
+        """
+        rows = self._split(_at_least_float32(v))
+        kept = torch.where(self._split(keep), rows, 0)
+        before, after = _norm(rows, self._reduced(rows)), _norm(kept, self._reduced(rows))
+        share = after / torch.where(before > 0, before, 1.0)
+        scale = self.scale(_at_least_float32(s))
+        changed = self.scale_inverse(scale * share).to(s.dtype)
+        return torch.where(after == before, s, changed), kept.reshape(v.shape).to(v.dtype)
+
     def extra_repr(self) -> str:
         return "" if self.dim is None else f"dim={self.dim}"
 

@@ -22,7 +22,7 @@ class OneCycle(LRScheduler):
     The rates are those of `torch.optim.lr_scheduler.OneCycleLR` with ``max_lr`` the optimizer's
     learning rate and ``cycle_momentum=False`` (Smith & Topin, https://arxiv.org/abs/1708.07120).
     That class must be told the number of steps when it is made, which a config file cannot know;
-    here `Classifier` sets `total_steps` when training starts.
+    here `Classifier` sets `total_steps` when an epoch starts.
 
     Args:
         optimizer: The optimizer to schedule.
@@ -164,8 +164,8 @@ class Classifier(pl.LightningModule):
             },
         }
 
-    def on_train_start(self) -> None:
-        """Tells `OneCycle` how many steps training has.
+    def on_train_epoch_start(self) -> None:
+        """Tells `OneCycle` how many steps it has: all to come, with those it has taken.
 
         Raises:
             ValueError: If the Trainer does not know.
@@ -181,7 +181,8 @@ class Classifier(pl.LightningModule):
                     "OneCycle needs to know the number of steps, but the Trainer has max_epochs=-1 "
                     "and max_steps=-1: set one of them, or choose another scheduler"
                 )
-            scheduler.total_steps = int(steps)
+            # a schedule that was made in the middle of training does not count what was before
+            scheduler.total_steps = int(steps) - self.trainer.global_step + scheduler.last_epoch
 
     def _step(
         self, batch: tuple[Tensor, Tensor], stage: str, accuracy: MulticlassAccuracy
