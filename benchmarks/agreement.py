@@ -1,67 +1,185 @@
-"""Do masked and removed networks agree? Architectures by what is removed, as a Markdown table.
+"""Do masked and removed networks agree? Architectures by what is removed, and how it is realized.
 
     python -m benchmarks.agreement
 
-Random weights in float32, one image of 64 x 64 pixels, half of the neurons, by norm. The difference
-is the largest between the outputs of the masked and of the smaller network, as a fraction of the
-largest output; the layers whose neurons a LayerNorm reads are left out of it, since no mask says
-what their removal does.
+prints a Markdown table and writes it to ``docs/results/agreement.csv``. ``--networks U-Net`` does
+some of the networks only, and writes nothing.
+
+Random weights in float32 and one input. Each network is masked and made smaller; ``change`` is the
+largest difference between the outputs of the smaller and of the dense network, and
+``masked - removed`` that between the masked and the smaller one, both as fractions of the largest
+output. ``as a mask`` counts the groups for which zero weights say it all; where a LayerNorm reads
+across the channels, the masked network's norms go by those that stay. ``trains`` is one step of
+gradient descent with finite gradients on the smaller network.
 """
 
+import argparse
+import csv
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
 
+from benchmarks.networks import Recurrent, Transformer, UNet
+from ewnprune.atomic import replacing
+from ewnprune.attention import separate_attention
+from ewnprune.removal import mask_neurons, remove_neurons
 from ewnprune.sizes import count_parameters
 from ewnprune.structured import remove_coupled_neurons
+from lightning_modules import MLP
 
-NETWORKS = {
-    "ResNet-18": models.resnet18,
-    "ResNeXt-50 32x4d": models.resnext50_32x4d,
-    "MobileNetV3 small": models.mobilenet_v3_small,
-    "DenseNet-121": models.densenet121,
-    "ConvNeXt tiny": models.convnext_tiny,
-    "ViT-B/16": models.vit_b_16,
+FILE = Path(__file__).parent.parent / "docs" / "results" / "agreement.csv"
+COLUMNS = (
+    *("network", "granularity", "groups", "as a mask", "parameters", "left"),
+    *("change", "masked - removed", "trains"),
+)
+
+
+def _image() -> Tensor:
+    return torch.randn(1, 3, 64, 64)
+
+
+def _words() -> Tensor:
+    return torch.randint(0, 1000, (1, 16))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "MLP 784-300-100-10": (lambda: MLP(hidden=(300, 100)), lambda: torch.randn(1, 784)),
+    "ResNet-18": (lambda: models.resnet18(num_classes=10), _image),
+    "ResNeXt-50 32x4d": (lambda: models.resnext50_32x4d(num_classes=10), _image),
+    "MobileNetV3 small": (lambda: models.mobilenet_v3_small(num_classes=10), _image),
+    "DenseNet-121": (lambda: models.densenet121(num_classes=10), _image),
+    "ConvNeXt tiny": (lambda: models.convnext_tiny(num_classes=10), _image),
+    "ViT-B/16": (lambda: models.vit_b_16(num_classes=10, image_size=64), _image),
+    "U-Net": (UNet, _image),
+    "Transformer, q k v": (Transformer, _words),
+    "LSTM": (Recurrent, _words),
+}
+NAMED = {  # whose neurons the indices name, where it is not the last layer but one
+    "ConvNeXt tiny": "features.7.2.block.3",
+    "ViT-B/16": "encoder.layers.encoder_layer_3.mlp.0",
+    "Transformer, q k v": "blocks.1.mlp.1",
+}
+GRANULARITIES: dict[str, dict[str, Any]] = {
+    "half of each group": {"sparsity": 0.5},
+    "half of all": {"sparsity": 0.5, "scope": "global"},
+    "0.4, multiples of 8": {"sparsity": 0.4, "round_to": 8},
+    "indices": {},
+    "half of the heads": {"sparsity": 0.5, "heads": "whole"},
+    "half of each head": {"sparsity": 0.5, "heads": "dims"},
 }
 
 
-def make(name: str) -> nn.Module:
+def make(name: str) -> tuple[nn.Module, Tensor]:
     """The network with norms, gates and a head that matter: many start as ones and zeros."""
     torch.manual_seed(0)
-    options = {"image_size": 64} if name.startswith("ViT") else {}
-    network = NETWORKS[name](num_classes=10, **options).eval()
+    build, example = NETWORKS[name]
+    network = build().eval()
     for key, parameter in network.named_parameters():
         if key.endswith("layer_scale"):
             nn.init.ones_(parameter)
         elif not parameter.any():
             nn.init.normal_(parameter, std=0.1)
+    inputs = example()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    return network
+            module.momentum = None  # the statistics of the next batch
+    if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        network.train()(torch.cat([example() for _ in range(4)]))
+    return network.eval(), inputs
+
+
+def options_of(name: str, granularity: str, network: nn.Module) -> dict[str, Any] | None:
+    """The arguments of the removal; None where the network has nothing of the kind."""
+    options = dict(GRANULARITIES[granularity])
+    if "heads" in options:
+        layers = {"layers": ["*.query", "*.key", "*.value"]}
+        return options | layers if name in ("ViT-B/16", "Transformer, q k v") else None
+    if granularity == "indices":
+        kinds = nn.Linear | nn.Conv2d
+        layers = [key for key, module in network.named_modules() if isinstance(module, kinds)]
+        layer = NAMED.get(name, layers[-2])
+        return {"indices": {layer: [0, 1, 2, 5]}}
+    return options
+
+
+def remove(
+    name: str, network: nn.Module, inputs: Tensor, options: dict[str, Any]
+) -> tuple[nn.Module, float, int, int]:
+    """The smaller network, its difference to the masked one, groups, and those like a mask."""
+    if name.startswith("MLP"):  # a chain: it is masked and made smaller by different functions
+        masked = deepcopy(network)
+        kept = mask_neurons(masked, example_input=inputs, **options)
+        small = remove_neurons(network, example_input=inputs, **options)
+        difference = float((masked(inputs) - small(inputs)).detach().abs().max())
+        return small, difference, len(kept), len(kept)
+    removal = remove_coupled_neurons(network, example_input=inputs, **options)
+    told = sum(" left" in note and "as a mask would" not in note for note in removal.notes)
+    return removal.model, removal.difference, len(removal.left), told
+
+
+def trains(network: nn.Module, inputs: Tensor) -> bool:
+    """Whether a step of gradient descent changes the network, by finite gradients."""
+    before = {key: value.detach().clone() for key, value in network.named_parameters()}
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    network.train()(torch.cat([inputs] * 2)).square().mean().backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    optimizer.step()
+    changed = any(not value.equal(before[key]) for key, value in network.named_parameters())
+    return changed and all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+def rows(names: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows of the table, one after the other."""
+    for name in names:
+        network, inputs = make(name)
+        for granularity in GRANULARITIES:
+            options = options_of(name, granularity, network)
+            if options is None:
+                continue
+            row = dict.fromkeys(COLUMNS, "") | {"network": name, "granularity": granularity}
+            taken = network
+            if name == "ViT-B/16" and "heads" in options:
+                taken = separate_attention(network)
+            dense = taken(inputs).detach()
+            scale = float(dense.abs().max())
+            try:
+                small, difference, groups, told = remove(name, taken, inputs, options)
+            except ValueError as error:
+                yield row | {"granularity": "any", "groups": f"refused: {error}"}
+                break
+            change = float((small(inputs) - dense).detach().abs().max())
+            yield row | {
+                "groups": groups,
+                "as a mask": told,
+                "parameters": count_parameters(taken),
+                "left": count_parameters(small),
+                "change": f"{change / scale:.1e}",
+                "masked - removed": f"{difference / scale:.1e}",
+                "trains": "yes" if trains(small, inputs) else "no",
+            }
 
 
 def main() -> None:
-    """Print the table."""
-    print("| network | what | groups | parameters | left | largest difference | trains |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name in NETWORKS:
-        network, x = make(name), torch.randn(1, 3, 64, 64)
-        scale = float(network(x).detach().abs().max())
-        for scope in ("layer", "global"):
-            removal = remove_coupled_neurons(network, 0.5, x, scope=scope)
-            small = removal.model
-            small(torch.randn(2, 3, 64, 64)).square().mean().backward()
-            trains = all(p.grad.isfinite().all() for p in small.parameters() if p.grad is not None)
-            told = sum("as a mask would" not in note for note in removal.notes)
-            told -= sum("stays: " in note for note in removal.notes)
-            print(
-                f"| {name} | neurons, {scope} | {len(removal.left)}, {told} of them as a mask "
-                f"| {count_parameters(network):,} | {count_parameters(small):,} "
-                f"| {removal.difference / scale:.1e} | {'yes' if trains else 'no'} |",
-                flush=True,
-            )
+    """Print the table and write it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    names = parser.parse_args().networks
+    print(f"| {' | '.join(COLUMNS)} |\n| {' | '.join('---' for _ in COLUMNS)} |")
+    table = []
+    for row in rows(names):
+        table.append(row)
+        cells = [f"{value:,}" if isinstance(value, int) else value for value in row.values()]
+        print(f"| {' | '.join(cells)} |", flush=True)
+    if names == list(NETWORKS):
+        with replacing(FILE) as path, path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(table)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ those that it reads with those that it gives, and so on. Fang et al., "DepGraph:
 Structural Pruning", https://arxiv.org/abs/2301.12900.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from ewnprune.groups import Group, Places
 from ewnprune.head_groups import Heads, cut_heads, head_groups
 from ewnprune.heads import find_attention
 from ewnprune.layers import LAYER_TYPES, type_name
+from ewnprune.norm_masks import channel_dim, shrink_norm
 from ewnprune.preserve import clone
 
 _ACROSS_CHANNELS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.Softmax, nn.Softmax2d)
@@ -64,8 +66,10 @@ class Couplings:
                 f"torch-pruning cannot follow {type_name(model)} ({type(error).__name__}: "
                 f"{reason}): use mask_neurons"
             ) from error
+        self._parameters = {parameter: name for name, parameter in model.named_parameters()}
         self._names = {module: name for name, module in model.named_modules()}
-        self._roots: dict[str, tuple[nn.Module, Any]] = {}
+        self._items: dict[str, list[Any]] = {}
+        self._gone: dict[Any, list[int]] = {}
         self._heads = head_groups(find_attention(model, forward, inputs), heads, model)
 
     def groups(self) -> Iterator[Group]:
@@ -83,7 +87,7 @@ class Couplings:
         for found in self._graph.get_all_groups(root_module_types=[*LAYER_TYPES]):
             root = found[0].dep.target.module
             group = Group(self._names[root], len(found[0].idxs))
-            self._roots[group.name] = (root, found[0].dep.handler)
+            self._items[group.name] = found.items
             for item in found.items:
                 self._add(group, item)
             if not group.stays and group.size % group.blocks:
@@ -95,8 +99,30 @@ class Couplings:
         if group.attention is not None:
             cut_heads(self.model, group, channels)
             return
-        root, handler = self._roots[group.name]
-        self._graph.get_pruning_group(root, handler, channels).prune(record_history=False)
+        # by places in the whole model, since the graph guesses from sizes, and those have changed
+        lost = set(channels)
+        for item in self._items[group.name]:
+            places = [i for i, root in zip(item.idxs, item.root_idxs, strict=True) if root in lost]
+            if places:
+                self._cut(item.dep, places)
+
+    def _cut(self, dependency: Any, places: list[int]) -> None:
+        """Cut out what lay at some places before anything was cut."""
+        node = dependency.target
+        before = self._gone.setdefault((node, dependency.handler), [])
+        now = [place - bisect_left(before, place) for place in places]
+        if isinstance(node.module, nn.LayerNorm):
+            shrink_norm(node.module, now)  # torch-pruning 1.6.1 puts what stays in another order
+        else:
+            cut = dependency(now)
+        before += places
+        before.sort()
+        if isinstance(node.module, nn.Parameter):  # it is not cut in place
+            name = self._parameters[node.module]
+            owner, _, key = name.rpartition(".")
+            setattr(self.model.get_submodule(owner), key, cut)
+            self._parameters[cut] = name
+            node.module = cut
 
     def _add(self, group: Group, item: Any) -> None:
         module, node = item.dep.target.module, item.dep.target
@@ -122,9 +148,14 @@ class Couplings:
             self._add_layer(group, name, module, kind, item.dep.handler, places)
         elif isinstance(module, nn.Embedding):
             group.embeddings.append(name)
-            group.maskable = group.maskable and module.max_norm is None
+            if module.max_norm is not None:
+                group.maskable, group.opaque = False, True
         elif isinstance(module, _ACROSS_CHANNELS):
             group.maskable = False
+            if channel_dim(module) is None:
+                group.opaque = True
+            else:
+                group.norms[name] = places
             if isinstance(module, nn.GroupNorm):
                 group.blocks = max(group.blocks, module.num_groups)
 

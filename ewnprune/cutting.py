@@ -31,6 +31,8 @@ def cut(
     for group in groups:
         if removed[group.name]:
             couplings.remove(group, removed[group.name])
+            if group.attention or not group.maskable:  # where code may hold on to a width
+                _run(small, forward, inputs, f" without neurons of {', '.join(group.makers)}")
     outputs = _run(small, forward, inputs)
     if expected is None:
         return 0.0
@@ -51,13 +53,13 @@ def cut(
     return _difference(outputs, expected)
 
 
-def _run(small: nn.Module, forward: Forward, inputs: Any) -> Any:
+def _run(small: nn.Module, forward: Forward, inputs: Any, which: str = "") -> Any:
     try:
         with evaluating(small):
             return forward(small, clone(inputs))
     except Exception as error:  # any code of the user
         reason = " ".join(str(error).split())[:160]
-        raise broken(small, f"does not run ({type(error).__name__}: {reason})") from error
+        raise broken(small, f"does not run{which} ({type(error).__name__}: {reason})") from error
 
 
 def _difference(outputs: Any, expected: Any) -> float:

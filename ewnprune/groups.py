@@ -43,9 +43,11 @@ class Group:
         blocks: channels stay in so many blocks of equal size (grouped convolutions, GroupNorm,
             heads of attention).
         whole: a unit is a whole block; otherwise it is one channel of each.
+        norms: the LayerNorms and GroupNorms that read across them, by name.
         stays: why none of them can go; empty if they can.
         maskable: whether setting what the readers multiply them with to zero says the same as
             removing them. It does not where a LayerNorm or GroupNorm reads across channels.
+        opaque: something reads across channels that cannot be made to leave some of them out.
         attention: the attention whose heads they are, if they are that.
     """
 
@@ -54,10 +56,12 @@ class Group:
     makers: dict[str, Places] = field(default_factory=dict)
     readers: dict[str, Places] = field(default_factory=dict)
     embeddings: list[str] = field(default_factory=list)
+    norms: dict[str, Places] = field(default_factory=dict)
     blocks: int = 1
     whole: bool = False
     stays: str = ""
     maskable: bool = True
+    opaque: bool = False
     attention: Attention | None = None
 
     @property

@@ -32,7 +32,8 @@ class Removal:
             name of one of them.
         notes: for each group the layers in it and what was done; for each that stays, why.
         difference: largest difference, on the example, between the outputs of the masked and of
-            the smaller network, over the groups for which a mask says the same as removal.
+            the smaller network. Norms in the masked one go by the channels that stay. Groups that
+            something else reads across are left out.
     """
 
     model: nn.Module
@@ -180,15 +181,13 @@ def remove_coupled(
     if prepare is not None:
         _refuse_across(free, removed)
         prepare(small, inputs_gone(free, removed))
-    alike = [group for group in free if group.maskable]
+    told = [group for group in free if not group.opaque]
     masked = deepcopy(small)
-    silence(masked, removed, alike)
+    silence(masked, removed, told)
     with evaluating(masked):
         expected = forward(masked, clone(inputs))
-    difference = cut(couplings, alike, removed, forward, inputs, expected)
-    others = [group for group in free if not group.maskable]
-    if any(removed[group.name] for group in others):
-        cut(couplings, others, removed, forward, inputs, None)
+    difference = cut(couplings, told, removed, forward, inputs, expected)
+    cut(couplings, [group for group in free if group.opaque], removed, forward, inputs, None)
     with evaluating(small):
         outputs = forward(small, clone(inputs))
     if not same(outputs, dense, lambda one, other: True):

@@ -8,14 +8,18 @@ from torch import Tensor, nn
 
 from ewnprune.choice import without
 from ewnprune.groups import Group
+from ewnprune.norm_masks import mask_norm
 
 
 def silence(model: nn.Module, removed: Mapping[str, list[int]], groups: list[Group]) -> None:
     """Set what readers multiply the removed channels with to zero, in a copy of the model.
 
     Of dimensions of heads the queries and keys are set to zero too: they are read by each other.
+    Norms that read across the channels go by those that stay.
     """
     for group in groups:
+        for name, places in group.norms.items():
+            mask_norm(model.get_submodule(name), places.of(removed[group.name]))
         for name, places in group.makers.items() if group.attention else ():
             maker: Any = model.get_submodule(name)
             index = places.of(removed[group.name])
