@@ -99,7 +99,12 @@ class _CommandLine(LightningCLI):
         super().parse_arguments(parser, args)
         checkpoint = self.config[self.config.subcommand].get("ckpt_path")
         if checkpoint not in (None, "best", "last", "hpc"):
-            read_checkpoint(checkpoint, map_location="meta")  # or an error, before anything runs
+            content = read_checkpoint(checkpoint, map_location="meta")  # or an error, now
+            if "pytorch-lightning_version" not in content:
+                raise ValueError(
+                    f"{checkpoint}: expected a checkpoint that Lightning wrote, and it has no "
+                    "'pytorch-lightning_version'; load other weights in your model's own code"
+                )
 
     def _parse_ckpt_path(self) -> None:
         """Take no class names from a checkpoint, as Lightning would: a file is not to run code."""
