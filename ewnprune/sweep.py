@@ -14,6 +14,7 @@ from ewnprune.graph import Forward, call
 from ewnprune.layers import LayerPatterns, Selection, select_layers
 from ewnprune.masking import masking
 from ewnprune.masks import SPARSITIES, Ranking, Scope, check_sparsities
+from ewnprune.pieces import Pieces, with_enough_memory
 from ewnprune.plan import make_plan
 from ewnprune.preserve import device_of, evaluating, to_device
 from ewnprune.ranking import Score, find_scores, rank_neurons
@@ -76,7 +77,9 @@ def sparsity_curve(
 
     The model is left bit for bit as it was: parameters, buffers, train flags, and the state of
     all random number generators. For a progress bar wrap the loader. With several processes each
-    gives its own part of the data, all must call, and counts are summed over them.
+    gives its own part of the data, all must call, and counts are summed over them. Where memory is
+    short the data are gone over anew with batches cut into halves, quarters and so on, which a note
+    of the curve says.
 
     Args:
         model: any module; it is evaluated in eval mode, where it lies.
@@ -140,10 +143,12 @@ def sparsity_curve(
         inputs, targets = batch(raw)
         return to_device(inputs, device), to_device(targets, device)
 
-    def unpacked() -> Iterator[tuple[Any, Any]]:
-        return map(unpack, loader)
+    pieces = Pieces()
 
-    if realize != "mask":
+    def unpacked() -> Iterator[tuple[Any, Any]]:
+        return pieces.of(map(unpack, loader))
+
+    def removed() -> Curve:
         with evaluating(model, loader):
             return removed_curve(
                 model,
@@ -165,41 +170,49 @@ def sparsity_curve(
                 method=method,
                 seed=seed,
             )
-    with evaluating(model, loader):
-        batches = unpacked()
-        first = next(batches, None)
-        if first is None:
-            raise ValueError("the loader gave no batch: expected at least one")
-        anatomy = dissect(model, forward, selection.chosen, first[0])
-        rankings = {
-            name: rank_neurons(name, score, anatomy, scope, initial_norms, seed)
-            for name, score in found.items()
-        }
-        plan = make_plan(model, forward, anatomy, rankings, levels, first[0])
-        measures = Measures(len(plan.variants), metric, loss_fn, anatomy.outputs, first[1])
-        sites = {site for variant in plan.variants for site in variant}
-        with masking(anatomy.modules, sites) as active:
-            replay = Replay(model, forward, anatomy, first[0], plan.variants, active)
-            for inputs, targets in chain([first], batches):
-                measures.add_batch(replay.outputs(inputs), targets)
-        results = measures.results()
-    points = []
-    for name, ranking in rankings.items():
-        for level in levels:
-            network = plan.networks[name, level]
-            measured: dict[str, Any] = {**plan.sizes[network], **results[network]}
-            points.append(
-                CurvePoint(
-                    method=method,
-                    seed=seed,
-                    score=name,
-                    unit=ranking.unit,
-                    scope=scope,
-                    sparsity=level,
-                    **measured,
+
+    def masked() -> Curve:
+        with evaluating(model, loader):
+            batches = unpacked()
+            first = next(batches, None)
+            if first is None:
+                raise ValueError("the loader gave no batch: expected at least one")
+            anatomy = dissect(model, forward, selection.chosen, first[0])
+            rankings = {
+                name: rank_neurons(name, score, anatomy, scope, initial_norms, seed)
+                for name, score in found.items()
+            }
+            plan = make_plan(model, forward, anatomy, rankings, levels, first[0])
+            measures = Measures(len(plan.variants), metric, loss_fn, anatomy.outputs, first[1])
+            sites = {site for variant in plan.variants for site in variant}
+            with masking(anatomy.modules, sites) as active:
+                replay = Replay(model, forward, anatomy, first[0], plan.variants, active)
+                for inputs, targets in chain([first], batches):
+                    measures.add_batch(replay.outputs(inputs), targets)
+            results = measures.results()
+        points = []
+        for name, ranking in rankings.items():
+            for level in levels:
+                network = plan.networks[name, level]
+                measured: dict[str, Any] = {**plan.sizes[network], **results[network]}
+                points.append(
+                    CurvePoint(
+                        method=method,
+                        seed=seed,
+                        score=name,
+                        unit=ranking.unit,
+                        scope=scope,
+                        sparsity=level,
+                        **measured,
+                    )
                 )
-            )
-    return Curve(tuple(points), _notes(selection, anatomy, rankings, replay.fallback))
+        return Curve(tuple(points), _notes(selection, anatomy, rankings, replay.fallback))
+
+    curve = with_enough_memory(masked if realize == "mask" else removed, pieces, loader)
+    if pieces.parts > 1:
+        note = f"memory was short: batches were evaluated in {pieces.parts} parts each"
+        curve = Curve(curve.points, (*curve.notes, note))
+    return curve
 
 
 def _notes(

@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Metric
+from torchmetrics.classification import MulticlassF1Score
 
 import ewnprune
 from ewnprune import (
@@ -232,3 +233,41 @@ def test_two_runs_in_one_folder_at_once_lose_nothing(tmp_path):
         for done in [pool.submit(write, name) for name in ("first", "second")]:
             done.result()
     assert [path.name for path in tmp_path.iterdir()] == ["sparsity_curve.csv"]
+
+
+@pytest.mark.parametrize("realize", ["mask", "remove"])
+def test_out_of_memory_means_smaller_batches_and_is_said(realize, monkeypatch):
+    """Every measure is that of a machine with enough memory; what was counted before is dropped."""
+    net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+    data = TensorDataset(torch.randn(45, 6), torch.randint(2, (45,)))
+    batches = [data[:8], data[8:16], data[16:]]
+    options = {"metric": MulticlassF1Score(2), "realize": realize, "latency_seconds": 0.001}
+    whole = sparsity_curve(net, batches, LEVELS, "norm", **options)
+    sizes, enough = [], nn.Linear.forward
+
+    def short(layer, x):
+        sizes.append(len(x))
+        if len(x) > 8:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return enough(layer, x)
+
+    monkeypatch.setattr(nn.Linear, "forward", short)
+    found = sparsity_curve(net, batches, LEVELS, "norm", **options)
+    assert max(sizes) == 29
+    for one, expected in zip(found, whole, strict=True):
+        assert (one.correct, one.total) == (expected.correct, expected.total)
+        assert one.loss == pytest.approx(expected.loss, rel=1e-6)
+        assert one.metrics["MulticlassF1Score"] == expected.metrics["MulticlassF1Score"]
+    assert "memory was short: batches were evaluated in 4 parts each" in found.notes
+
+
+def test_out_of_memory_with_one_sample_or_data_that_cannot_begin_anew_is_the_error():
+    net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+    batch = torch.randn(4, 6), torch.randint(2, (4,))
+
+    def short(model, x):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    for loader in ([batch], iter([batch])):
+        with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+            sparsity_curve(net, loader, LEVELS, "norm", forward=short)

@@ -1,0 +1,86 @@
+"""Batches in smaller pieces, for when a sweep does not fit into memory."""
+
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+Result = TypeVar("Result")
+
+
+class Pieces:
+    """Cuts each batch of inputs and targets into ``parts`` of about equal size, in order.
+
+    A batch of fewer samples gives a piece for each; one whose samples cannot be told is passed on
+    whole.
+
+    Attributes:
+        parts: into how many.
+        largest: samples in the largest piece so far that could be cut further.
+
+    >>> pieces = Pieces()
+    >>> pieces.parts = 2
+    >>> [x.tolist() for x, _ in pieces.of([(torch.arange(5), torch.arange(5))])]
+    [[0, 1, 2], [3, 4]]
+    """
+
+    def __init__(self) -> None:
+        self.parts = self.largest = 1
+
+    def of(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+        """The pieces of all batches."""
+        self.largest = 1
+        for batch in batches:
+            size = _samples(batch)
+            step = -(-size // self.parts)
+            self.largest = max(self.largest, step)
+            if step == size:
+                yield batch
+                continue
+            for start in range(0, size, step):
+                rows = slice(start, start + step)
+                yield tree_map_only(Tensor, operator.itemgetter(rows), batch)
+
+
+def with_enough_memory(
+    attempt: Callable[[], Result], pieces: Pieces, loader: Iterable[Any]
+) -> Result:
+    """The result of an attempt; while memory is short, of another with pieces half the size.
+
+    Args:
+        attempt: does the work on ``pieces`` of the loader's batches, from the beginning.
+        pieces: how they are cut.
+        loader: the data. An iterator cannot begin anew, and so gets one attempt.
+
+    Raises:
+        RuntimeError: what the attempt raised, where it was something else or pieces cannot be
+            smaller.
+    """
+    while True:
+        try:
+            return attempt()
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or pieces.largest < 2 or iter(loader) is loader:
+                raise
+        # not in the except block, where the traceback keeps the tensors of the attempt
+        pieces.parts *= 2
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory was short: of a GPU, or of the CPU, which has no type for it.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: ..."))
+    True
+    """
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(
+        text in str(error) for text in ("DefaultCPUAllocator", "out of memory")
+    )
+
+
+def _samples(batch: tuple[Any, Any]) -> int:
+    """Samples in a batch, by the first dimension of every tensor; 1 where they differ in it."""
+    sizes = {leaf.shape[:1] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)}
+    return sizes.pop()[0] if len(sizes) == 1 and sizes != {()} else 1
