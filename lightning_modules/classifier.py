@@ -132,15 +132,15 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch ``(x, y)``."""
-        return self._step(batch, "train", self.train_acc)
+        return self._step(batch, "train")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Logs loss and accuracy of one batch ``(x, y)``."""
-        self._step(batch, "val", self.val_acc)
+        """Logs the loss and counts the accuracy of one batch ``(x, y)``."""
+        self._step(batch, "val")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Logs loss and accuracy of one batch ``(x, y)``."""
-        self._step(batch, "test", self.test_acc)
+        """Logs the loss and counts the accuracy of one batch ``(x, y)``."""
+        self._step(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Class ``(B,)`` and probabilities ``(B, num_classes)`` of a batch ``x`` or ``(x, y)``."""
@@ -184,14 +184,30 @@ class Classifier(pl.LightningModule):
             # a schedule that was made in the middle of training does not count what was before
             scheduler.total_steps = int(steps) - self.trainer.global_step + scheduler.last_epoch
 
-    def _step(
-        self, batch: tuple[Tensor, Tensor], stage: str, accuracy: MulticlassAccuracy
-    ) -> Tensor:
+    def on_train_epoch_end(self) -> None:
+        """Logs the accuracy of the epoch."""
+        self._log_accuracy("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the accuracy of the epoch."""
+        self._log_accuracy("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the accuracy of the epoch."""
+        self._log_accuracy("test")
+
+    def _step(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
         x, y = batch
         logits = self(x)
         loss = cast(Tensor, self.loss(logits, y))
-        accuracy.update(logits, y)  # not forward, which computes the value of the batch too
         epoch: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(y)}
         self.log(f"{stage}/loss", loss, sync_dist=True, **epoch)
-        self.log(f"{stage}/acc", accuracy, prog_bar=stage != "train", **epoch)
+        # update, not forward, which computes the value of the batch too; and logged once per epoch,
+        # since a call of self.log takes longer than the update
+        getattr(self, f"{stage}_acc").update(logits, y)
         return loss
+
+    def _log_accuracy(self, stage: str) -> None:
+        accuracy: MulticlassAccuracy = getattr(self, f"{stage}_acc")
+        if accuracy.update_called:  # a subclass may have a step of its own
+            self.log(f"{stage}/acc", accuracy, prog_bar=stage != "train")
