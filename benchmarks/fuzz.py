@@ -128,6 +128,10 @@ class Fuzz:
                 "every_n_epochs": None,
                 "loss_levels": (),
                 "at_level": ("sweep",),
+                "realize": "mask",
+                "finetune_epochs": 1,
+                "finetune_sparsity": 0.9,
+                "finetune_score": None,
             }
         )
         self.case("WeightNormPruning", lambda: ewnprune.WeightNormPruning(**call), call)

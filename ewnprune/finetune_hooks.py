@@ -101,7 +101,7 @@ class FinetuneHooks(CurveHooks):
         stored = self._finetuning = finetuning(checkpoint)
         if stored is None:
             return
-        asked = {"sparsity": self.finetune_sparsity, "score": self.finetune_score}
+        asked = self._pruned_as()
         if not self.finetune_epochs or any(stored[key] != asked[key] for key in asked):
             raise ValueError(
                 f"the checkpoint is of a run that was finetuning at sparsity "
@@ -143,8 +143,7 @@ class FinetuneHooks(CurveHooks):
         self._end_training(trainer, pl_module)
         self._finetuning = {
             "since": since,
-            "sparsity": self.finetune_sparsity,
-            "score": self.finetune_score,
+            **self._pruned_as(),
             "masks": self._find_masks(trainer, pl_module),
         }
         set_to_zero(pl_module, self._finetuning["masks"])
@@ -174,6 +173,11 @@ class FinetuneHooks(CurveHooks):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """The same where the fit was cut off."""
         self._end_finetuning(trainer)
+
+    def _pruned_as(self) -> dict[str, Any]:
+        """At what level and by which score, in plain types for a checkpoint."""
+        (score,) = find_scores(self.finetune_score)
+        return {"sparsity": self.finetune_sparsity, "score": score}
 
     def _hold(self, trainer: Any, pl_module: Any) -> None:
         assert self._finetuning is not None

@@ -127,15 +127,17 @@ class PruningHooks(FinetuneHooks):
         self.weight_space = weight_space
         realize_name(realize)  # another is an error now
         self.realize = realize
-        if finetune_epochs < 0:
+        if not isinstance(finetune_epochs, int) or finetune_epochs < 0:
             raise ValueError(f"finetune_epochs={finetune_epochs}: expected a number of epochs >= 0")
-        if not 0 < finetune_sparsity < 1:
+        if not (isinstance(finetune_sparsity, int | float) and 0 < finetune_sparsity < 1):
             raise ValueError(
                 f"finetune_sparsity={finetune_sparsity}: expected a fraction in (0, 1), such as 0.9"
             )
         self.finetune_epochs, self.finetune_sparsity = finetune_epochs, float(finetune_sparsity)
-        first = scores if isinstance(scores, str) else next(iter(scores))
-        self.finetune_score = finetune_score or first
+        several = (
+            scores if isinstance(scores, Sequence) and not isinstance(scores, str) else [scores]
+        )
+        self.finetune_score = several[0] if finetune_score is None else finetune_score
         find_scores(self.finetune_score)
         self.curve = None
         self._initial_norms: dict[str, Tensor] = {}
