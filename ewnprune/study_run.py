@@ -82,13 +82,13 @@ def main(folder: Path) -> int:
     started = time.monotonic()
     # weights that decay to nothing become denormal numbers, ten times slower to compute with
     torch.set_flush_denormal(True)
-    if not _is_whole(folder / _FINAL):
-        checkpoint = _newest_checkpoint(folder)
+    if _steps(folder / _FINAL) is None:
+        checkpoint = _furthest_checkpoint(folder)
         words = ["fit", *_phase(folder, _next_name(folder, "fit"))]
         status = command([*words, *(["--ckpt_path", str(checkpoint)] if checkpoint else [])])
         if status:
             return status
-        if not _is_whole(folder / _FINAL):
+        if _steps(folder / _FINAL) is None:
             print("ewnprune: stopped before the end of training")
             return 130
     curves = []
@@ -144,23 +144,26 @@ def _next_name(folder: Path, stem: str) -> str:
     return f"{stem}_{number}"
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether it is there and can be read: Lightning's may be cut off where it was killed.
+def _steps(checkpoint: Path) -> int | None:
+    """Steps trained; None where it is not there or not whole.
 
-    It writes to the folder for temporary files first, and moves that, which on another file system
-    means to copy.
+    Lightning's may be cut off where it was killed: it writes to the folder for temporary files
+    first, and moves that, which on another file system means to copy.
     """
     try:
-        read_checkpoint(checkpoint, map_location="meta")
+        return int(read_checkpoint(checkpoint, map_location="meta")["global_step"])
     except (FileNotFoundError, ValueError):
-        return False
-    return True
+        return None
 
 
-def _newest_checkpoint(folder: Path) -> Path | None:
-    found = [folder / _LAST, *folder.glob("fit_*/checkpoints/interrupted.ckpt")]
-    found = [path for path in found if _is_whole(path)]
-    return max(found, key=lambda path: path.stat().st_mtime) if found else None
+def _furthest_checkpoint(folder: Path) -> Path | None:
+    """The one with the most steps, whatever clock the files were written by."""
+    steps = {
+        path: _steps(path)
+        for path in (folder / _LAST, *sorted(folder.glob("fit_*/checkpoints/interrupted.ckpt")))
+    }
+    whole = {path: count for path, count in steps.items() if count is not None}
+    return max(whole, key=lambda path: whole[path]) if whole else None
 
 
 def _labelled(folder: Path, curve: Curve) -> Curve:
@@ -178,8 +181,8 @@ def _labelled(folder: Path, curve: Curve) -> Curve:
 def _write_training(folder: Path) -> None:
     """One line per epoch, over all the times the run was resumed; the last says what holds."""
     rows: dict[int, dict[str, Any]] = {}
-    attempts = sorted(folder.glob("fit_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
-    for path in attempts:
+    attempts = folder.glob("fit_*/metrics.csv")
+    for path in sorted(attempts, key=lambda path: int(path.parent.name.removeprefix("fit_"))):
         with open(path, encoding="utf-8", newline="") as file:
             for line in csv.DictReader(file):
                 if line.get("epoch"):

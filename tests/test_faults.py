@@ -27,7 +27,7 @@ from ewnprune import (
 )
 from ewnprune.atomic import replacing
 from ewnprune.checkpoint import read_checkpoint
-from ewnprune.study_run import _FINAL, _LAST, _is_whole, _newest_checkpoint
+from ewnprune.study_run import _FINAL, _LAST, _furthest_checkpoint, _steps
 
 LEVELS = (0, 0.5, 0.9)
 
@@ -77,15 +77,26 @@ def test_a_checkpoint_that_was_cut_off_is_never_gone_on_from(tmp_path):
     older.parent.mkdir(parents=True)
     older.write_bytes(content)
     (tmp_path / _LAST).parent.mkdir()
-    assert _newest_checkpoint(tmp_path) == older
+    assert _furthest_checkpoint(tmp_path) == older
     for path in (tmp_path / _LAST, tmp_path / _FINAL):
         for length in (0, 1, len(content) // 2, len(content) - 1):
             path.write_bytes(content[:length])
-            assert not _is_whole(path)
-            assert _newest_checkpoint(tmp_path) == older
-    (tmp_path / _LAST).write_bytes(content)
-    os.utime(older, (0, 0))
-    assert _newest_checkpoint(tmp_path) == tmp_path / _LAST
+            assert _steps(path) is None
+            assert _furthest_checkpoint(tmp_path) == older
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(tmp_path):
+    """The checkpoint that a study goes on from is the furthest, whatever the files' times say."""
+    keep = ModelCheckpoint(tmp_path / "fit", save_top_k=-1, filename="{epoch}")
+    _fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS), keep)
+    older = tmp_path / "fit_0/checkpoints/interrupted.ckpt"
+    for path, epoch in ((tmp_path / _LAST, 1), (older, 0)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((tmp_path / f"fit/epoch={epoch}.ckpt").read_bytes())
+    for times in ((0, 9), (9, 0)):
+        for path, time in zip((tmp_path / _LAST, older), times, strict=True):
+            os.utime(path, (time, time))
+        assert _furthest_checkpoint(tmp_path) == tmp_path / _LAST
 
 
 def test_truncated_and_flipped_checkpoints_are_one_line(tmp_path):
