@@ -17,8 +17,8 @@ SPEED = (
     "epoch",
     "startup",
     "sweep",
-    "sweep --network ResNet18 --images 64",
-    "sweep --network ResNet18 --images 64 --memory",
+    "sweep --network ResNet18 --images 32 --rounds 3",
+    "sweep --network ResNet18 --images 32 --memory",
     "growth",
 )
 
