@@ -165,11 +165,11 @@ def _fit(root: Path, kills: int, rng: random.Random) -> tuple[int, int]:
         _check_curves(folder, expected)
         resume = ["--ckpt_path", str(max(good)[1].relative_to(folder))] if good else []
         _whole(folder, partial(command, [*_FIT, *resume]))
-        newest = max(folder.glob("runs/version_*"), key=lambda path: int(path.name[8:]))
-        found = read_curve(newest / "sparsity_curve.csv")
         last = max(point.epoch or 0 for point in expected)
         if good and max(good)[1].name.startswith(f"epoch={last}"):
-            continue  # it had ended but for the files
+            continue  # it had ended but for the files: there was nothing left to train
+        newest = max(folder.glob("runs/version_*"), key=lambda path: int(path.name[8:]))
+        found = read_curve(newest / "sparsity_curve.csv")
         assert found.where(epoch=last) == expected.where(epoch=last), f"kill {number} of fit"
         shutil.rmtree(folder)
     return killed, kills - killed
