@@ -54,7 +54,7 @@ def read_curve(path: str | os.PathLike[str]) -> Curve:
         with open(path, encoding="utf-8", newline="") as file:
             text = file.read()
         return _from_csv(text) if kind == ".csv" else curve_from_json(text)
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ones
+    except (csv.Error, ValueError) as error:  # UnicodeDecodeError, JSONDecodeError
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"{path} holds no curve ({reason}): expected a file written by ewnprune"

@@ -1,6 +1,7 @@
 """What goes wrong around a run: nothing is lost, nothing broken is taken for good, all is said."""
 
 import os
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -118,6 +119,24 @@ def test_truncated_and_flipped_checkpoints_are_one_line(tmp_path):
         except ValueError as error:
             refused += "\n" not in str(error)
     assert refused >= 2  # torch checks no sum of the tensors themselves: the rest is read
+
+
+def test_bytes_that_the_unpickler_stumbles_over_are_one_line(tmp_path):
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a/version", "3")
+        file.writestr("a/byteorder", "little")
+        file.writestr("a/data.pkl", b"\x80\x02a.")  # append to a list that is not there
+    with pytest.raises(ValueError, match=r"a\.ckpt is no checkpoint .* \(IndexError\)"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("line", ["first", "second"])
+def test_a_quote_that_is_never_closed_is_one_line(tmp_path, line):
+    path = tmp_path / "curve.csv"
+    path.write_text("sparsity," + ('"weights' if line == "first" else 'weights\n0,"1'))
+    with pytest.raises(ValueError, match=r"curve\.csv holds no curve \("):
+        read_curve(path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").is_dir(), reason="no /proc")
