@@ -27,9 +27,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ewnprune.controller import LossController, LossDrivenRate, RateState
-from ewnprune.experiments import mnist_train, two_layer
+from ewnprune.experiments import mnist_state, mnist_train, two_layer
 from ewnprune.experiments.mnist_runs import history, load_digits
-from ewnprune.experiments.mnist_train import Digits, Run, choose, each_log_loss, network
+from ewnprune.experiments.mnist_state import Digits, Run, each_log_loss, network
+from ewnprune.experiments.mnist_train import choose
 from ewnprune.losses import LogCrossEntropyLoss
 from ewnprune.optim import EWNSGD, neuron_param_groups
 
@@ -75,7 +76,7 @@ def measure(
     optimizer = EWNSGD(neuron_param_groups(model), lr=1.0)
     # a rate at which nothing moves: every epoch is measured from the same place
     controller = LossController(model, optimizer, log_loss, LossDrivenRate(lr=1e-12))
-    run, chosen = Run("EWN", 0, controller, []), choose(each, data, mnist_train._LEFT_OUT)
+    run, chosen = Run("EWN", 0, controller, []), choose(each, data, mnist_train.LEFT_OUT)
     some = torch.randperm(len(each))[: int(share * len(each))]
     hard = torch.randperm(len(chosen.digits.y))[: int(share * len(chosen.digits.y))]
     part, steps = Digits(data.x[some], data.y[some]), chosen._replace(place=chosen.place[some])
@@ -137,7 +138,7 @@ def try_factors(images: Digits, depth: int) -> Iterator[list[str]]:
     """EWN on 2,000 images and 256 hidden neurons until log L = -depth, for each pair of factors."""
     few = Digits(images.x[:2000], images.y[:2000])
     for up, down in FACTORS:
-        mnist_train.LossDrivenRate = lambda lr, u=up, d=down: TwoFactors(lr=lr, factor=u, down=d)
+        mnist_state.LossDrivenRate = lambda lr, u=up, d=down: TwoFactors(lr=lr, factor=u, down=d)
         with tempfile.TemporaryDirectory() as name, tqdm(disable=True) as bar:
             begun = time.thread_time()
             mnist_train.train("EWN", 0, few, 256, [depth], Path(name), bar)

@@ -5,11 +5,13 @@ import os
 # before torch is imported: the processes that test side by side would wait for each other's threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from ewnprune.experiments.mnist_state import Digits
 from lightning_modules.fetch import fetch
 from lightning_modules.files import cache_dir
 
@@ -19,6 +21,22 @@ def mnist_dir() -> Path:
     """A folder with MNIST in torchvision's layout, fetched once per machine; do not write to it."""
     fetch(cache_dir(), "MNIST", replace=True)
     return cache_dir()
+
+
+@pytest.fixture
+def digits() -> Callable[..., Digits]:
+    """Makes images of which fifty pixels carry the class, some more clearly than others."""
+
+    def make(count: int, dtype: torch.dtype = torch.float64) -> Digits:
+        generator = torch.Generator().manual_seed(4)
+        y = torch.arange(count) % 10
+        x = torch.randn(count, 784, generator=generator, dtype=torch.float64) / 3
+        clear = 1 + 9 * torch.rand(count, generator=generator, dtype=torch.float64)
+        for k in range(10):
+            x[y == k, 5 * k : 5 * k + 5] += clear[y == k, None]
+        return Digits(x.to(dtype), y)
+
+    return make
 
 
 torch.manual_seed(0)  # for the layers that test modules make when they are imported

@@ -11,15 +11,16 @@ from tqdm import tqdm
 from ewnprune.controller import LossController, LossDrivenRate
 from ewnprune.experiments import mnist_train
 from ewnprune.experiments.mnist_runs import history
-from ewnprune.experiments.mnist_train import (
-    Digits,
+from ewnprune.experiments.mnist_state import (
     Run,
-    choose,
     each_log_loss,
-    epoch,
-    judged_log_loss,
     log_mean_loss,
     network,
+)
+from ewnprune.experiments.mnist_train import (
+    choose,
+    epoch,
+    judged_log_loss,
     share_left_out,
     train,
 )
@@ -28,17 +29,6 @@ from ewnprune.losses import LogCrossEntropyLoss
 from ewnprune.optim import EWNSGD, SWNSGD, neuron_param_groups
 
 METHODS = ["EWN", "SWN", "none"]
-
-
-def _digits(count, dtype=torch.float64):
-    """Fifty pixels carry the class, some images more clearly than others."""
-    generator = torch.Generator().manual_seed(4)
-    y = torch.arange(count) % 10
-    x = torch.randn(count, 784, generator=generator, dtype=torch.float64) / 3
-    clear = 1 + 9 * torch.rand(count, generator=generator, dtype=torch.float64)
-    for k in range(10):
-        x[y == k, 5 * k : 5 * k + 5] += clear[y == k, None]
-    return Digits(x.to(dtype), y)
 
 
 def _controller(method, data, hidden=12):
@@ -68,8 +58,8 @@ def _train(tmp_path, method, data, depths, hidden=12):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_path_is_that_of_autograd_with_all_images(method, tmp_path):
-    data = _digits(600)
+def test_the_path_is_that_of_autograd_with_all_images(digits, method, tmp_path):
+    data = digits(600)
     rows = _train(tmp_path, method, data, [4, 8, 12, 24])
     assert rows[-1]["images"] < 500  # most of what follows is about what is left out
     assert 0 < sum(row["accepted"] for row in rows) < len(rows)
@@ -90,9 +80,9 @@ def test_the_path_is_that_of_autograd_with_all_images(method, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_one_epoch_is_that_of_autograd_to_the_rounding_of_each_type(method):
+def test_one_epoch_is_that_of_autograd_to_the_rounding_of_each_type(digits, method):
     for dtype, rtol in ((torch.float64, 1e-11), (torch.float32, 2e-4)):
-        data = _digits(600, dtype)
+        data = digits(600, dtype)
         fast, plain = _controller(method, data), _controller(method, data)
         chosen = choose(each_log_loss(fast.model, data), data, 0.0)
         assert len(chosen.digits.y) == 600
@@ -114,8 +104,8 @@ def test_one_epoch_is_that_of_autograd_to_the_rounding_of_each_type(method):
 
 
 @pytest.mark.parametrize("depth", [1, 40, 200])
-def test_gradients_are_those_of_autograd_at_any_depth(depth):
-    data = _digits(40, torch.float32)
+def test_gradients_are_those_of_autograd_at_any_depth(digits, depth):
+    data = digits(40, torch.float32)
     model = network(12, 0)
     with torch.no_grad():  # neuron k sees the pixels of class k
         model.fc1.weight.zero_()
@@ -131,22 +121,22 @@ def test_gradients_are_those_of_autograd_at_any_depth(depth):
     torch.testing.assert_close(products.double(), expected, rtol=1e-3, atol=1e-4 * depth)
 
 
-def test_blocks_in_which_an_image_comes_back_are_done_again_with_all(tmp_path, monkeypatch):
-    data = _digits(300)
-    monkeypatch.setattr(mnist_train, "_LEFT_OUT", 0.0)
+def test_blocks_in_which_an_image_comes_back_are_done_again_with_all(digits, tmp_path, monkeypatch):
+    data = digits(300)
+    monkeypatch.setattr(mnist_train, "LEFT_OUT", 0.0)
     straight = _train(tmp_path / "all", "EWN", data, [6])
-    monkeypatch.setattr(mnist_train, "_LEFT_OUT", 0.4)
-    monkeypatch.setattr(mnist_train, "_HARMLESS", 1.0)
+    monkeypatch.setattr(mnist_train, "LEFT_OUT", 0.4)
+    monkeypatch.setattr(mnist_train, "HARMLESS", 1.0)
     loose = _train(tmp_path / "loose", "EWN", data, [6])
     assert min(row["images"] for row in straight) == 300 > max(row["images"] for row in loose)
     assert [r["log_loss"] for r in loose] != [r["log_loss"] for r in straight]
-    monkeypatch.setattr(mnist_train, "_HARMLESS", 0.0)
+    monkeypatch.setattr(mnist_train, "HARMLESS", 0.0)
     again = _train(tmp_path / "again", "EWN", data, [6])
     assert [r | {"seconds": 0} for r in again] == [r | {"seconds": 0} for r in straight]
 
 
-def test_images_chosen_are_the_hardest_and_the_others_hardly_count():
-    data = _digits(200)
+def test_images_chosen_are_the_hardest_and_the_others_hardly_count(digits):
+    data = digits(200)
     each = torch.linspace(0, -50, 200, dtype=torch.float64)[torch.randperm(200)]
     chosen = choose(each, data, 1e-7)
     share = (each.exp() / each.exp().sum()).sort().values
@@ -162,9 +152,9 @@ def test_images_chosen_are_the_hardest_and_the_others_hardly_count():
     assert share_left_out(later, chosen) == pytest.approx(expected.item(), rel=1e-9)
 
 
-def test_a_loss_that_has_passed_the_highest_is_not_summed_further(monkeypatch):
-    monkeypatch.setattr(mnist_train, "_CHUNK", 16)
-    data, model = _digits(200), network(12, 0).double()
+def test_a_loss_that_has_passed_the_highest_is_not_summed_further(digits, monkeypatch):
+    monkeypatch.setattr(mnist_train, "CHUNK", 16)
+    data, model = digits(200), network(12, 0).double()
     chosen = choose(each_log_loss(model, data), data, 0.0)
     full = F.cross_entropy(model(data.x), data.y).log().item()
     assert log_mean_loss(model, data) == pytest.approx(full, rel=1e-12)
@@ -179,8 +169,8 @@ def test_a_loss_that_has_passed_the_highest_is_not_summed_further(monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_epoch_ends_when_the_weights_overflow(method):
-    data = _digits(600, torch.float32)
+def test_an_epoch_ends_when_the_weights_overflow(digits, method):
+    data = digits(600, torch.float32)
     fast, plain = _controller(method, data), _controller(method, data)
     for controller in (fast, plain):
         for group in controller.optimizer.param_groups:
@@ -191,8 +181,8 @@ def test_an_epoch_ends_when_the_weights_overflow(method):
     assert not math.isfinite(log_mean_loss(plain.model, data))
 
 
-def test_a_weight_that_is_not_a_number_shows_in_the_loss():
-    data, model = _digits(20, torch.float32), network(12, 0)
+def test_a_weight_that_is_not_a_number_shows_in_the_loss(digits):
+    data, model = digits(20, torch.float32), network(12, 0)
     model.fc1.weight.data[3, 5] = math.nan
     assert math.isnan(log_mean_loss(model, data))
     grads, _ = TwoLayer.of(model).gradients(data.x, data.y, 0.0)

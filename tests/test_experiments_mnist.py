@@ -15,7 +15,8 @@ from ewnprune.experiments.mnist_runs import (
     history,
     prune,
 )
-from ewnprune.experiments.mnist_train import Digits, log_mean_loss, network, train
+from ewnprune.experiments.mnist_state import Digits, log_mean_loss, network
+from ewnprune.experiments.mnist_train import train
 
 
 def _digits(count, seed):
@@ -72,7 +73,7 @@ def test_epochs_follow_the_rule(tmp_path, bar):
 
 
 def test_a_run_that_takes_too_long_says_so(tmp_path, bar, monkeypatch):
-    monkeypatch.setattr("ewnprune.experiments.mnist_train._MAX_KEPT", 3)
+    monkeypatch.setattr("ewnprune.experiments.mnist_state._MAX_KEPT", 3)
     with pytest.raises(RuntimeError, match=r"EWN-0 kept 3 epochs .* not yet at -50"):
         train("EWN", 0, _digits(100, 1), 12, [50], tmp_path / "EWN-0", bar)
 

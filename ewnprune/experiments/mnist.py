@@ -21,6 +21,7 @@ from ewnprune.experiments.mnist_runs import (
     load_digits,
     prune,
 )
+from ewnprune.experiments.mnist_together import train_together
 from ewnprune.experiments.mnist_train import train
 from ewnprune.experiments.reference import read
 from ewnprune.experiments.verdict import Criterion, above, below, write_csv, write_figure
@@ -47,8 +48,12 @@ def run(
     data, test = load_digits(data_dir, device)
     runs = [(method, seed) for seed in range(seeds) for method in methods]
     with tqdm(total=depth * len(runs), desc="mnist", unit="nat", leave=False) as bar:
-        for method, seed in runs:
-            train(method, seed, data, _HIDDEN, depths, _folder(out, method, seed), bar)
+        wanted = [(method, seed, _folder(out, method, seed)) for method, seed in runs]
+        if data.x.is_cuda:
+            train_together(wanted, data, _HIDDEN, depths, bar)
+        else:
+            for method, seed, folder in wanted:
+                train(method, seed, data, _HIDDEN, depths, folder, bar)
     levels: list[dict[str, Any]] = [
         {"method": method, "seed": seed, "depth": d}
         | depth_row(_folder(out, method, seed), d, test)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ewnprune.experiments.mnist_train import Digits
+from ewnprune.experiments.mnist_state import Digits
 from ewnprune.masks import rank
 from ewnprune.norms import effective_number
 from lightning_modules import MNISTDataModule

@@ -18,7 +18,8 @@ from ewnprune.experiments.mnist_runs import (
     load_digits,
     prune,
 )
-from ewnprune.experiments.mnist_train import Digits, train
+from ewnprune.experiments.mnist_state import Digits
+from ewnprune.experiments.mnist_train import train
 from ewnprune.experiments.verdict import Criterion, above, below, write_csv, write_figure
 
 _HIDDEN = 256
