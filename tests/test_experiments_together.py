@@ -10,8 +10,8 @@ from tqdm import tqdm
 from ewnprune.experiments import mnist_stack, mnist_together
 from ewnprune.experiments.mnist_runs import history
 from ewnprune.experiments.mnist_stack import Stack, Steps, each_log_loss
-from ewnprune.experiments.mnist_state import Digits
-from ewnprune.experiments.mnist_together import counting, train_together
+from ewnprune.experiments.mnist_state import Digits, counting
+from ewnprune.experiments.mnist_together import train_together
 from ewnprune.experiments.mnist_train import choose, train
 from ewnprune.experiments.two_layer import TwoLayer
 

@@ -57,6 +57,23 @@ def log_mean_loss(model: nn.Module, data: Digits) -> float:
     return each_log_loss(model, data).logsumexp(0).item() - float(np.log(len(data.y)))
 
 
+def counting(each: Tensor, left_out: float | Tensor) -> Tensor:
+    """Which images count: all but the easiest ones, which together have this share of the loss.
+
+    Args:
+        each: log loss of each image, ``(N,)`` or, of several runs, ``(runs, N)``.
+        left_out: share, or one for each run, ``(runs, 1)``.
+    """
+    easiest = each.argsort(dim=-1, descending=True, stable=True).flip(-1)
+    share = (each - each.logsumexp(-1, keepdim=True)).exp().gather(-1, easiest).cumsum(-1)
+    return torch.ones_like(each, dtype=torch.bool).scatter(-1, easiest, ~(share < left_out))
+
+
+def share_of(which: Tensor, each: Tensor) -> Tensor:
+    """What these images add to the loss, as a fraction of it; the same shapes as `counting`."""
+    return (each.masked_fill(~which, -torch.inf).logsumexp(-1) - each.logsumexp(-1)).exp()
+
+
 def shuffled(images: int, seed: int, number: int) -> Tensor:
     """The order of the images in an epoch, by its number among those tried."""
     return torch.from_numpy(np.random.default_rng((seed, number)).permutation(images))

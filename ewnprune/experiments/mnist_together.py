@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ewnprune.experiments.descent import Method
@@ -26,28 +25,18 @@ from ewnprune.experiments.mnist_state import (
     Digits,
     Run,
     begin,
+    counting,
     exhausted,
     give_up,
     missing,
     nats,
     save,
     save_passed,
+    share_of,
     shuffled,
 )
 
 _order = lru_cache(maxsize=64)(shuffled)
-
-
-def counting(each: Tensor, left_out: Tensor) -> Tensor:
-    """Which images count: all but the easiest ones, which together have this share of the loss.
-
-    Args:
-        each: log loss of each image, ``(runs, N)``.
-        left_out: share, ``(runs, 1)``.
-    """
-    easiest, place = each.sort(dim=1, stable=True)
-    share = (easiest - each.logsumexp(1, keepdim=True)).exp().cumsum(1)
-    return torch.ones_like(place, dtype=torch.bool).scatter(1, place, share >= left_out)
 
 
 def train_together(
@@ -112,7 +101,7 @@ def _until_one_ends(
             _order(images, run.seed, len(run.epochs) + 1)
         tried = each_log_loss(stack, data)
         log_sum = tried.logsumexp(1)
-        share = (tried.masked_fill(counts, -math.inf).logsumexp(1) - log_sum).exp().tolist()
+        share = share_of(~counts, tried).tolist()
         log_loss, counted = (log_sum - math.log(images)).tolist(), counts.sum(1).tolist()
         now = time.monotonic()
         for k, (run, left, folder) in enumerate(running):
@@ -129,8 +118,8 @@ def _until_one_ends(
                 each[k] = tried[k]
             save_passed(run, left, folder)
         take(stack, runs)
-        bar.update(sum(nats(run, goal) for run in runs) - shown)
-        shown = sum(nats(run, goal) for run in runs)
+        before, shown = shown, sum(nats(run, goal) for run in runs)
+        bar.update(shown - before)
         deepest, shallowest = (f(run.controller.log_loss for run in runs) for f in (min, max))
         bar.set_postfix_str(f"log L {deepest:.1f} to {shallowest:.1f}")
         clock = now

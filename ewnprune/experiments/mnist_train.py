@@ -28,6 +28,7 @@ from ewnprune.experiments.mnist_state import (
     Digits,
     Run,
     begin,
+    counting,
     each_log_loss,
     exhausted,
     give_up,
@@ -35,6 +36,7 @@ from ewnprune.experiments.mnist_state import (
     nats,
     save,
     save_passed,
+    share_of,
     shuffled,
 )
 from ewnprune.experiments.two_layer import Descent, TwoLayer
@@ -57,8 +59,7 @@ class Chosen(NamedTuple):
 def choose(each: Tensor, data: Digits, left_out: float) -> Chosen:
     """All images but the easiest ones, which together have a share of ``left_out`` in the loss."""
     hardest = each.argsort(descending=True, stable=True)
-    easiest = (each - each.logsumexp(0)).exp()[hardest.flip(0)].cumsum(0)
-    chosen = hardest[: len(hardest) - int((easiest < left_out).sum())]
+    chosen = hardest[counting(each, left_out)[hardest]]
     place = torch.full_like(hardest, -1)
     place[chosen] = torch.arange(len(chosen), device=place.device)
     return Chosen(Digits(data.x[chosen], data.y[chosen]), place)
@@ -157,7 +158,7 @@ def _until(depths: list[int], run: Run, data: Digits, folder: Path, bar: "tqdm[N
 
 def share_left_out(each: Tensor, chosen: Chosen) -> float:
     """What the images left out now add to the loss, as a fraction of it."""
-    return (each[chosen.place < 0].logsumexp(0) - each.logsumexp(0)).exp().item()
+    return share_of(chosen.place < 0, each).item()
 
 
 def _block(
