@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -110,16 +111,13 @@ def _execute(root: nn.Module, node: fx.Node, args: Any, kwargs: Any) -> Any:
     target: Any = node.target
     match node.op:
         case "call_module":
-            return root.get_submodule(target)(*args, **kwargs)
+            return attrgetter(target)(root)(*args, **kwargs)
         case "call_function":
             return target(*args, **kwargs)
         case "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
         case "get_attr":
-            value: Any = root
-            for part in target.split("."):
-                value = getattr(value, part)
-            return value
+            return attrgetter(target)(root)
         case "output":
             return args[0]
     raise AssertionError(f"unexpected node {node.format_node()}")  # the input is given

@@ -73,11 +73,13 @@ class Replay:
     def _replayed(self, trace: Trace, inputs: Any, shapes: tuple[Any, ...]) -> Iterator[Any]:
         """The outputs of the variants up to the first that cannot be had this way, if any."""
         given = clone(inputs)
-        saved, versions, dense = {trace.nodes[0]: given}, {trace.nodes[0]: _version(given)}, None
+        saved, dense = {trace.nodes[0]: given}, None
+        versions = _versions(given)
         values = dict(saved)
         for node, value in run(trace, trace.nodes[1:], values):
             if node in self._boundary:
-                saved[node], versions[node] = value, _version(value)
+                saved[node] = value
+                versions += _versions(value)
             dense = value
         if shapes not in self._replays:
             eager = self.forward(self.model, clone(inputs))
@@ -89,7 +91,7 @@ class Replay:
             if variant:
                 tail = self._tails[_modules(variant)]
                 output = self._masked(variant, partial(_last, trace, tail, dict(saved)))
-            if any(_version(saved[node]) != version for node, version in versions.items()):
+            if any(tensor._version != version for tensor, version in versions):
                 self.fallback = "it overwrites intermediate results in place"
                 self.trace = None
                 return
@@ -134,5 +136,5 @@ def _last(trace: Trace, nodes: Sequence[fx.Node], values: dict[fx.Node, Any]) ->
     return value
 
 
-def _version(value: Any) -> tuple[int, ...]:
-    return tuple(leaf._version for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+def _versions(value: Any) -> list[tuple[Tensor, int]]:
+    return [(leaf, leaf._version) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
