@@ -17,7 +17,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
@@ -31,6 +31,7 @@ from torchvision import datasets, transforms
 
 from benchmarks.machine import describe
 from ewnprune import EWN, WeightNormPruning, reparametrize
+from ewnprune.progress import ThrottledProgressBar
 from lightning_modules import MLP, Classifier, MNISTDataModule, OneCycle
 from lightning_modules.files import cache_dir
 
@@ -72,6 +73,7 @@ def trained(
     batches: float,
     module: Callable[[], pl.LightningModule] = lambda: Classifier(MLP()),
     usual: bool = False,
+    more: Sequence[pl.Callback] = (),
     **settings: Any,
 ) -> float:
     """CPU seconds of one epoch under the Trainer."""
@@ -85,7 +87,7 @@ def trained(
         trainer = pl.Trainer(
             max_epochs=1, accelerator="cpu", limit_train_batches=batches,
             limit_val_batches=batches if isinstance(batches, float) else max(1, batches // 11),
-            num_sanity_val_steps=0, callbacks=[clock, WeightNormPruning(EWN(), (0,))],
+            num_sanity_val_steps=0, callbacks=[clock, WeightNormPruning(EWN(), (0,)), *more],
             **{"logger": CSVLogger(folder), "default_root_dir": folder, **settings},
         )  # fmt: skip
         trainer.fit(module(), **(habit(data.batch_size) if usual else {"datamodule": data}))
@@ -132,7 +134,8 @@ def bare(batches: float) -> float:
 OFF: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
 RUNS: dict[str, Callable[[float], float]] = {
     "bare loop (the floor)": bare,
-    "ewnprune fit": trained,
+    "Lightning's own progress bar": trained,
+    "ewnprune fit": lambda batches: trained(batches, more=[ThrottledProgressBar()]),
     "... no progress bar": partial(trained, **OFF),
     "... and no logger": partial(trained, **OFF, logger=False),
     "... and no checkpoint": partial(trained, **OFF, logger=False, enable_checkpointing=False),

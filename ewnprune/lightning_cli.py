@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 import ewnprune
 import lightning_modules  # noqa: F401  its classes can then be named without the module
 from ewnprune.callback import WeightNormPruning
 from ewnprune.checkpoint import read_checkpoint
+from ewnprune.progress import ThrottledProgressBar
 
 for _name in dir(ewnprune):
     getattr(ewnprune, _name)  # and so can its own, once they are imported
@@ -130,6 +132,14 @@ class _CommandLine(LightningCLI):
         # a checkpoint is data, not code, unless the user says otherwise
         parser.set_defaults({"weights_only": True})
         return parser
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        given = self.config_init[self.subcommand]["trainer"]
+        callbacks = given.callbacks if isinstance(given.callbacks, list) else [given.callbacks]
+        its_own = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        if given.enable_progress_bar is not False and not its_own:  # None means yes
+            self.trainer_defaults["callbacks"].append(ThrottledProgressBar())
+        return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
         folder = Path(self.trainer.log_dir or ".")

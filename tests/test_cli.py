@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -131,6 +132,23 @@ def test_fit_then_everything_else(capsys, mnist_dir):
         str(checkpoint),
     )
     assert "trained with EWN" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "drawn"),
+    [
+        ([], {"1/20", "20/20"}),
+        (["--trainer.callbacks=TQDMProgressBar"], {f"{n}/20" for n in range(1, 21)}),
+        (["--trainer.enable_progress_bar=false"], set()),
+    ],
+    ids=["ours", "the user's", "none"],
+)
+def test_the_bar_is_drawn_as_often_as_an_eye_can_follow(words, drawn, capsys, monkeypatch):
+    monkeypatch.setattr("ewnprune.progress.time.monotonic", lambda: 1000.0)  # no time passes
+    words += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=20", *SMALL[1:]]
+    assert main(["fit", *words, "--trainer.limit_val_batches=1", "--prune.sparsities=[0]"]) == 0
+    shown = re.findall(r"Epoch 0:[^\r\n]* (\d+/20) ", capsys.readouterr().out)
+    assert set(shown) - {"0/20"} == drawn
 
 
 def test_running_twice_never_overwrites(capsys):
