@@ -87,8 +87,8 @@ def epoch(run: Run, chosen: Chosen) -> bool:
         then on its weights, and every loss, are infinite or not numbers.
     """
     controller, (x, y) = run.controller, chosen.digits
-    net, lr = TwoLayer.of(run.model), controller.optimizer.param_groups[0]["lr"]
-    descent = Descent(run.method, net, run.squared_norms(), lr)
+    lr = controller.optimizer.param_groups[0]["lr"]
+    descent = Descent(run.method, TwoLayer.of(run.model), run.squared_norms(), lr)
     log_scale = controller.state.log_scale.item()
     order = shuffled(len(chosen.place), run.seed, len(run.epochs)).to(x.device)
     for batch in chosen.place[order].split(BATCH):
@@ -96,10 +96,8 @@ def epoch(run: Run, chosen: Chosen) -> bool:
         if not len(found):  # the gradient is zero, and a step would change nothing
             continue
         log_size = float(np.log(len(batch)))
-        grads, products = net.gradients(x[found], y[found], log_scale + log_size)
-        if not grads.out.isfinite().all():
+        if not descent.step(x[found], y[found], log_scale + log_size):
             return False
-        descent.step(grads, products)
     return True
 
 

@@ -1,7 +1,7 @@
 """Networks with one hidden ReLU layer, their loss, gradients and steps written by hand.
 
 The same numbers as the model, autograd and the optimizers give, to rounding, in less time: the
-products with the weight go through oneDNN, which is twice as fast as MKL on some processors, and
+product with the weight goes through oneDNN, which is twice as fast as MKL on some processors, and
 the weight is passed over no more than a step needs.
 """
 
@@ -14,6 +14,22 @@ from torch.nn import functional as F
 from ewnprune.experiments.descent import Method
 from ewnprune.losses import LogCrossEntropyLoss
 from ewnprune.optim import _coefficients
+
+
+class Signals(NamedTuple):
+    """What a batch of a `TwoLayer` passes forward and back.
+
+    Attributes:
+        hidden: outputs of the hidden layer, ``(N, hidden)``.
+        lower: derivatives by the inputs of its ReLU, ``(N, hidden)``.
+        upper: derivatives by the logits, ``(N, classes)``.
+        products: of each hidden neuron's weight with its gradient, ``(hidden,)``.
+    """
+
+    hidden: Tensor
+    lower: Tensor
+    upper: Tensor
+    products: Tensor
 
 
 class TwoLayer(NamedTuple):
@@ -48,12 +64,8 @@ class TwoLayer(NamedTuple):
         losses: Tensor = LogCrossEntropyLoss("none")(self.hidden(x) @ self.out.T, y)
         return losses
 
-    def gradients(self, x: Tensor, y: Tensor, log_scale: float | Tensor) -> tuple[Self, Tensor]:
-        """Gradients of the summed cross-entropy divided by ``exp(log_scale)``.
-
-        Returns:
-            The gradients, and the product of each hidden neuron's weight with its own.
-        """
+    def signals(self, x: Tensor, y: Tensor, log_scale: float | Tensor) -> Signals:
+        """What is passed back by the summed cross-entropy divided by ``exp(log_scale)``."""
         hidden = self.hidden(x)
         logits = hidden @ self.out.mT
         true = y.unsqueeze(-1) == torch.arange(logits.shape[-1], device=y.device)
@@ -61,15 +73,24 @@ class TwoLayer(NamedTuple):
         upper = (logits.log_softmax(-1) - log_scale).exp_().masked_fill_(true, 0.0)
         upper = torch.where(true, -upper.sum(-1, keepdim=True), upper)
         lower = torch.ops.aten.threshold_backward(upper @ self.out, hidden, 0)
-        grads = type(self)(_product(lower.mT, x.mT), lower.sum(-2), upper.mT @ hidden)
         # where lower is not 0, hidden is weight @ x + bias
-        return grads, (lower * hidden).sum(-2) - self.bias * grads.bias
+        products = (lower * hidden).sum(-2) - self.bias * lower.sum(-2)
+        return Signals(hidden, lower, upper, products)
+
+    def gradients(self, x: Tensor, y: Tensor, log_scale: float | Tensor) -> tuple[Self, Tensor]:
+        """Gradients of the summed cross-entropy divided by ``exp(log_scale)``.
+
+        Returns:
+            The gradients, and the product of each hidden neuron's weight with its own.
+        """
+        hidden, lower, upper, products = self.signals(x, y, log_scale)
+        return type(self)(lower.mT @ x, lower.sum(-2), upper.mT @ hidden), products
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``x @ weight.mT + bias``."""
     if weight.dim() == 3:
-        return x @ weight.mT if bias is None else x @ weight.mT + bias.unsqueeze(-2)
+        return x @ weight.mT + bias.unsqueeze(-2)
     if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         # what torch.compile calls for a Linear layer whose weights are frozen
         result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -79,6 +100,9 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 class Descent:
     """Steps of SGD, or of `EWNSGD` and `SWNSGD`, which leave the output layer and biases plain.
+
+    The gradient of the hidden weight, ``lower.T @ x``, is never formed: its norms follow from the
+    products of the images with each other, and the step adds it to the weight as it is computed.
 
     Args:
         method: "EWN", "SWN" or "none".
@@ -91,19 +115,28 @@ class Descent:
         self.method, self.net, self.n, self.lr = method, net, n, lr
         self._squares = net.weight.norm(dim=1, keepdim=True).square()
 
-    def step(self, grads: TwoLayer, products: Tensor) -> None:
-        """One step; the arguments are what `TwoLayer.gradients` returns."""
-        self.net.bias.sub_(grads.bias, alpha=self.lr)
-        self.net.out.sub_(grads.out, alpha=self.lr)
+    def step(self, x: Tensor, y: Tensor, log_scale: float) -> bool:
+        """One step; the arguments are those of `TwoLayer.gradients`.
+
+        Returns:
+            Whether it was taken. It is not if the gradient of the output layer overflows.
+        """
+        hidden, lower, upper, products = self.net.signals(x, y, log_scale)
+        out = upper.T @ hidden
+        if not out.isfinite().all():
+            return False
+        self.net.bias.sub_(lower.sum(0), alpha=self.lr)
+        self.net.out.sub_(out, alpha=self.lr)
         if self.method == "none":
-            self.net.weight.sub_(grads.weight, alpha=self.lr)
-            return
+            self.net.weight.addmm_(lower.T, x, alpha=-self.lr)
+            return True
         ww, wg = self._squares, products.unsqueeze(1)
-        gg = grads.weight.norm(dim=1, keepdim=True).square()
+        gg = (lower * (x @ x.T @ lower)).sum(0).unsqueeze(1)
         keep, move, growth = _coefficients(
             ww, wg, gg, self.n, self.lr, 0.0, "ewn" if self.method == "EWN" else "swn"
         )
-        self.net.weight.mul_(keep).addcmul_(grads.weight, move, value=-1)
+        self.net.weight.mul_(keep).addmm_(lower.T * move, x, alpha=-1)
         self.n.mul_(growth)
         # of the new weight, without another pass over it
         self._squares = keep.square() * ww - 2 * keep * move * wg + move.square() * gg
+        return True
