@@ -17,18 +17,19 @@ from ewnprune.optim import _coefficients
 
 
 class Signals(NamedTuple):
-    """What a batch of a `TwoLayer` passes forward and back.
+    """What a batch passes back through a `TwoLayer`: the gradients but for the hidden weight's.
 
     Attributes:
-        hidden: outputs of the hidden layer, ``(N, hidden)``.
-        lower: derivatives by the inputs of its ReLU, ``(N, hidden)``.
-        upper: derivatives by the logits, ``(N, classes)``.
+        lower: derivatives by the inputs of the ReLU, ``(N, hidden)``; with the images they make the
+            gradient of the hidden weight, ``lower.mT @ x``.
+        bias: gradient of the hidden bias, ``(hidden,)``.
+        out: gradient of the output weight, ``(classes, hidden)``.
         products: of each hidden neuron's weight with its gradient, ``(hidden,)``.
     """
 
-    hidden: Tensor
     lower: Tensor
-    upper: Tensor
+    bias: Tensor
+    out: Tensor
     products: Tensor
 
 
@@ -65,7 +66,7 @@ class TwoLayer(NamedTuple):
         return losses
 
     def signals(self, x: Tensor, y: Tensor, log_scale: float | Tensor) -> Signals:
-        """What is passed back by the summed cross-entropy divided by ``exp(log_scale)``."""
+        """What is passed back of the summed cross-entropy divided by ``exp(log_scale)``."""
         hidden = self.hidden(x)
         logits = hidden @ self.out.mT
         true = y.unsqueeze(-1) == torch.arange(logits.shape[-1], device=y.device)
@@ -73,9 +74,10 @@ class TwoLayer(NamedTuple):
         upper = (logits.log_softmax(-1) - log_scale).exp_().masked_fill_(true, 0.0)
         upper = torch.where(true, -upper.sum(-1, keepdim=True), upper)
         lower = torch.ops.aten.threshold_backward(upper @ self.out, hidden, 0)
+        bias = lower.sum(-2)
         # where lower is not 0, hidden is weight @ x + bias
-        products = (lower * hidden).sum(-2) - self.bias * lower.sum(-2)
-        return Signals(hidden, lower, upper, products)
+        products = (lower * hidden).sum(-2) - self.bias * bias
+        return Signals(lower, bias, upper.mT @ hidden, products)
 
     def gradients(self, x: Tensor, y: Tensor, log_scale: float | Tensor) -> tuple[Self, Tensor]:
         """Gradients of the summed cross-entropy divided by ``exp(log_scale)``.
@@ -83,8 +85,8 @@ class TwoLayer(NamedTuple):
         Returns:
             The gradients, and the product of each hidden neuron's weight with its own.
         """
-        hidden, lower, upper, products = self.signals(x, y, log_scale)
-        return type(self)(lower.mT @ x, lower.sum(-2), upper.mT @ hidden), products
+        lower, bias, out, products = self.signals(x, y, log_scale)
+        return type(self)(lower.mT @ x, bias, out), products
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -121,11 +123,10 @@ class Descent:
         Returns:
             Whether it was taken. It is not if the gradient of the output layer overflows.
         """
-        hidden, lower, upper, products = self.net.signals(x, y, log_scale)
-        out = upper.T @ hidden
+        lower, bias, out, products = self.net.signals(x, y, log_scale)
         if not out.isfinite().all():
             return False
-        self.net.bias.sub_(lower.sum(0), alpha=self.lr)
+        self.net.bias.sub_(bias, alpha=self.lr)
         self.net.out.sub_(out, alpha=self.lr)
         if self.method == "none":
             self.net.weight.addmm_(lower.T, x, alpha=-self.lr)
