@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torchvision import models
 
 from benchmarks.networks import Recurrent, Transformer, UNet
-from ewnprune.atomic import replacing
-from ewnprune.attention import separate_attention
-from ewnprune.removal import mask_neurons, remove_neurons
-from ewnprune.sizes import count_parameters
-from ewnprune.structured import remove_coupled_neurons
+from ewnprune.files import replacing
+from ewnprune.model.size import count_parameters
+from ewnprune.pruning.removal import mask_neurons, remove_neurons
+from ewnprune.pruning.separation import separate_attention
+from ewnprune.pruning.structured import remove_coupled_neurons
 from lightning_modules import MLP
 
 FILE = Path(__file__).parent.parent / "docs" / "results" / "agreement.csv"

@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ewnprune.controller import LossController, LossDrivenRate, RateState
 from ewnprune.experiments import mnist_state, mnist_train, two_layer
 from ewnprune.experiments.mnist_runs import history, load_digits
 from ewnprune.experiments.mnist_state import Digits, Run, each_log_loss, network
 from ewnprune.experiments.mnist_train import choose
-from ewnprune.losses import LogCrossEntropyLoss
-from ewnprune.optim import EWNSGD, neuron_param_groups
+from ewnprune.training.loss_rate import LossController, LossDrivenRate, RateState
+from ewnprune.training.losses import LogCrossEntropyLoss
+from ewnprune.training.optimizers import EWNSGD, neuron_param_groups
 
 FACTORS = [(1.1, 1.1), (1.1, 1.3), (1.1, 2), (1.05, 1.05), (1.05, 1.5), (1.2, 1.2)]
 

@@ -31,7 +31,7 @@ from torchvision import datasets, transforms
 
 from benchmarks.machine import describe
 from ewnprune import EWN, WeightNormPruning, reparametrize
-from ewnprune.progress import ThrottledProgressBar
+from ewnprune.callback.progress import ThrottledProgressBar
 from lightning_modules import MLP, Classifier, MNISTDataModule, OneCycle
 from lightning_modules.files import cache_dir
 

@@ -29,11 +29,11 @@ from pathlib import Path
 import torch
 from torchvision import datasets
 
-import ewnprune.lightning_cli  # noqa: F401  the imports that the children share
+import ewnprune.callback.command  # noqa: F401  the imports that the children share
 from ewnprune import Curve, read_curve
-from ewnprune.checkpoint import read_checkpoint
+from ewnprune.callback.checkpoint import read_checkpoint
 from ewnprune.cli import main as command
-from ewnprune.export import export  # noqa: F401
+from ewnprune.export.command import export  # noqa: F401
 from lightning_modules import fetch as fetching
 from lightning_modules.files import FILES, cache_dir, find, read
 

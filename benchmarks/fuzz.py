@@ -30,10 +30,10 @@ from torch import nn
 
 import ewnprune
 from ewnprune import EWN, SWN, Curve, CurvePoint
-from ewnprune.checkpoint import read_checkpoint
+from ewnprune.callback.checkpoint import read_checkpoint
 from ewnprune.cli import main as command
-from ewnprune.masks import check_sparsities
-from ewnprune.methods import find_methods, parse_methods, parse_seeds
+from ewnprune.pruning.ranking import check_sparsities
+from ewnprune.study.methods import find_methods, parse_methods, parse_seeds
 
 EXPECTED = (ValueError, TypeError, OSError)
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from benchmarks.machine import describe
 from benchmarks.memory import peak_bytes
 from ewnprune import EWN, Curve, neuron_param_groups, reparametrize, sparsity_curve
-from ewnprune.optim import EWNSGD
-from ewnprune.study_tables import analyse
+from ewnprune.study.tables import analyse
+from ewnprune.training.optimizers import EWNSGD
 from lightning_modules import MLP
 
 Work = Callable[[], object]

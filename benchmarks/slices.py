@@ -23,13 +23,13 @@ import torch
 from torch import nn
 
 from ewnprune import EWN, SWN, sparsity_curve
-from ewnprune.atomic import replacing
 from ewnprune.callback import WeightNormPruning
-from ewnprune.curve import Curve
-from ewnprune.curve_files import read_curve, write_curve
-from ewnprune.latency import measure_latency
-from ewnprune.removal import remove_neurons
-from ewnprune.repair import remove_and_repair
+from ewnprune.curve.curve import Curve
+from ewnprune.curve.files import read_curve, write_curve
+from ewnprune.files import replacing
+from ewnprune.model.latency import measure_latency
+from ewnprune.pruning.removal import remove_neurons
+from ewnprune.pruning.repair import remove_and_repair
 from lightning_modules import CNN, MLP, Classifier, MNISTDataModule
 
 FOLDER = Path(__file__).parent.parent / "docs" / "figures"

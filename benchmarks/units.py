@@ -13,9 +13,9 @@ import pytorch_lightning as pl
 import torch
 
 from ewnprune import SPARSITIES, SWN, Curve, WeightNormPruning, plot_curve, sparsity_curve
-from ewnprune.curve_files import write_curve
-from ewnprune.masks import Scope
-from ewnprune.table import format_at_equal
+from ewnprune.curve.files import write_curve
+from ewnprune.curve.text import format_at_equal
+from ewnprune.pruning.ranking import Scope
 from lightning_modules import MLP, Classifier, MNISTDataModule
 
 FOLDER = Path(__file__).parent.parent / "docs" / "figures"

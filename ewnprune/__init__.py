@@ -4,83 +4,84 @@ Source of the method: Morwani & Ramaswamy, "Inductive Bias of Gradient Descent f
 Normalized Smooth Homogeneous Neural Nets", https://arxiv.org/abs/2010.12909.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ewnprune.attention import SeparateAttention as SeparateAttention
-    from ewnprune.attention import separate_attention as separate_attention
-    from ewnprune.callback import AsymptoticRelations as AsymptoticRelations
-    from ewnprune.callback import WeightNormPruning as WeightNormPruning
-    from ewnprune.controller import LossController as LossController
-    from ewnprune.controller import LossDrivenRate as LossDrivenRate
-    from ewnprune.curve import Count as Count
-    from ewnprune.curve import Curve as Curve
-    from ewnprune.curve import CurvePoint as CurvePoint
-    from ewnprune.curve_files import read_curve as read_curve
-    from ewnprune.curve_files import write_curve as write_curve
-    from ewnprune.figure import plot_curve as plot_curve
-    from ewnprune.layers import Selection as Selection
-    from ewnprune.layers import select_layers as select_layers
-    from ewnprune.loss_driven import LossDrivenTraining as LossDrivenTraining
-    from ewnprune.losses import LogCrossEntropyLoss as LogCrossEntropyLoss
-    from ewnprune.losses import LogExponentialLoss as LogExponentialLoss
-    from ewnprune.masks import SPARSITIES as SPARSITIES
-    from ewnprune.optim import EWNSGD as EWNSGD
-    from ewnprune.optim import SWNSGD as SWNSGD
-    from ewnprune.optim import neuron_param_groups as neuron_param_groups
-    from ewnprune.parametrizations import EWN as EWN
-    from ewnprune.parametrizations import SWN as SWN
-    from ewnprune.parametrizations import NeuronParametrization as NeuronParametrization
-    from ewnprune.removal import mask_neurons as mask_neurons
-    from ewnprune.removal import remove_neurons as remove_neurons
-    from ewnprune.repair import remove_and_repair as remove_and_repair
-    from ewnprune.reparametrize import attached_parametrizations as attached_parametrizations
-    from ewnprune.reparametrize import fold as fold
-    from ewnprune.reparametrize import reparametrize as reparametrize
-    from ewnprune.scores import Neurons as Neurons
-    from ewnprune.state_dict import fold_state_dict as fold_state_dict
-    from ewnprune.state_dict import unfold_state_dict as unfold_state_dict
-    from ewnprune.structured import remove_coupled_neurons as remove_coupled_neurons
-    from ewnprune.sweep import sparsity_curve as sparsity_curve
+    from ewnprune.callback.callbacks import AsymptoticRelations as AsymptoticRelations
+    from ewnprune.callback.callbacks import WeightNormPruning as WeightNormPruning
+    from ewnprune.curve.curve import Curve as Curve
+    from ewnprune.curve.figure import plot_curve as plot_curve
+    from ewnprune.curve.files import read_curve as read_curve
+    from ewnprune.curve.files import write_curve as write_curve
+    from ewnprune.curve.points import CurvePoint as CurvePoint
+    from ewnprune.curve.sweep import sparsity_curve as sparsity_curve
+    from ewnprune.model.layers import Selection as Selection
+    from ewnprune.model.layers import select_layers as select_layers
+    from ewnprune.model.size import Count as Count
+    from ewnprune.pruning.ranking import SPARSITIES as SPARSITIES
+    from ewnprune.pruning.removal import mask_neurons as mask_neurons
+    from ewnprune.pruning.removal import remove_neurons as remove_neurons
+    from ewnprune.pruning.repair import remove_and_repair as remove_and_repair
+    from ewnprune.pruning.scores import Neurons as Neurons
+    from ewnprune.pruning.separation import SeparateAttention as SeparateAttention
+    from ewnprune.pruning.separation import separate_attention as separate_attention
+    from ewnprune.pruning.structured import Removal as Removal
+    from ewnprune.pruning.structured import remove_coupled_neurons as remove_coupled_neurons
+    from ewnprune.recipes.alpha_rate import AlphaLearningRate as AlphaLearningRate
+    from ewnprune.recipes.group_lasso import GroupLasso as GroupLasso
+    from ewnprune.recipes.initial_norms import InitialNorms as InitialNorms
+    from ewnprune.recipes.log_norm_penalty import LogNormPenalty as LogNormPenalty
+    from ewnprune.recipes.loss_driven import LossDrivenTraining as LossDrivenTraining
+    from ewnprune.recipes.nested import NestedTraining as NestedTraining
+    from ewnprune.training.attach import attached_parametrizations as attached_parametrizations
+    from ewnprune.training.attach import fold as fold
+    from ewnprune.training.attach import reparametrize as reparametrize
+    from ewnprune.training.loss_rate import LossController as LossController
+    from ewnprune.training.loss_rate import LossDrivenRate as LossDrivenRate
+    from ewnprune.training.losses import LogCrossEntropyLoss as LogCrossEntropyLoss
+    from ewnprune.training.losses import LogExponentialLoss as LogExponentialLoss
+    from ewnprune.training.optimizers import EWNSGD as EWNSGD
+    from ewnprune.training.optimizers import SWNSGD as SWNSGD
+    from ewnprune.training.optimizers import neuron_param_groups as neuron_param_groups
+    from ewnprune.training.parametrizations import EWN as EWN
+    from ewnprune.training.parametrizations import SWN as SWN
+    from ewnprune.training.parametrizations import NeuronParametrization as NeuronParametrization
+    from ewnprune.training.state_dict import fold_state_dict as fold_state_dict
+    from ewnprune.training.state_dict import unfold_state_dict as unfold_state_dict
 
 __version__ = "0.1.0"
 
 # torch takes a second to import and Lightning several: what is asked for is imported when it is
 _NAMES = {
-    "attention": "SeparateAttention separate_attention",
-    "callback": "AsymptoticRelations WeightNormPruning",
-    "controller": "LossController LossDrivenRate",
-    "curve": "Count Curve CurvePoint",
-    "curve_files": "read_curve write_curve",
-    "figure": "plot_curve",
-    "layers": "Selection select_layers",
-    "loss_driven": "LossDrivenTraining",
-    "losses": "LogCrossEntropyLoss LogExponentialLoss",
-    "masks": "SPARSITIES",
-    "optim": "EWNSGD SWNSGD neuron_param_groups",
-    "parametrizations": "EWN NeuronParametrization SWN",
-    "removal": "mask_neurons remove_neurons",
-    "repair": "remove_and_repair",
-    "reparametrize": "attached_parametrizations fold reparametrize",
-    "scores": "Neurons",
-    "state_dict": "fold_state_dict unfold_state_dict",
-    "structured": "remove_coupled_neurons",
-    "sweep": "sparsity_curve",
+    "callback.callbacks": "AsymptoticRelations WeightNormPruning",
+    "curve.curve": "Curve",
+    "curve.figure": "plot_curve",
+    "curve.files": "read_curve write_curve",
+    "curve.points": "CurvePoint",
+    "curve.sweep": "sparsity_curve",
+    "model.layers": "Selection select_layers",
+    "model.size": "Count",
+    "pruning.ranking": "SPARSITIES",
+    "pruning.removal": "mask_neurons remove_neurons",
+    "pruning.repair": "remove_and_repair",
+    "pruning.scores": "Neurons",
+    "pruning.separation": "SeparateAttention separate_attention",
+    "pruning.structured": "Removal remove_coupled_neurons",
+    "recipes.alpha_rate": "AlphaLearningRate",
+    "recipes.group_lasso": "GroupLasso",
+    "recipes.initial_norms": "InitialNorms",
+    "recipes.log_norm_penalty": "LogNormPenalty",
+    "recipes.loss_driven": "LossDrivenTraining",
+    "recipes.nested": "NestedTraining",
+    "training.attach": "attached_parametrizations fold reparametrize",
+    "training.loss_rate": "LossController LossDrivenRate",
+    "training.losses": "LogCrossEntropyLoss LogExponentialLoss",
+    "training.optimizers": "EWNSGD SWNSGD neuron_param_groups",
+    "training.parametrizations": "EWN NeuronParametrization SWN",
+    "training.state_dict": "fold_state_dict unfold_state_dict",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
-
-
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: object) -> None:
-        # importing the module ewnprune.reparametrize would put it before the function of that name
-        if not (name in _MODULES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

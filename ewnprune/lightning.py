@@ -6,8 +6,8 @@ its own only: https://github.com/Lightning-AI/pytorch-lightning/issues/17485
 
 from lightning.pytorch import Callback
 
-from ewnprune.hooks import PruningHooks
-from ewnprune.relations import RelationsHooks
+from ewnprune.callback.hooks import PruningHooks
+from ewnprune.callback.relations import RelationsHooks
 
 
 class WeightNormPruning(PruningHooks, Callback):  # noqa: D101

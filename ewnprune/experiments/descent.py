@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ewnprune.controller import LossDrivenRate, RateState
-from ewnprune.optim import weight_space_step
+from ewnprune.training.loss_rate import LossDrivenRate, RateState
+from ewnprune.training.optimizers import weight_space_step
 
 Method = Literal["EWN", "SWN", "none"]
 METHODS: tuple[Method, ...] = ("EWN", "SWN", "none")

@@ -18,7 +18,7 @@ from ewnprune.experiments.verdict import (
     write_csv,
     write_figure,
 )
-from ewnprune.optim import weight_space_step
+from ewnprune.training.optimizers import weight_space_step
 
 _Kind = Literal["EWN", "SWN"]
 _KINDS: tuple[_Kind, ...] = ("EWN", "SWN")

@@ -34,8 +34,8 @@ from ewnprune.experiments.verdict import (
     write_csv,
     write_figure,
 )
-from ewnprune.losses import log_softplus
-from ewnprune.relations import Relations, relations
+from ewnprune.training.losses import log_softplus
+from ewnprune.training.relations import Relations, relate
 
 _X = torch.tensor([[1, 1], [1.7225, 1.1077], [-1, 1], [-1.4815, -1.3916]], dtype=torch.float64)
 _Y = torch.tensor([-1, -1, 1, 1], dtype=torch.float64)
@@ -70,7 +70,7 @@ class _Recorder:
         self.points: list[tuple[Tensor, ...]] = []
 
     def __call__(self, weights: list[Tensor], grads: list[Tensor], log_loss: Tensor) -> None:
-        layers = [relations(w[0], g[0]) for w, g in zip(weights, grads, strict=True)]
+        layers = [relate(w[0], g[0]) for w, g in zip(weights, grads, strict=True)]
         found = [
             torch.cat(parts) for parts in zip(*(vars(x).values() for x in layers), strict=True)
         ]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ewnprune.experiments.mnist_state import Digits
-from ewnprune.masks import rank
-from ewnprune.norms import effective_number
+from ewnprune.pruning.ranking import rank
+from ewnprune.training.norms import effective_number
 from lightning_modules import MNISTDataModule
 
 PRUNED = tuple(range(0, 100, 5))

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from ewnprune.experiments.mnist_state import BATCH, Digits, Run
 from ewnprune.experiments.two_layer import TwoLayer
-from ewnprune.losses import LogCrossEntropyLoss
-from ewnprune.optim import _coefficients
+from ewnprune.training.losses import LogCrossEntropyLoss
+from ewnprune.training.optimizers import _coefficients
 
 _CHUNK = 6000  # images whose hidden layers are held at a time, of every run
 _MULTIPLE = 16  # images computed of a batch, so that few graphs are needed

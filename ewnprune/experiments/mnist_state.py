@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from ewnprune.atomic import replacing
-from ewnprune.controller import Decision, LossController, LossDrivenRate
 from ewnprune.experiments.descent import Method
 from ewnprune.experiments.two_layer import TwoLayer
-from ewnprune.norms import effective_number
-from ewnprune.optim import EWNSGD, SWNSGD, neuron_param_groups
+from ewnprune.files import replacing
+from ewnprune.training.loss_rate import Decision, LossController, LossDrivenRate
+from ewnprune.training.norms import effective_number
+from ewnprune.training.optimizers import EWNSGD, SWNSGD, neuron_param_groups
 from lightning_modules import MLP
 
 BATCH = 128

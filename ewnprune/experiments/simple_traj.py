@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from ewnprune.controller import LossDrivenRate
 from ewnprune.experiments.descent import COLORS, Method, Runs, descend, paper_rate
 from ewnprune.experiments.reference import read
 from ewnprune.experiments.verdict import (
@@ -23,6 +22,7 @@ from ewnprune.experiments.verdict import (
     write_csv,
     write_figure,
 )
+from ewnprune.training.loss_rate import LossDrivenRate
 
 _X = torch.tensor([2.0, 1.0], dtype=torch.float64)
 _STARTS = ((1, 1), (3, 1), (1, 3), (5, 1), (1, 5))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ewnprune.experiments.descent import Method
-from ewnprune.losses import LogCrossEntropyLoss
-from ewnprune.optim import _coefficients
+from ewnprune.training.losses import LogCrossEntropyLoss
+from ewnprune.training.optimizers import _coefficients
 
 
 class Signals(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from ewnprune.atomic import replacing
+from ewnprune.files import replacing
 
 FLOAT_FORMAT = "{:.9g}"
 

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ewnprune.controller import LossDrivenRate
 from ewnprune.experiments.descent import COLORS, METHODS, Method, Runs, descend, paper_rate
 from ewnprune.experiments.reference import read
 from ewnprune.experiments.verdict import (
@@ -25,8 +24,9 @@ from ewnprune.experiments.verdict import (
     write_csv,
     write_figure,
 )
-from ewnprune.losses import log_softplus
-from ewnprune.norms import effective_number
+from ewnprune.training.loss_rate import LossDrivenRate
+from ewnprune.training.losses import log_softplus
+from ewnprune.training.norms import effective_number
 
 _X = torch.tensor([[1, 1], [-1, -1], [1, -1], [-1, 1]], dtype=torch.float64)
 _Y = torch.tensor([-1, -1, 1, 1], dtype=torch.float64)

@@ -1,0 +1,147 @@
+"""Checkpoints that a model which never heard of this package loads, and that still resume exactly.
+
+The checkpoint's ``state_dict`` holds plain weights under plain keys. The originals, which a plain
+weight cannot give back bit for bit (it has lost the length of ``v``), lie beside them::
+
+    checkpoint["ewnprune"] = {
+        "format": 1,
+        "layers": {"network.1": "ewnprune.EWN"},
+        "originals": {"network.1.parametrizations.weight.original0": tensor, ...},
+        "initial_norms": {"network.1": tensor, ...},
+        "passed_levels": [-10.0],
+        "curve": "{...}",  # what was measured so far, as in sparsity_curve.json
+        "finetuning": None,  # or since which epoch, at what sparsity, by which score, the masks
+    }
+
+All of it is tensors and plain Python types: ``torch.load(..., weights_only=True)`` reads it.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ewnprune.curve.curve import Curve
+from ewnprune.curve.files import curve_from_json, curve_to_json
+from ewnprune.model.sharding import is_sharded
+from ewnprune.training.attach import attached_parametrizations
+from ewnprune.training.state_dict import fold_state_dict
+
+KEY = "ewnprune"
+
+
+def read_checkpoint(path: str | os.PathLike[str], map_location: str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint as tensors and plain types.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it cannot be read safely, or holds no state dict.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: there is no such checkpoint")
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # damaged bytes are instructions that can fail in any way
+        raise ValueError(
+            f"{path} is no checkpoint that can be read safely, or it is damaged "
+            f"({type(error).__name__}): give one that Lightning wrote, whole"
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise ValueError(f"{path}: expected a Lightning checkpoint, with a state_dict in it")
+    return content
+
+
+def initial_norms(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The neurons' norms at initialisation, by layer; none if the run had no callback."""
+    norms: dict[str, Tensor] = checkpoint.get(KEY, {}).get("initial_norms", {})
+    return norms
+
+
+def passed_levels(checkpoint: dict[str, Any]) -> list[float]:
+    """The levels of the log loss that the run had passed."""
+    return list(checkpoint.get(KEY, {}).get("passed_levels", []))
+
+
+def curve_so_far(checkpoint: dict[str, Any]) -> Curve | None:
+    """The points that the run had measured; None before the first."""
+    text = checkpoint.get(KEY, {}).get("curve")
+    return None if text is None else curve_from_json(text)
+
+
+def stored_finetuning(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    """How the run was finetuning; None before."""
+    found: dict[str, Any] | None = checkpoint.get(KEY, {}).get("finetuning")
+    return found
+
+
+def fold_checkpoint(
+    model: nn.Module,
+    checkpoint: dict[str, Any],
+    initial_norms: dict[str, Tensor],
+    passed_levels: list[float],
+    curve: Curve | None,
+    finetuning: dict[str, Any] | None,
+) -> None:
+    """Put plain weights in place of the originals in ``checkpoint``, and the originals beside.
+
+    Those of a model under FSDP2 stay as they are: Lightning loads such a file before anybody could
+    translate it. `fold_state_dict` makes plain weights of them.
+    """
+    attached = attached_parametrizations(model, remove_duplicate=False)
+    state = checkpoint["state_dict"]
+    folded = state if is_sharded(model) else fold_state_dict(state, attached)
+    checkpoint["state_dict"] = folded
+    checkpoint[KEY] = {
+        "format": 1,
+        "layers": {name: _path(parametrization) for name, parametrization in attached.items()},
+        "originals": {key: value for key, value in state.items() if key not in folded},
+        "initial_norms": initial_norms,
+        "passed_levels": list(passed_levels),
+        "curve": None if curve is None else curve_to_json(curve),
+        "finetuning": finetuning,
+    }
+
+
+def restore_originals(model: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Write the originals of a checkpoint back into the reparametrized ``model``.
+
+    Raises:
+        ValueError: the checkpoint's reparametrized layers are not the model's.
+    """
+    attached = attached_parametrizations(model, remove_duplicate=False)
+    expected = {name: _path(p) for name, p in attached.items()}
+    stored = checkpoint.get(KEY, {"layers": {}, "originals": {}})
+    trained = {name: _public(path) for name, path in stored["layers"].items()}
+    if trained != expected:
+        raise ValueError(
+            f"the checkpoint was trained with {_describe(trained)}, and this run has "
+            f"{_describe(expected)}: resume with the parametrization and layers of that run, or "
+            "start anew from its weights"
+        )
+    state = model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for key, value in stored["originals"].items():
+            if isinstance(state.get(key), Tensor):
+                state[key].copy_(value)
+
+
+def _path(parametrization: nn.Module) -> str:
+    return _public(f"{type(parametrization).__module__}.{type(parametrization).__qualname__}")
+
+
+def _public(path: str) -> str:
+    """The name that stays when files move: classes of this package go without their module.
+
+    >>> _public("ewnprune.parametrizations.EWN"), _public("mine.layers.EWN")
+    ('ewnprune.EWN', 'mine.layers.EWN')
+    """
+    package, _, rest = path.partition(".")
+    return f"{package}.{rest.rpartition('.')[2]}" if package == "ewnprune" else path
+
+
+def _describe(layers: dict[str, str]) -> str:
+    if not layers:
+        return "no reparametrized layer"
+    return ", ".join(f"{path.rpartition('.')[2]} on {name!r}" for name, path in layers.items())

@@ -1,0 +1,175 @@
+"""Keep what was pruned at zero while a network trains on, whatever the optimizer does."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from ewnprune.model.anatomy import dissect
+from ewnprune.model.layers import LayerPatterns, neuron_rows, select_layers, to_weight
+from ewnprune.model.preserve import evaluating
+from ewnprune.model.tensors import device_of, to_device
+from ewnprune.model.tracing import Forward, call
+from ewnprune.pruning.neurons import Score, find_scores, rank_neurons
+from ewnprune.pruning.ranking import Scope, check_sparsities
+from ewnprune.pruning.removal import mask_neurons
+from ewnprune.pruning.scores import Neurons
+from ewnprune.training.attach import attached_parametrizations
+
+
+def pruning_masks(
+    model: nn.Module,
+    sparsity: float,
+    example_input: Any,
+    *,
+    score: str | Score = "norm",
+    layers: LayerPatterns | None = None,
+    exclude: LayerPatterns | None = None,
+    scope: Scope = "layer",
+    initial_norms: Mapping[str, Tensor] | None = None,
+    seed: int | None = None,
+    forward: Forward = call,
+) -> dict[str, Tensor]:
+    """What `mask_neurons` sets to zero, without doing it; single weights too.
+
+    Args:
+        model: a plain model, left as it is.
+        sparsity: fraction of the neurons or weights, in [0, 1).
+        example_input: a batch of inputs.
+        score: one number per neuron or per weight; for the rest see `mask_neurons`.
+        layers: which layers.
+        exclude: which of them to leave.
+        scope: ``"layer"`` or ``"global"``.
+        initial_norms: norms at initialisation.
+        seed: seed of scores that draw numbers.
+        forward: from model and inputs to outputs.
+
+    Returns:
+        For each parameter and buffer that something goes from, by name, True for what stays.
+
+    Raises:
+        ValueError: as `mask_neurons` does.
+
+    >>> net = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 3))
+    >>> masks = pruning_masks(net, 0.8, torch.zeros(1, 4))
+    >>> {name: int(keep.sum()) for name, keep in masks.items()}
+    {'0.weight': 8, '0.bias': 2, '2.weight': 6}
+    """
+    (level,) = check_sparsities([sparsity])
+    ((name, function),) = find_scores(score).items()
+    copy = deepcopy(model)
+    inputs = to_device(example_input, device_of(copy))
+    with evaluating(copy):
+        anatomy = dissect(copy, forward, select_layers(copy, layers, exclude).chosen, inputs)
+        ranking = rank_neurons(name, function, anatomy, scope, initial_norms, seed)
+    keep = {name: kept for name, kept in ranking.keep(level).items() if not kept.all()}
+    if ranking.unit == "weights":
+        return {
+            f"{name}.weight".lstrip("."): to_weight(anatomy.chosen[name], kept)
+            for name, kept in keep.items()
+        }
+    if not keep:
+        return {}
+    tensors = {name: t for name, t in _tensors(copy) if t.is_floating_point()}
+    with torch.no_grad():
+        for tensor in tensors.values():  # so that afterwards every zero is one of the mask's
+            tensor[tensor == 0] = torch.finfo(tensor.dtype).tiny
+    gone = {name: (~kept).nonzero().flatten().tolist() for name, kept in keep.items()}
+    mask_neurons(copy, indices=gone, example_input=inputs, forward=forward)
+    masks = {name: tensor.detach() != 0 for name, tensor in tensors.items()}
+    return {name: kept for name, kept in masks.items() if not kept.all()}
+
+
+def pruned_first(name: str, score: Score, model: nn.Module, masks: Mapping[str, Tensor]) -> Score:
+    """The same score, but what a pruned network is without goes before all others.
+
+    Zero weights would have the lowest norm anyway, but not the lowest of every score.
+
+    Args:
+        name: the score's name.
+        score: one number per neuron or per weight.
+        model: the pruned network.
+        masks: as in `set_to_zero`.
+    """
+
+    def scored(neurons: Neurons) -> Tensor:
+        values = score(neurons)
+        keep = masks.get(f"{neurons.layer}.weight".lstrip("."))
+        if keep is None:
+            return values
+        stays = neuron_rows(model.get_submodule(neurons.layer), keep).to(values.device)
+        return values.masked_fill(~(stays if values.ndim > 1 else stays.any(dim=1)), -torch.inf)
+
+    scored.__name__ = name
+    return scored
+
+
+def set_to_zero(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set to zero, in place, what does not stay; the model may be reparametrized.
+
+    Args:
+        model: the model.
+        masks: for each tensor, by its name in the plain model, True for what stays.
+    """
+    tensors, attached = dict(_tensors(model)), attached_parametrizations(model)
+    with torch.no_grad():
+        for name, keep in masks.items():
+            layer = name.rpartition(".")[0]
+            if name not in tensors:  # a weight that a parametrization makes
+                s, v = (tensors[key] for key in _originals(name))
+                new_s, new_v = attached[layer].masked(s, v, keep.to(v.device))
+                s.copy_(new_s)
+                v.copy_(new_v)
+            else:
+                tensors[name].masked_fill_(~keep.to(tensors[name].device), 0)
+
+
+def hold_at_zero(
+    model: nn.Module, masks: Mapping[str, Tensor], optimizers: Iterable[Optimizer]
+) -> list[RemovableHandle]:
+    """Keep at zero what is zero, until the handles are removed.
+
+    Gradients there are zero, so that neither a norm to clip by nor an optimizer's state sees them,
+    and every step is followed by setting the weights to zero again: no momentum, weight decay or
+    mixing of rows brings them back. The weight of a reparametrized layer is zero where its ``v``
+    is.
+
+    Args:
+        model: the model, with zeros there already.
+        masks: as in `set_to_zero`.
+        optimizers: those that train it.
+    """
+    parameters = dict(model.named_parameters())
+    held = []
+    for name, keep in masks.items():
+        found = parameters.get(name, parameters.get(_originals(name)[1]))
+        if found is not None:  # else a buffer, which stays at zero by itself
+            held.append((found, ~keep.to(found.device)))
+
+    def after_step(*_: Any) -> None:
+        with torch.no_grad():
+            for parameter, gone in held:
+                parameter.masked_fill_(gone, 0)
+
+    handles = [
+        parameter.register_hook(lambda grad, gone=gone: grad.masked_fill(gone, 0))
+        for parameter, gone in held
+        if parameter.requires_grad
+    ]
+    return handles + [optimizer.register_step_post_hook(after_step) for optimizer in optimizers]
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _originals(name: str) -> tuple[str, str]:
+    """Names of ``s`` and ``v`` that a weight of this name is made of."""
+    layer, _, weight = name.rpartition(".")
+    prefix = f"{layer}.parametrizations.{weight}".lstrip(".")
+    return f"{prefix}.original0", f"{prefix}.original1"

@@ -1,0 +1,96 @@
+"""Curves and norms to whatever loggers a Trainer has, by what each of them can do.
+
+No logger is imported: a method that is there is used, one that is not is left out, so that loggers
+that nobody here has heard of get at least the numbers. The files in the run folder are the source
+of truth; loggers are a mirror.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ewnprune.curve.curve import Curve
+from ewnprune.curve.points import CurvePoint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def log_curve(
+    loggers: Iterable[Any], curve: Curve, figure: "Figure", step: int, key: str = "prune"
+) -> None:
+    """Log a curve as numbers, and as a table and a picture where the logger can hold them.
+
+    Args:
+        loggers: a Trainer's loggers.
+        curve: points of one split, at one time of one run.
+        figure: the same curve drawn.
+        step: the Trainer's global step.
+        key: what the names of all that is logged begin with.
+    """
+    for logger in loggers:
+        experiment: Any = getattr(logger, "experiment", None)
+        if hasattr(logger, "log_table"):  # W&B and its like
+            _log_table(logger, experiment, curve, key)
+        elif hasattr(experiment, "add_figure"):  # TensorBoard
+            # its x-axis is the step, a whole number: the sparsity in thousandths
+            _log_points(logger, curve, key, lambda sparsity: round(1000 * sparsity))
+            experiment.add_figure(f"{key}/{curve.points[0].split}", figure, step)
+        elif hasattr(experiment, "log_figure"):  # MLflow
+            _log_points(logger, curve, key, lambda sparsity: round(1000 * sparsity))
+            name = f"sparsity_curve_{curve.points[0].split}.png"
+            experiment.log_figure(logger.run_id, figure, name)
+        else:
+            _log_points(logger, curve, key, lambda _: step)
+
+
+def log_norms(loggers: Iterable[Any], norms: dict[str, Tensor], step: int) -> None:
+    """Log each layer's norms as a histogram where the logger can draw one.
+
+    Args:
+        loggers: a Trainer's loggers.
+        norms: layer name to its neurons' norms, each of shape ``(neurons,)``.
+        step: the Trainer's global step.
+    """
+    for logger in loggers:
+        experiment: Any = getattr(logger, "experiment", None)
+        if hasattr(experiment, "add_histogram"):
+            for name, values in norms.items():
+                experiment.add_histogram(f"norms/{name}", values.float().cpu(), step)
+
+
+def _row(point: CurvePoint, key: str) -> dict[str, float]:
+    """The point's measures by the names they are logged under."""
+    measures = {"acc": point.accuracy, "loss": point.loss, **point.metrics}
+    prefix = f"{key}/{point.split}_"
+    return {
+        f"{prefix}{name}/{point.score}": value
+        for name, value in measures.items()
+        if value is not None
+    }
+
+
+def _log_points(
+    logger: Any, curve: Curve, key: str, step_of: Callable[[float], int | None]
+) -> None:
+    levels = dict.fromkeys(point.sparsity for point in curve)
+    for level in levels:
+        row = {f"{key}/sparsity": level}
+        for point in curve.where(sparsity=level):
+            row |= _row(point, key)
+        logger.log_metrics(row, step_of(level))
+
+
+def _log_table(logger: Any, experiment: Any, curve: Curve, key: str) -> None:
+    if hasattr(experiment, "define_metric"):
+        # by exact name, which comes before the "*" that Lightning ties to its global step
+        for name in dict.fromkeys(name for point in curve for name in _row(point, key)):
+            experiment.define_metric(name, step_metric=f"{key}/sparsity")
+    columns = ["score", "sparsity", "neurons left", "accuracy", "loss"]
+    rows = [
+        [p.score, p.sparsity, p.neurons.left if p.neurons else None, p.accuracy, p.loss]
+        for p in curve
+    ]
+    logger.log_table(f"{key}/{curve.points[0].split}_curve", columns=columns, data=rows)
+    _log_points(logger, curve, key, lambda _: None)

@@ -1,0 +1,125 @@
+"""What the callback cannot work with, by name; and how to tell when a model builds its layers."""
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from ewnprune.model.sharding import is_sharded
+from ewnprune.training.attach import attached_parametrizations
+
+
+def builds_layers_later(pl_module: Any) -> bool:
+    """Whether the model overrides ``setup`` or ``configure_model``, under either namespace."""
+    return any(
+        not getattr(type(pl_module), hook).__module__.endswith(".core.hooks")
+        for hook in ("setup", "configure_model")
+    )
+
+
+def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
+    """Name what would train or average the wrong thing, before anything is attached.
+
+    Args:
+        callback: the `PruningHooks` that is about to attach.
+        trainer: its Trainer.
+        later: whether it attaches after the other callbacks' ``setup``.
+
+    Raises:
+        ValueError: a strategy, precision or callback that cannot work beside it.
+    """
+    attaches = callback.parametrization is not None and not callback.weight_space
+    strategy = type(trainer.strategy).__name__
+    if strategy.startswith(("FSDP", "DeepSpeed")):
+        raise ValueError(
+            f"WeightNormPruning cannot work under {strategy}, which flattens the parameters: use "
+            "DDP, or FSDP2 (ModelParallelStrategy) with ewnprune.reparametrize in configure_model"
+        )
+    if trainer.precision == "16-true" and attaches:
+        raise ValueError(
+            "WeightNormPruning cannot work with precision='16-true', in which exp(alpha) overflows "
+            "above alpha = 11: use '16-mixed', 'bf16-mixed' or '32-true'"
+        )
+    if trainer.precision == "bf16-true" and attaches:
+        warnings.warn(
+            "precision='bf16-true' stores alpha with 8 bits, about 1 % of the norm: "
+            "'bf16-mixed' keeps it exact",
+            stacklevel=2,
+        )
+    before = True
+    for other in trainer.callbacks:
+        names = {base.__name__ for base in type(other).__mro__}
+        if other is callback:
+            before = False
+        elif "PruningHooks" in names:
+            raise ValueError("two WeightNormPruning callbacks: expected one; merge their options")
+        elif "ModelPruning" in names:
+            raise ValueError(
+                "ModelPruning beside WeightNormPruning: it would skip every reparametrized layer "
+                "without a word; remove one of the two"
+            )
+        elif names & {"WeightAveraging", "StochasticWeightAveraging"} and (before or later):
+            remedy = (
+                "put WeightNormPruning before it in the Trainer's callbacks"
+                if before
+                else "build the layers in __init__, not in setup or configure_model"
+            )
+            raise ValueError(
+                f"{type(other).__name__} copies the model before it is reparametrized, and would "
+                f"average the wrong parameters: {remedy}"
+            )
+
+
+def refuse_finetuning(trainer: Any, pl_module: Any) -> None:
+    """Name what finetuning cannot work with.
+
+    Raises:
+        ValueError: a fit without a number of epochs, or something that would bring pruned neurons
+            back: averages of weights, undone epochs, shards.
+    """
+    if trainer.max_epochs in (None, -1):
+        raise ValueError(
+            "finetune_epochs needs to know when the ordinary epochs are over: give the Trainer "
+            "max_epochs"
+        )
+    averaging = averaging_callbacks(trainer)
+    if averaging:
+        raise ValueError(
+            f"finetune_epochs beside {averaging[0]}, which would average pruned weights with those "
+            "of before: remove one of the two"
+        )
+    if any(base.__name__ == "LossDrivenTraining" for base in type(pl_module).__mro__):
+        raise ValueError(
+            "finetune_epochs with LossDrivenTraining, which may undo the epoch before: use another "
+            "model"
+        )
+    if is_sharded(pl_module) or type(trainer.strategy).__name__ == "ModelParallelStrategy":
+        raise ValueError("finetune_epochs does not work with sharded models: use DDP")
+
+
+def averaging_callbacks(trainer: Any) -> list[str]:
+    """Names of callbacks that put averaged weights into the model at the end of training."""
+    averaging = {"WeightAveraging", "StochasticWeightAveraging"}
+    return [
+        type(callback).__name__
+        for callback in trainer.callbacks
+        if averaging & {base.__name__ for base in type(callback).__mro__}
+    ]
+
+
+def refuse_unheld(pl_module: Any, optimizers: Iterable[Any]) -> None:
+    """Check that the optimizers hold the parameters that were attached.
+
+    Raises:
+        RuntimeError: they hold others, made before; nothing attached would train, without a word.
+    """
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    held = {id(parameter) for group in groups for parameter in group["params"]}
+    for name, parametrization in attached_parametrizations(pl_module).items():
+        originals = pl_module.get_submodule(name).parametrizations["weight"].parameters()
+        if held and any(p.requires_grad and id(p) not in held for p in originals):
+            raise RuntimeError(
+                f"no optimizer holds the {type(parametrization).__name__} parameters of layer "
+                f"{name!r}, which would not train: make the optimizer in configure_optimizers, "
+                "from self.parameters() (LightningCLI makes it too early unless you pass it "
+                "auto_configure_optimizers=False), or leave the layer with exclude"
+            )

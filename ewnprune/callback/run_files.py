@@ -1,0 +1,44 @@
+"""The files that the callback leaves in the run's folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ewnprune.curve.curve import Curve
+from ewnprune.curve.figure import plot_curve
+from ewnprune.curve.files import write_curve
+from ewnprune.curve.text import measured
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_KINDS = (".csv", ".json", ".png", ".svg")
+
+
+def choose_paths(trainer: Any, split: str) -> list[Path]:
+    """``sparsity_curve.csv`` and its like in the run's folder, or numbered ones where those exist.
+
+    All processes must call. Under ``fast_dev_run``, which leaves nothing behind, there are none.
+    """
+    folder = Path(trainer.log_dir or trainer.default_root_dir)  # the first asks all processes
+    if trainer.fast_dev_run:
+        return []
+    stem, number = "sparsity_curve" if split == "val" else f"sparsity_curve_{split}", 0
+    while True:
+        name = f"{stem}_{number}" if number else stem
+        paths = [folder / f"{name}{kind}" for kind in _KINDS]
+        if not any(path.exists() for path in paths):
+            return paths
+        number += 1
+
+
+def write_results(curve: Curve, newest: Curve, paths: list[Path]) -> "Figure":
+    """Write all points measured so far as CSV and JSON, and draw the newest ones.
+
+    Each file is replaced whole or not at all.
+    """
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in (".csv", ".json"):
+            write_curve(curve, path)
+    drawn = [path for path in paths if path.suffix in (".png", ".svg")]
+    return plot_curve(newest, *drawn, measure=measured(newest.points[0])[0])

@@ -1,0 +1,51 @@
+"""The configs that come with the package, by name."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+
+
+def _configs_folder() -> Path:
+    """Inside the wheel, or beside the package in a checkout."""
+    package = Path(str(files("ewnprune")))
+    return next(
+        folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()
+    )
+
+
+def shipped_configs() -> list[str]:
+    """File names of the configs that come with the package."""
+    return sorted(path.name for path in _configs_folder().glob("*.yaml"))
+
+
+def with_config_paths(words: list[str]) -> list[str]:
+    """Replace the name of a shipped config by its path; a file of that name comes first."""
+    found = list(words)
+    for i, word in enumerate(words):
+        if word.startswith("--config="):
+            found[i] = f"--config={config_path(word.removeprefix('--config='))}"
+        elif word == "--config" and i + 1 < len(words):
+            found[i + 1] = config_path(words[i + 1])
+    return found
+
+
+def config_path(name: str) -> str:
+    """The path of a config: a file of that name, or the shipped one.
+
+    Raises:
+        FileNotFoundError: there is neither.
+        ValueError: it is no YAML file.
+    """
+    shipped = _configs_folder() / name
+    path = shipped if not Path(name).exists() and Path(name).name == name else Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--config {name}: there is no such file, and the shipped ones are "
+            f"{', '.join(shipped_configs())}"
+        )
+    try:
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {name}: this is no YAML file: {error}") from error
+    return str(path)

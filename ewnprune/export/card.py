@@ -1,0 +1,129 @@
+"""The card of an exported network: what it is, where it comes from and what it costs."""
+
+import hashlib
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ewnprune.export.formats import Format, Network, format_versions
+from ewnprune.export.trained import Trained
+from ewnprune.model.latency import measure_latency
+from ewnprune.model.layers import num_neurons, select_layers
+from ewnprune.model.size import count_macs, count_parameters
+from ewnprune.model.tracing import call
+
+_BATCH_SIZES = (1, 128)
+_SECONDS = 0.5  # to time each network in, at each batch size
+
+
+def make_card(
+    trained: Trained,
+    part: str,
+    dense: nn.Module,
+    network: nn.Module,
+    loaded: Network,
+    inputs: Tensor,
+    path: Path,
+    kind: Format,
+) -> dict[str, Any]:
+    """All that a card says but what was chosen how, and the accuracy.
+
+    Args:
+        trained: the run.
+        part: name of the network inside the run's model; empty for the whole.
+        dense: the network before.
+        network: the network after.
+        loaded: the same, as read back from its file.
+        inputs: a batch of inputs.
+        path: the file.
+        kind: its format.
+    """
+    from ewnprune import __version__
+
+    pruning = trained.pruning
+    selection = select_layers(trained.model, pruning.layers, pruning.exclude)
+    prefix = f"{part}." if part else ""
+    names = [name.removeprefix(prefix) for name in selection.chosen]
+    before, after = dict(dense.named_modules()), dict(network.named_modules())
+    with torch.no_grad():
+        macs = [count_macs(net, call, inputs[:1])[0] for net in (dense, network)]
+    return {
+        "format": 1,
+        "file": kind.file,
+        "sha256": _sha256(path),
+        "source": {
+            "config": str(trained.config),
+            "checkpoint": str(trained.checkpoint),
+            "checkpoint_sha256": _sha256(trained.checkpoint),
+            "epoch": trained.epoch,
+            "step": trained.step,
+            "seed": trained.seed,
+            "method": pruning.method,
+            "module": part,
+        },
+        "pruning": {
+            "unit": "neurons",
+            "scope": pruning.scope,
+            "neurons": {
+                name: {"before": num_neurons(before[name]), "after": num_neurons(after[name])}
+                for name in names
+            },
+            "layers_left": {n.removeprefix(prefix): why for n, why in selection.left.items()},
+        },
+        "parameters": {"before": count_parameters(dense), "after": count_parameters(network)},
+        "macs": {"before": macs[0], "after": macs[1]},
+        "latency": _latencies(dense, network, loaded, inputs),
+        "inputs": {"shape": ["batch", *inputs.shape[1:]], "dtype": str(inputs.dtype)},
+        "tensors": {key: list(value.shape) for key, value in network.state_dict().items()},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "ewnprune": __version__,
+            **format_versions(kind),
+        },
+    }
+
+
+def summary(card: dict[str, Any]) -> str:
+    """The card's figures as text."""
+    rows = [
+        ("parameters", card["parameters"], "{:,}"),
+        ("MACs", card["macs"], "{:,}"),
+        ("bytes", card["bytes"], "{:,}"),
+        *((f"accuracy, {split}", row, "{:.4f}") for split, row in card["accuracy"].items()),
+        *(
+            (f"ms, batch {row['batch_size']}, {row['device']}", row, "{:.3f}")
+            for row in card["latency"]
+        ),
+    ]
+    pruning = card["pruning"]
+    lines = [f"{pruning['sparsity']:g} of the neurons removed, by {pruning['score']}"]
+    lines.append(f"{'':24}{'before':>14}{'after':>14}")
+    for title, row, shape in rows:
+        cells = ("-" if row[k] is None else shape.format(row[k]) for k in ("before", "after"))
+        lines.append(f"{title:24}" + "".join(f"{cell:>14}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _latencies(
+    dense: nn.Module, network: nn.Module, loaded: Network, inputs: Tensor
+) -> list[dict[str, Any]]:
+    """Medians in milliseconds: both networks in torch, and the file by what reads it."""
+    rows = []
+    for size in _BATCH_SIZES:
+        batch = torch.cat([inputs] * -(-size // len(inputs)))[:size]
+        networks: dict[str, Network] = {"before": dense, "after": network, "file": loaded}
+        measured = measure_latency(networks, batch, seconds=_SECONDS)
+        first = measured["before"]
+        where = {"batch_size": size, "device": first.device, "threads": first.threads}
+        times = {name: latency.milliseconds for name, latency in measured.items()}
+        rows.append({**where, "unit": "ms, median", **times})
+    return rows
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

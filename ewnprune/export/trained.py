@@ -1,0 +1,158 @@
+"""A run that is over: its model with the trained weights, its data, and how it was pruned.
+
+Which classes are built is for the config file to say, the one that the user named or that lies in
+the run folder the user named: a config is code as much as a script is. Nothing of the checkpoint
+but tensors and plain types is read, and no class is taken from it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from pytorch_lightning import LightningDataModule, LightningModule
+from torch import Tensor
+
+import lightning_modules  # noqa: F401  its classes can then be named without the module
+from ewnprune.callback import WeightNormPruning
+from ewnprune.callback.checkpoint import initial_norms, read_checkpoint
+from ewnprune.training.state_dict import fold_state_dict
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run left.
+
+    Attributes:
+        model: the model with the weights of the checkpoint, plain, in eval mode.
+        data: the data of the run.
+        pruning: the run's pruning callback; the defaults where it had none.
+        config: the config file.
+        checkpoint: the checkpoint file.
+        epoch: epochs trained.
+        step: optimizer steps trained.
+        seed: seed of the run.
+        initial_norms: the neurons' norms at initialisation, by layer; may be empty.
+    """
+
+    model: LightningModule
+    data: LightningDataModule
+    pruning: WeightNormPruning
+    config: Path
+    checkpoint: Path
+    epoch: int | None
+    step: int | None
+    seed: int | None
+    initial_norms: Mapping[str, Tensor]
+
+    def batches(self, split: str) -> "Batches | None":
+        """The data of ``"val"`` or ``"test"``; None where there are none."""
+        return Batches.of(self.data, split)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A data module's batches, through its hooks, as ``(inputs, targets)`` or as they are."""
+
+    data: LightningDataModule
+    loader: Any
+
+    @classmethod
+    def of(cls, data: LightningDataModule, split: str) -> "Batches | None":
+        """The first loader of a split, or None."""
+        data.setup("validate" if split == "val" else split)
+        # absent hooks raise MisconfigurationException, which is no part of the public interface
+        hook = f"{split}_dataloader"
+        if getattr(type(data), hook) is getattr(LightningDataModule, hook):
+            return None
+        found = getattr(data, hook)()
+        loaders = found if isinstance(found, list | tuple) else [found]
+        return cls(data, loaders[0]) if loaders and loaders[0] is not None else None
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            yield self.data.on_after_batch_transfer(self.data.on_before_batch_transfer(batch, 0), 0)
+
+
+def read_trained(run: str, config: str | None = None) -> Trained:
+    """Build the model and the data of a run, and load its weights.
+
+    Args:
+        run: the run's folder, with ``config.yaml`` and ``checkpoints``, or a checkpoint of it.
+        config: the config file, where it is not the run's.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a file is not what it should be, or the checkpoint is of another model.
+    """
+    config_path, checkpoint_path = _find_files(run, config)
+    content = read_checkpoint(checkpoint_path)
+    seed, made = _instantiate(config_path)
+    state = fold_state_dict(content["state_dict"])
+    try:
+        made.model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{checkpoint_path} does not fit the model of {config_path} ({reason}...): give the "
+            "config that it was trained with"
+        ) from error
+    return Trained(
+        made.model.eval(),
+        made.data,
+        made.prune,
+        config_path,
+        checkpoint_path,
+        content.get("epoch"),
+        content.get("global_step"),
+        seed,
+        initial_norms(content),
+    )
+
+
+def _find_files(run: str, config: str | None) -> tuple[Path, Path]:
+    path = Path(run)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{run}: there is no such run or checkpoint: give the folder that ewnprune fit made, "
+            "or a .ckpt file"
+        )
+    folder = path if path.is_dir() else path.parent.parent  # of RUN/checkpoints/FILE
+    config_path = folder / "config.yaml" if config is None else Path(config)
+    if not config_path.is_file():
+        raise FileNotFoundError(
+            f"there is no {config_path}: give the config that the run was trained with, by "
+            "--run_config"
+        )
+    if path.is_file():
+        return config_path, path
+    found = sorted((folder / "checkpoints").glob("*.ckpt"))
+    if len(found) != 1:
+        listing = ", ".join(path.name for path in found) or "none"
+        raise ValueError(
+            f"{run}: expected one checkpoint in {folder / 'checkpoints'}, found {listing}: name "
+            "the file itself"
+        )
+    return config_path, found[0]
+
+
+def _instantiate(path: Path) -> tuple[int | None, Namespace]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML file: {error}") from error
+    missing = [key for key in ("model", "data") if key not in (content or ())]
+    if missing:
+        raise ValueError(
+            f"{path} has no {missing[0]!r}: expected a config of a run, with its model and data"
+        )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningModule, "model", required=True)
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    parser.add_class_arguments(WeightNormPruning, "prune")
+    parser.set_defaults({"prune.parametrization": None})
+    wanted = {key: content[key] for key in ("model", "data", "prune") if key in content}
+    made = parser.instantiate_classes(parser.parse_object(wanted))
+    return content.get("seed_everything"), made

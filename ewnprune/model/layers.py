@@ -1,0 +1,194 @@
+"""Which layers have neurons, and where in the weight a neuron lies."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+LAYER_TYPES = (nn.Linear, *_CONVOLUTIONS)
+
+Pattern = str | type[nn.Module]
+LayerPatterns = Pattern | Sequence[Pattern]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Layers chosen and layers left, by module name.
+
+    Attributes:
+        chosen: the layers, in the order of ``model.named_modules()``.
+        left: the other layers with weights of their own, each with its reason.
+    """
+
+    chosen: dict[str, nn.Module] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [
+            f"  chosen  {name}: {type_name(layer)}, {num_neurons(layer)} neurons"
+            for name, layer in self.chosen.items()
+        ]
+        lines += [f"  left    {name}: {reason}" for name, reason in self.left.items()]
+        return "\n".join(lines)
+
+
+def select_layers(
+    model: nn.Module,
+    layers: LayerPatterns | None = None,
+    exclude: LayerPatterns | None = None,
+) -> Selection:
+    """Choose the layers to work on.
+
+    Args:
+        model: any module; lazy layers must have been initialised.
+        layers: globs over module names (``"encoder.*"``), layer types (``nn.Conv2d``), or a
+            sequence of both. By default every Linear and convolution but the last one.
+        exclude: the same, for layers to leave; it wins over ``layers``.
+
+    Raises:
+        ValueError: a pattern matches no layer, nothing is left to choose, or a chosen layer is
+            lazy and has no weights yet.
+
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> print(select_layers(net))
+      chosen  0: Linear, 3 neurons
+      left    2: the last layer: its outputs are the model's
+    >>> list(select_layers(net, layers=[nn.Linear], exclude="0").chosen)
+    ['2']
+    """
+    found: dict[str, nn.Module] = {
+        name: module for name, module in model.named_modules() if isinstance(module, LAYER_TYPES)
+    }
+    if not found:
+        raise ValueError(
+            f"{type_name(model)} has no layer to choose: expected at least one Linear or "
+            "convolution; give a model that has one"
+        )
+    wanted = _match(found, layers, "layers") if layers is not None else set(found)
+    unwanted = _match(found, exclude, "exclude") if exclude is not None else set()
+    last = next(reversed(found))
+    selection = Selection()
+    for name, layer in found.items():
+        if name in unwanted:
+            selection.left[name] = "excluded"
+        elif name not in wanted:
+            selection.left[name] = "not among the layers asked for"
+        elif layers is None and name == last:
+            selection.left[name] = "the last layer: its outputs are the model's"
+        elif isinstance(layer.weight, nn.parameter.UninitializedParameter):
+            raise ValueError(
+                f"layer {name!r} is lazy and has no weights yet: run one batch through the model "
+                f"first, or leave it with exclude={name!r}"
+            )
+        else:
+            selection.chosen[name] = layer
+    if not selection.chosen:
+        raise ValueError(
+            f"no layer is left to choose among {_listing(found)}: name some with layers=..., or "
+            "exclude fewer"
+        )
+    return selection
+
+
+def _match(found: dict[str, nn.Module], patterns: LayerPatterns, argument: str) -> set[str]:
+    matched: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str | type) else patterns:
+        if isinstance(pattern, str):
+            hits = {name for name in found if fnmatchcase(name, pattern)}
+        elif isinstance(pattern, type):
+            hits = {name for name, layer in found.items() if isinstance(layer, pattern)}
+        else:
+            raise TypeError(
+                f"{argument}={pattern!r}: expected a glob over layer names or a layer type"
+            )
+        if not hits:
+            raise ValueError(
+                f"{argument}={pattern!r} matches no layer: the model's Linear and convolution "
+                f"layers are {_listing(found)}"
+            )
+        matched |= hits
+    return matched
+
+
+def _listing(names: Iterable[str], limit: int = 12) -> str:
+    names = list(names)
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def type_name(module: nn.Module) -> str:
+    """Class name of a module, without torch's ``Parametrized`` and ``FSDP`` prefixes."""
+    return plain_type(module).__name__
+
+
+def plain_type(module: nn.Module) -> type[nn.Module]:
+    """Class of a module before torch gave it another, for parametrizations or for FSDP2."""
+    made = ("torch.nn.utils.parametrize", "torch.distributed.")
+    return next(cls for cls in type(module).__mro__ if not cls.__module__.startswith(made))
+
+
+def layer_weight(layer: nn.Module) -> Tensor:
+    """``layer.weight``: a parameter, or what the parametrization on it computes."""
+    return cast(Tensor, layer.weight)
+
+
+def num_neurons(layer: nn.Module) -> int:
+    """Output units of a Linear, output channels of a convolution.
+
+    >>> num_neurons(nn.Conv2d(3, 8, 5))
+    8
+    """
+    return cast(int, layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
+
+
+def neuron_dim(layer: nn.Module) -> int:
+    """Dimension of ``layer.weight`` that counts the neurons (per group, when transposed)."""
+    return 1 if isinstance(layer, _TRANSPOSED) else 0
+
+
+def neuron_groups(layer: nn.Module) -> int:
+    """Groups that the neurons are split into along dimension 0 of the weight.
+
+    Only a transposed convolution has them there: its weight is ``(in, out / groups, *kernel)``.
+    """
+    return int(layer.groups) if isinstance(layer, _TRANSPOSED) else 1
+
+
+def neuron_rows(layer: nn.Module, weight: Tensor | None = None) -> Tensor:
+    """The weight as a matrix with one row per neuron, ``(neurons, fan_in)``.
+
+    Args:
+        layer: a Linear or a convolution.
+        weight: a tensor of the shape of ``layer.weight``, which is the default.
+
+    >>> neuron_rows(nn.ConvTranspose2d(4, 6, 3, groups=2)).shape  # each output sees 2 inputs
+    torch.Size([6, 18])
+    """
+    weight = layer_weight(layer) if weight is None else weight
+    if isinstance(layer, _TRANSPOSED):
+        weight = weight.unflatten(0, (neuron_groups(layer), -1)).transpose(1, 2).flatten(0, 1)
+    return torch.flatten(weight, 1)
+
+
+def to_weight(layer: nn.Module, rows: Tensor) -> Tensor:
+    """Values over ``neuron_rows(layer)``, ``(n, fan_in)``, in the shape of ``layer.weight``.
+
+    >>> layer = nn.ConvTranspose2d(4, 6, 3, groups=2)
+    >>> torch.equal(to_weight(layer, neuron_rows(layer)), layer.weight)
+    True
+    """
+    shape = layer_weight(layer).shape
+    index = torch.arange(rows.numel(), device=rows.device).view(shape)
+    values = torch.empty_like(rows).flatten()
+    values[neuron_rows(layer, index).flatten()] = rows.flatten()
+    return values.view(shape)
+
+
+def spatial_dims(layer: nn.Module) -> int:
+    """Dimensions that follow the neurons' one in a layer's input and output: 2 in a Conv2d."""
+    return 0 if isinstance(layer, nn.Linear) else len(layer.kernel_size)  # type: ignore[arg-type]

@@ -1,0 +1,77 @@
+"""Leave a model, and the random number generators, as they were."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
+    """Put a model into eval mode without gradients; on leaving all is as before, bit for bit.
+
+    That is every train flag, buffer and attribute of every module (a forward pass may store
+    things), and the state of Python's, NumPy's and torch's generators, the model's GPUs' and the
+    loader's own included. Parameters are the caller's not to write. Compiled parts run as they
+    were before they were compiled, since compiled code calls no hooks.
+
+    Inference mode is left too: tensors made in it that a model keeps (a cache, say) could never
+    be trained with. https://docs.pytorch.org/docs/stable/notes/autograd.html#inference-mode
+    """
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
+    tables = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    contents = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
+    gpus = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    generators = [(g, g.get_state()) for g in _own_generators(loader)]
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=list(gpus)):
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                model.eval()
+                _run_eagerly(model)
+                yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+            for generator, state in generators:
+                generator.set_state(state)
+            for module, before in attributes:
+                _restore(vars(module), before)
+            for table, buffers in tables:
+                _restore(table, buffers)
+            for buffer, version, content in contents:
+                if buffer._version != version:
+                    with torch.no_grad():
+                        buffer.copy_(content)
+
+
+def _run_eagerly(model: nn.Module) -> None:
+    for module in model.modules():
+        if vars(module).get("_compiled_call_impl") is not None:  # by Module.compile
+            vars(module)["_compiled_call_impl"] = None
+        original = module._modules.get("_orig_mod")
+        if original is not None and "dynamo_ctx" in vars(module):  # by torch.compile
+            vars(module)["forward"] = partial(_call, original)
+
+
+def _call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return module(*args, **kwargs)  # not its bound __call__, which torch.fx replaces to trace
+
+
+def _restore(table: dict[str, Any], before: dict[str, Any]) -> None:
+    for name in [name for name in table if name not in before]:
+        del table[name]
+    for name, value in before.items():
+        if name not in table or table[name] is not value:
+            table[name] = value
+
+
+def _own_generators(loader: Any) -> list[torch.Generator]:
+    owners = [loader, getattr(loader, "sampler", None)]
+    found = [getattr(owner, "generator", None) for owner in owners]
+    return [generator for generator in found if isinstance(generator, torch.Generator)]

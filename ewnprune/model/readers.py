@@ -1,0 +1,268 @@
+"""Who reads a layer's neurons: follow them through the traced graph to the layers they feed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ewnprune.model.layers import LAYER_TYPES, num_neurons, plain_type, spatial_dims, type_name
+from ewnprune.model.operations import (
+    BATCH_NORMS,
+    CHANNELWISE,
+    ELEMENTWISE,
+    ELEMENTWISE_FUNCTIONS,
+    ELEMENTWISE_NAMES,
+    FACTS,
+    POOL_FUNCTIONS,
+    POOLS,
+    RESHAPE_FUNCTIONS,
+    RESHAPE_NAMES,
+)
+from ewnprune.model.tracing import Trace
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A module that has something for each neuron: an input column, or a scale and shift.
+
+    Attributes:
+        name: the module's name.
+        block: how many of its inputs belong to one neuron, side by side (flattening a channel of
+            5 x 5 pixels makes it 25 columns).
+    """
+
+    name: str
+    block: int = 1
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Where the neurons of one layer go.
+
+    Attributes:
+        consumers: the Linear and convolution layers that read them; empty if not known.
+        channelwise: BatchNorms and the like that they pass, in order.
+        unknown: why the consumers are not known; empty if they are.
+        norm: the BatchNorm that directly follows the layer and reads nothing else, if any.
+    """
+
+    consumers: tuple[Reader, ...] = ()
+    channelwise: tuple[Reader, ...] = ()
+    unknown: str = ""
+    norm: str | None = None
+
+    @property
+    def scaled(self) -> tuple[Reader, ...]:
+        """The channelwise modules that lose their scale and shift with a neuron."""
+        if not self.unknown:
+            return self.channelwise
+        return tuple(reader for reader in self.channelwise if reader.name == self.norm)
+
+
+def neuron_flows(trace: Trace, chosen: Mapping[str, nn.Module]) -> dict[str, Flow]:
+    """Follow the neurons of the chosen layers to the layers that read them.
+
+    The trace must have been run once, so that shapes are known.
+    """
+    walk = _Walk(trace, chosen)
+    for node in trace.nodes:
+        walk.visit(node)
+    return walk.flows()
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """The neurons of ``layer`` lie along a tensor's dimension ``-1 - trailing``, in blocks."""
+
+    layer: str
+    trailing: int
+    block: int = 1
+
+
+class _Walk:
+    """One pass over the nodes, with what was found so far."""
+
+    def __init__(self, trace: Trace, chosen: Mapping[str, nn.Module]) -> None:
+        self.trace = trace
+        self.chosen = chosen
+        self.channels: dict[fx.Node, _Channels] = {}
+        self.consumers: dict[str, dict[str, Reader]] = {name: {} for name in chosen}
+        self.channelwise: dict[str, dict[str, Reader]] = {name: {} for name in chosen}
+        self.unknown: dict[str, str] = {}
+        # what each module with parameters was seen to read, at each of its calls
+        self.reads: dict[str, set[_Channels | None]] = {}
+
+    def flows(self) -> dict[str, Flow]:
+        inner = self._inner_modules()
+        for name, reads in self.reads.items():
+            if len(reads) > 1 or self.trace.module(name) in inner:
+                for channels in (channels for channels in reads if channels is not None):
+                    reason = f"{name!r} is called more than once, and not always on them"
+                    self._lose(channels.layer, reason)
+        for name, layer in self.chosen.items():
+            if layer in inner:
+                self._lose(name, f"it lies inside {inner[layer]}")
+            if not self.consumers[name]:
+                self._lose(name, "no layer was seen to read them")
+        return {
+            name: Flow(
+                () if name in self.unknown else tuple(self.consumers[name].values()),
+                tuple(self.channelwise[name].values()),
+                self.unknown.get(name, ""),
+                self._following_norm(name),
+            )
+            for name in self.chosen
+        }
+
+    def _inner_modules(self) -> dict[nn.Module, str]:
+        """The parts of modules that are one node, each with the description of that node."""
+        return {
+            inner: _describe(self.trace, node)
+            for node in self.trace.nodes
+            if node.op == "call_module"
+            for inner in list(self.trace.root.get_submodule(str(node.target)).modules())[1:]
+        }
+
+    def _following_norm(self, name: str) -> str | None:
+        calls = self.trace.calls(name)
+        users = list(calls[0].users) if len(calls) == 1 else []
+        following = self.trace.layer(users[0]) if len(users) == 1 else None
+        if following not in self.channelwise[name] or len(self.trace.calls(following)) > 1:
+            return None
+        module = self.trace.root.get_submodule(str(users[0].target))
+        return following if isinstance(module, BATCH_NORMS) else None
+
+    def visit(self, node: fx.Node) -> None:
+        sources = [source for source in node.all_input_nodes if source in self.channels]
+        name = self.trace.layer(node)
+        if name is not None and not sources:
+            self.reads.setdefault(name, set()).add(None)
+        for source in sources:
+            channels = self.channels[source]
+            if _asks_fact(node):
+                continue
+            if sum(other in self.trace.shapes for other in node.all_input_nodes) > 1:
+                found: _Channels | str | None = (
+                    f"{_describe(self.trace, node)} joins them with other values"
+                )
+            elif name is not None:
+                found = self._through_module(node, name, channels)
+            else:
+                found = self._through_function(node, channels)
+            if isinstance(found, str):
+                self._lose(channels.layer, found)
+            elif found is not None:
+                self.channels[node] = found
+        if name is not None and name in self.chosen:
+            self._start(node, name)
+
+    def _start(self, node: fx.Node, name: str) -> None:
+        layer = self.chosen[name]
+        if not _is_stock(layer):
+            self._lose(name, f"{type_name(layer)} has a forward of its own")
+        else:
+            self.channels[node] = _Channels(name, trailing=spatial_dims(layer))
+
+    def _through_module(
+        self, node: fx.Node, name: str, channels: _Channels
+    ) -> _Channels | str | None:
+        module = self.trace.root.get_submodule(str(node.target))
+        kind = plain_type(module)
+        if kind in ELEMENTWISE or (kind is nn.PReLU and module.num_parameters == 1):
+            return channels
+        if kind in POOLS:
+            return self._through_pool(node, channels, POOLS[kind])
+        if kind in (nn.Flatten, nn.Unflatten):
+            return self._through_reshape(node, channels)
+        if kind in CHANNELWISE:
+            if self._dim(node.all_input_nodes[0], channels) != 1:
+                return f"{type_name(module)} {name!r} does not have them as its channels"
+            self.reads.setdefault(name, set()).add(channels)
+            self.channelwise[channels.layer][name] = Reader(name, channels.block)
+            return channels
+        if isinstance(module, LAYER_TYPES):
+            return self._consume(name, module, channels)
+        return f"{type_name(module)} {name!r} reads them"
+
+    def _consume(self, name: str, module: nn.Module, channels: _Channels) -> str | None:
+        if not _is_stock(module):
+            return f"{type_name(module)} {name!r} reads them by a forward of its own"
+        if channels.trailing != spatial_dims(module):
+            return f"{type_name(module)} {name!r} does not have them as its inputs"
+        self.reads.setdefault(name, set()).add(channels)
+        self.consumers[channels.layer][name] = Reader(name, channels.block)
+        return None
+
+    def _through_function(self, node: fx.Node, channels: _Channels) -> _Channels | str | None:
+        target = node.target
+        if node.op == "output":
+            return "they are outputs of the model"
+        method = node.op == "call_method"
+        if target in (ELEMENTWISE_NAMES if method else ELEMENTWISE_FUNCTIONS):
+            return channels
+        if target in (RESHAPE_NAMES if method else RESHAPE_FUNCTIONS):
+            return self._through_reshape(node, channels)
+        if not method and target in POOL_FUNCTIONS:
+            return self._through_pool(node, channels, POOL_FUNCTIONS[target])
+        if target == "mean" or target is torch.mean:
+            return self._through_mean(node, channels)
+        return f"{_describe(self.trace, node)} reads them"
+
+    def _through_pool(self, node: fx.Node, channels: _Channels, dims: int) -> _Channels | str:
+        if channels.trailing < dims or node not in self.trace.shapes:
+            return f"{_describe(self.trace, node)} mixes them"
+        return channels
+
+    def _through_mean(self, node: fx.Node, channels: _Channels) -> _Channels | str:
+        """Global average pooling written as ``x.mean((2, 3))``."""
+        before = self.trace.shapes[node.all_input_nodes[0]]
+        dims: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+        if isinstance(dims, int):
+            dims = (dims,)
+        if not isinstance(dims, Iterable) or not all(isinstance(dim, int) for dim in dims):
+            return "mean mixes them"
+        over = {dim % len(before) for dim in dims}
+        own = len(before) - 1 - channels.trailing
+        if own in over:
+            return "mean mixes them"
+        if len(self.trace.shapes[node]) == len(before):
+            return channels
+        return replace(channels, trailing=channels.trailing - sum(dim > own for dim in over))
+
+    def _through_reshape(self, node: fx.Node, channels: _Channels) -> _Channels | str:
+        """The same values in the same order: find the dimension that counts the neurons now."""
+        before = self.trace.shapes[node.all_input_nodes[0]]
+        after = self.trace.shapes.get(node)
+        neurons = num_neurons(self.chosen[channels.layer])
+        outer = before[: len(before) - 1 - channels.trailing].numel()
+        for dim in reversed(range(len(after or ()))):
+            assert after is not None
+            if after[:dim].numel() == outer and after[dim] % neurons == 0:
+                return _Channels(channels.layer, len(after) - 1 - dim, after[dim] // neurons)
+        return f"{_describe(self.trace, node)} mixes them with other dimensions"
+
+    def _dim(self, source: fx.Node, channels: _Channels) -> int:
+        return len(self.trace.shapes[source]) - 1 - channels.trailing
+
+    def _lose(self, layer: str, reason: str) -> None:
+        self.unknown.setdefault(layer, reason)
+
+
+def _is_stock(layer: nn.Module) -> bool:
+    forward = plain_type(layer).forward
+    return any(forward is kind.forward for kind in LAYER_TYPES)
+
+
+def _asks_fact(node: fx.Node) -> bool:
+    if node.op == "call_method":
+        return node.target in FACTS
+    return node.op == "call_function" and node.target is getattr and node.args[1] in FACTS
+
+
+def _describe(trace: Trace, node: fx.Node) -> str:
+    name = trace.layer(node)
+    if name is not None:
+        return f"{type_name(trace.root.get_submodule(str(node.target)))} {name!r}"
+    return str(getattr(node.target, "__name__", node.target))

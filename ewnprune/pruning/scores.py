@@ -1,0 +1,152 @@
+"""Scores: what a neuron, or a single weight, is worth. The lowest scores go first.
+
+A score is a plain function of `Neurons`, the neurons of one layer. It returns one number per
+neuron, ``(n,)``, and whole neurons are removed; or one number per weight, ``(n, fan_in)``, and
+single weights are. Every public function of this module is a score that the command line and
+`sparsity_curve` know by its name; any other is given as ``"package.module.function"``.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Neurons",
+    "magnitude",
+    "norm",
+    "norm_change",
+    "norm_product",
+    "norm_shuffled",
+    "norm_with_bias",
+    "norm_with_bias_product",
+    "random",
+    "random_weights",
+]
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """The ``n`` neurons of one layer, as a score sees them.
+
+    Attributes:
+        layer: the layer's name in the model.
+        rows: incoming weights, ``(n, fan_in)``, float32 or float64.
+        bias: biases ``(n,)``; None in a layer without.
+        outgoing: outgoing weights ``(n, fan_out)``, over all layers that read the neurons; None
+            where those are not known.
+        no_outgoing: why `outgoing` is None.
+        initial_norm: norms of the rows at initialisation, ``(n,)``; None where not given.
+        seed: seed of this layer, for scores that draw numbers.
+    """
+
+    layer: str
+    rows: Tensor
+    bias: Tensor | None = None
+    outgoing: Tensor | None = None
+    no_outgoing: str = "not given"
+    initial_norm: Tensor | None = None
+    seed: int = 0
+
+
+def norm(neurons: Neurons) -> Tensor:
+    """Norm of the incoming weights, ``||w_u||``.
+
+    >>> norm(Neurons("hidden", torch.tensor([[3.0, 4.0], [0.0, 1.0]])))
+    tensor([5., 1.])
+    """
+    return _row_norms(neurons.rows)
+
+
+def norm_with_bias(neurons: Neurons) -> Tensor:
+    """Norm of the incoming weights with the bias counted in, ``sqrt(||w_u||^2 + b_u^2)``."""
+    return norm(neurons) if neurons.bias is None else norm(neurons).hypot(neurons.bias)
+
+
+def norm_product(neurons: Neurons) -> Tensor:
+    """Incoming norm times outgoing norm, ``||w_u|| ||a_u||``.
+
+    Rescaling a ReLU neuron (``w_u`` and its bias by ``c > 0``, ``a_u`` by ``1 / c``) changes
+    neither the function nor this score.
+
+    Raises:
+        ValueError: the outgoing weights are not known.
+    """
+    return norm(neurons) * _outgoing_norm(neurons, "norm_product")
+
+
+def norm_with_bias_product(neurons: Neurons) -> Tensor:
+    """`norm_with_bias` times the outgoing norm; as unchanged by rescaling as `norm_product`.
+
+    Raises:
+        ValueError: the outgoing weights are not known.
+    """
+    return norm_with_bias(neurons) * _outgoing_norm(neurons, "norm_with_bias_product")
+
+
+def norm_change(neurons: Neurons) -> Tensor:
+    """Norm of the incoming weights minus that at initialisation, signed.
+
+    The paper's second criterion, https://arxiv.org/abs/2010.12909, section 7.
+
+    Raises:
+        ValueError: the norms at initialisation are not given.
+    """
+    if neurons.initial_norm is None:
+        raise ValueError(
+            f"score 'norm_change' needs the norms of layer {neurons.layer!r} at initialisation: "
+            "give initial_norms={layer name: norms}, or choose another score"
+        )
+    return norm(neurons) - neurons.initial_norm
+
+
+def random(neurons: Neurons) -> Tensor:
+    """One random number per neuron: the baseline that every score must beat."""
+    return _uniform(neurons, (len(neurons.rows),))
+
+
+def norm_shuffled(neurons: Neurons) -> Tensor:
+    """The norms, dealt to the neurons of the layer at random.
+
+    With scope ``"global"`` this removes as many neurons of each layer as `norm` does, but which
+    ones is left to chance: random pruning with the same layer-wise ratios. Su et al. (2020),
+    https://arxiv.org/abs/2009.11094.
+    """
+    values = norm(neurons)
+    generator = torch.Generator().manual_seed(neurons.seed)
+    order = torch.randperm(len(values), generator=generator)
+    return values[order.to(values.device)]
+
+
+def magnitude(neurons: Neurons) -> Tensor:
+    """Absolute value of each single weight, ``(n, fan_in)``.
+
+    >>> magnitude(Neurons("hidden", torch.tensor([[3.0, -4.0]])))
+    tensor([[3., 4.]])
+    """
+    return neurons.rows.abs()
+
+
+def random_weights(neurons: Neurons) -> Tensor:
+    """One random number per weight, ``(n, fan_in)``."""
+    return _uniform(neurons, tuple(neurons.rows.shape))
+
+
+def _row_norms(rows: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return norms
+
+
+def _outgoing_norm(neurons: Neurons, score: str) -> Tensor:
+    if neurons.outgoing is None:
+        raise ValueError(
+            f"score {score!r} needs the outgoing weights of layer {neurons.layer!r}, which are "
+            f"not known ({neurons.no_outgoing}): leave that layer out, or choose another score"
+        )
+    return _row_norms(neurons.outgoing)
+
+
+def _uniform(neurons: Neurons, shape: tuple[int, ...]) -> Tensor:
+    # on the CPU, so that a seed gives the same numbers on every device
+    generator = torch.Generator().manual_seed(neurons.seed)
+    return torch.rand(shape, generator=generator, dtype=torch.float64)

@@ -1,0 +1,235 @@
+"""`ewnprune compare`: a study, methods by seeds, each run in a folder of its own."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from ewnprune.configs import config_path
+from ewnprune.curve.curve import Curve
+from ewnprune.curve.files import read_curve, write_curve
+from ewnprune.study.engines import Events, run_locally
+from ewnprune.study.methods import Method, find_methods, parse_methods, parse_seeds
+from ewnprune.study.plan import Run, expand, merge
+from ewnprune.study.ray_engine import import_ray, run_on_ray
+from ewnprune.study.run import CONFIG, FINISHED, SETTINGS, write_text
+from ewnprune.study.tables import analyse, write_tables
+from ewnprune.study.text import format_study
+
+_STUDY = "study.yaml"
+
+
+def compare(
+    methods: str | list[str] = "none,swn,ewn",
+    seeds: str | int | list[int] = "0-2",
+    folder: Path = Path("study"),
+    fit: dict | None = None,  # type: ignore[type-arg]  # of Any, jsonargparse makes what it names
+    fit_config: str | None = None,
+    vary: dict[str, list[Any]] | None = None,
+    own: dict[str, dict] | None = None,  # type: ignore[type-arg]
+    reference: str | None = None,
+    workers: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+) -> int:
+    """Train with several methods and seeds, prune each at many levels, and say what that shows.
+
+    By default MNIST, 784-1024-10, three methods, three seeds, five epochs. Finished runs are
+    skipped, so a study that was interrupted goes on, and one that is done can be extended by seeds
+    and methods: give the same folder. A run that fails is reported and stops no other. Runs of one
+    seed share initial network, data and their order. Scores, and the strength of a penalty, are
+    chosen on validation data; accuracies are shown on test data.
+
+    The folder then has points.csv (every point of every run), levels.csv, differences.csv,
+    summaries.csv and study.txt, what is printed.
+
+    Args:
+        methods: names with commas between: none, swn, ewn, group_lasso, random, random_ratios,
+            magnitude, dense, or your own.
+        seeds: such as 0-4 or 0,2,7.
+        folder: where the study lies.
+        fit: options of `ewnprune fit` for all runs, as in its YAML files.
+        fit_config: the name of a shipped YAML file of options, or a path; `fit` comes on top.
+        vary: options to vary, each with a list of values: {trainer.max_epochs: [5, 20]}.
+        own: methods of your own: for each name `fit`, its options, and if need be `scores`,
+            `candidates`, `parts` or `trains` as in `ewnprune.study.methods.Method`.
+        reference: the method that the others are compared with; by default none, or the first.
+        workers: how many runs at a time; by default one per core.
+        engine: local, processes of this machine; or ray, a Ray cluster whose machines share the
+            study's folder and the one this is started from.
+        address: of the Ray cluster, host:port, or auto for the one that this machine belongs to;
+            by default one is started on this machine.
+
+    Returns:
+        0, or 1 if a run failed.
+
+    Raises:
+        ValueError: unknown methods, bad seeds, or settings other than those the folder was made
+            with; a reference that is no method of the study; an address without Ray.
+        RuntimeError: the same study is running already.
+        ImportError: Ray is asked for and not installed.
+    """
+    start = _find_engine(engine, address)
+    defined = parse_methods(own or {})
+    wanted = find_methods(methods, defined)
+    base = merge(_load_fit_config(fit_config), fit or {})
+    asked: dict[str, Any] = {"fit": base, "vary": vary or {}, "own": own or {}}
+    asked |= {"reference": reference, "methods": list(wanted)}
+    settings = _joined(folder, json.loads(json.dumps(asked)))
+    defined = parse_methods(settings["own"])
+    runs = expand(folder / "runs", wanted, parse_seeds(seeds), base, vary or {}, defined)
+    with _alone(folder):
+        write_text(folder / _STUDY, yaml.safe_dump(settings, sort_keys=False))
+        todo = _prepare(runs)
+        print(f"ewnprune: {len(runs)} runs, {len(runs) - len(todo)} of them finished: {folder}")
+        failed = _run(todo, start, workers) if todo else []
+        points = collect(folder, find_methods(settings["methods"], defined))
+        if points.points:
+            write_curve(points, folder / "points.csv")
+            study = analyse(points, settings["reference"])
+            write_tables(study, folder)
+            text = format_study(study)
+            write_text(folder / "study.txt", text)
+            print(text, end="")
+    for path in failed:
+        print(f"ewnprune: failed: {path.name}: {_last_line(path)} (all of it: {path}/log.txt)")
+    return 1 if failed else 0
+
+
+def collect(folder: Path, methods: Mapping[str, Method]) -> Curve:
+    """All points of a study's finished runs, under the names of the methods asked for."""
+    found = Curve()
+    for path in sorted(folder.glob(f"runs/*/{FINISHED}")):
+        found += read_curve(path)
+    # a run is made again where a method came that wants other scores of it: the same points twice
+    found = Curve(
+        tuple({(p.method, p.seed, p.score, p.split, p.sparsity): p for p in found}.values()),
+        found.notes,
+    )
+    points = Curve((), found.notes)
+    for name, method in methods.items():
+        for label in dict.fromkeys(point.method for point in found):
+            trained = re.split(r"\[| @ ", label)[0]
+            if trained == (method.trains or name):
+                renamed = name + label.removeprefix(trained)
+                for score in method.scores:
+                    points += found.where(method=label, score=score).tagged(method=renamed)
+    return points
+
+
+def _find_engine(engine: str, address: str | None) -> Callable[..., Events]:
+    if engine == "ray":
+        import_ray()  # or an error, before anything is written
+        return partial(run_on_ray, address=address)
+    if address is not None:
+        raise ValueError(f"--address {address}: it is Ray's; expected --engine ray with it")
+    return run_locally
+
+
+def _run(todo: list[Run], start: Callable[..., Events], workers: int | None) -> list[Path]:
+    """Run them and show how far the study is; gives back the folders of those that failed."""
+    failed, ended = [], set()
+    layout = "{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs, {elapsed} gone, {remaining} left"
+    with tqdm(total=len(todo), bar_format=layout, smoothing=0, mininterval=1) as bar:
+        try:
+            for event in start([run.folder for run in todo], workers):
+                if event is not None:
+                    path, status = event
+                    ended.add(path)
+                    if status or not (path / FINISHED).is_file():
+                        failed.append(path)
+                done = sum(1.0 if r.folder in ended else 0.95 * _progress(r.folder) for r in todo)
+                bar.update(done - bar.n)
+        except KeyboardInterrupt:
+            bar.write("ewnprune: stopped; the same command goes on from here")
+            raise
+    return failed
+
+
+def _prepare(runs: list[Run]) -> list[Run]:
+    """Write the settings of the runs that are to do."""
+    todo = [run for run in runs if not (run.folder / FINISHED).is_file()]
+    for run in todo:
+        (run.folder / "progress").unlink(missing_ok=True)
+        recorder = {
+            "class_path": "ewnprune.study.run.Recorder",
+            "init_args": {"folder": str(run.folder)},
+        }
+        keep_last = {
+            "class_path": "pytorch_lightning.callbacks.ModelCheckpoint",
+            "init_args": {
+                "dirpath": str(run.folder / "checkpoints"),
+                "filename": "last",
+                "enable_version_counter": False,
+            },
+        }
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+        config = merge({"trainer": {**quiet, "callbacks": []}}, run.config)
+        config = merge(config, {"trainer": {"callbacks": [recorder, keep_last]}})
+        write_text(run.folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
+        settings = {"method": run.method, "seed": run.seed, "part": run.part, "fit": run.config}
+        write_text(run.folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
+    return todo
+
+
+def _joined(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The study's settings, with those of the study that lies in the folder already."""
+    path = folder / _STUDY
+    if path.is_file():
+        known = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for key in ("fit", "vary"):
+            if known[key] != settings[key]:
+                raise ValueError(
+                    f"{folder} holds a study with {key} = {known[key]}, and this one has "
+                    f"{settings[key]}: give another --folder, or the same settings"
+                )
+        for name, method in known["own"].items():
+            if settings["own"].setdefault(name, method) != method:
+                raise ValueError(
+                    f"{folder} holds a study with another method {name!r}: give it another name"
+                )
+        settings["methods"] = list(dict.fromkeys([*known["methods"], *settings["methods"]]))
+        settings["reference"] = settings["reference"] or known["reference"]
+    methods = settings["methods"]
+    settings["reference"] = settings["reference"] or ("none" if "none" in methods else methods[0])
+    if settings["reference"] not in methods:
+        raise ValueError(
+            f"--reference {settings['reference']}: expected one of the study's methods, "
+            f"{', '.join(methods)}"
+        )
+    return settings
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second command out of the folder: two processes would train one run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            yield
+    except Timeout as error:
+        raise RuntimeError(f"{folder}: another ewnprune compare is at work in it") from error
+
+
+def _load_fit_config(name: str | None) -> dict[str, Any]:
+    if name is None:
+        return {}
+    return yaml.safe_load(Path(config_path(name)).read_text(encoding="utf-8")) or {}
+
+
+def _progress(folder: Path) -> float:
+    path = folder / "progress"
+    return float(path.read_text(encoding="utf-8")) if path.is_file() else 0.0
+
+
+def _last_line(folder: Path) -> str:
+    path = folder / "log.txt"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return text.strip().splitlines()[-1] if text.strip() else "it said nothing"

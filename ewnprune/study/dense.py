@@ -1,0 +1,72 @@
+"""A dense network of the pruned size, trained from scratch: what pruning must beat."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
+
+from ewnprune.curve.sweep import inputs_and_targets, sparsity_curve
+from ewnprune.model.layers import neuron_rows, select_layers
+from ewnprune.pruning.removal import remove_neurons
+
+COUNTS_FILE = "dense_of_pruned_size.json"
+
+
+class DenseOfPrunedSize(Callback):
+    """Train a network as small as a pruned one from scratch, on the same budget.
+
+    Before anything is trained, neurons are removed at random, and the weights of the layers that
+    read them are multiplied by ``sqrt(inputs before / inputs after)``: with an initialization that
+    scales with the fan-in, as Kaiming's does, that is the smaller network freshly initialized.
+    It wants ``prune.sparsities`` to be ``[0]``: this network is pruned no further.
+
+    Args:
+        sparsity: fraction of the neurons to be without, in [0, 1).
+        seed: of the removal.
+
+    The counts of what it has of what the full network has go to ``dense_of_pruned_size.json`` in
+    the run's folder.
+    """
+
+    def __init__(self, sparsity: float, seed: int = 0) -> None:
+        self.sparsity, self.seed = sparsity, seed
+        self._counts: dict[str, tuple[int, int]] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._counts:
+            return  # this very model is validated or tested after the fit
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        split = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}[stage]
+        loader = getattr(data, f"{split}_dataloader")()
+        with torch.random.fork_rng(devices=[]):
+            batch = next(iter(loader))
+        inputs, _ = inputs_and_targets(batch)
+        curve = sparsity_curve(pl_module, [batch], [self.sparsity], "random", seed=self.seed)
+        (point,) = curve.points
+        for name in ("neurons", "weights", "parameters", "macs"):
+            count = getattr(point, name)
+            self._counts[name] = (count.left, count.total)
+        before = _fan_ins(pl_module)
+        small = remove_neurons(pl_module, self.sparsity, inputs, score="random", seed=self.seed)
+        after = _fan_ins(small)
+        for name, fan_in in after.items():
+            with torch.no_grad():
+                weight: Any = small.get_submodule(name).weight
+                weight.mul_((before[name] / fan_in) ** 0.5)
+        for name, child in small.named_children():
+            setattr(pl_module, name, child)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = trainer.log_dir  # asks all processes
+        if folder and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            text = json.dumps({"sparsity": self.sparsity, "counts": self._counts})
+            (Path(folder) / COUNTS_FILE).write_text(text, encoding="utf-8")
+
+
+def _fan_ins(model: nn.Module) -> dict[str, int]:
+    found = select_layers(model, layers="*").chosen
+    return {name: neuron_rows(layer).shape[1] for name, layer in found.items()}

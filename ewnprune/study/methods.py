@@ -1,0 +1,151 @@
+"""The methods that `ewnprune compare` knows by name, and how a study spells out others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+# a neuron without weights may be kept as a constant: the last one counts that
+NEURON_SCORES = ("norm", "norm_product", "norm_with_bias_product")
+
+
+@dataclass
+class Method:
+    """A way to train and to rank, as a part of the options of ``ewnprune fit``.
+
+    Attributes:
+        fit: options laid over those of the study; ``trainer.callbacks`` are added to its own.
+        scores: how neurons are ranked; of several, validation data choose one.
+        candidates: further options by label, such as strengths of a penalty; validation data
+            choose one.
+        parts: further options by level: the run for a level gives the curve's point there.
+        trains: the method whose runs are taken, where this one differs in the scores alone.
+    """
+
+    fit: dict[str, Any] = field(default_factory=dict)
+    scores: Sequence[str] = NEURON_SCORES
+    candidates: dict[str, dict[str, Any]] = field(default_factory=dict)
+    parts: dict[float, dict[str, Any]] = field(default_factory=dict)
+    trains: str = ""
+
+
+def _callback(path: str, **options: Any) -> dict[str, Any]:
+    return {"trainer": {"callbacks": [{"class_path": path, "init_args": options}]}}
+
+
+def _parametrization(name: str | None) -> dict[str, Any]:
+    return {"prune": {"parametrization": name and {"class_path": f"ewnprune.{name}"}}}
+
+
+def _untrained(*scores: str) -> Method:
+    return Method(_parametrization(None), scores, trains="none")
+
+
+METHODS: Mapping[str, Method] = {
+    "none": Method(_parametrization(None)),
+    "swn": Method(_parametrization("SWN")),
+    "ewn": Method(_parametrization("EWN")),
+    "group_lasso": Method(
+        _parametrization(None),
+        candidates={
+            f"{strength:g}": _callback("ewnprune.GroupLasso", strength=strength)
+            for strength in (1e-3, 2e-3, 3e-3, 6e-3)
+        },
+    ),
+    "random": _untrained("random"),
+    "random_ratios": _untrained("ewnprune.scores.norm_shuffled"),
+    "magnitude": _untrained("magnitude"),
+    "dense": Method(
+        _parametrization(None),
+        scores=("norm",),
+        parts={
+            level: {
+                "prune": {"sparsities": [0.0]},
+                **_callback("ewnprune.study.dense.DenseOfPrunedSize", sparsity=level),
+            }
+            for level in (0.5, 0.8, 0.9, 0.95, 0.98)
+        },
+    ),
+}
+"""By the name on the command line.
+
+none: plain training. swn, ewn: weight normalization of the hidden layers. group_lasso: plain
+training with a proximal penalty on neurons, its strength chosen on validation data among four.
+random: neurons of the plainly trained network removed at random; random_ratios: the same with as
+many per layer as ``norm`` would take; magnitude: single weights by absolute value. dense: networks
+of the pruned size trained from scratch.
+"""
+
+
+def find_methods(wanted: str | list[str], own: Mapping[str, Method]) -> dict[str, Method]:
+    """Methods by name, a study's own before the known ones.
+
+    Args:
+        wanted: names, or one string with commas between.
+        own: what a study defines.
+
+    Raises:
+        ValueError: an unknown name, a name given twice or none.
+
+    >>> list(find_methods("none,ewn", {}))
+    ['none', 'ewn']
+    """
+    names = [n.strip() for n in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
+    known = {**METHODS, **own}
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"--methods: unknown method {name!r}: choose among {', '.join(known)}, or define "
+                "it under `own` in the study's YAML file"
+            )
+        if set(name) & set("[]@/"):
+            raise ValueError(f"method name {name!r}: expected one without [, ], @ and /")
+    if len(set(names)) < len(names) or not names:
+        raise ValueError(
+            f"--methods {','.join(names)}: expected each method once, and one at least"
+        )
+    return {name: known[name] for name in names}
+
+
+def parse_methods(own: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
+    """A study's own methods, from its YAML.
+
+    Raises:
+        ValueError: an unknown field, or scores that are no list.
+    """
+    if not isinstance(own, Mapping):
+        raise ValueError(f"own={own!r}: expected the methods by name, each with its fields")
+    found = {}
+    for name, options in own.items():
+        known = {item.name for item in fields(Method)}
+        if not isinstance(options, Mapping):
+            raise ValueError(f"own method {name!r}: expected {sorted(known)}; got {options!r}")
+        if set(options) - known or not isinstance(options.get("scores", ()), list | tuple):
+            raise ValueError(
+                f"own method {name!r}: expected {sorted(known)}, with a list of scores; "
+                f"got {dict(options)}"
+            )
+        found[name] = Method(**options)
+    return found
+
+
+def parse_seeds(seeds: str | int | list[int]) -> list[int]:
+    """Seeds from ``"0-4"``, ``"0,2,7"``, a mix of both, or a list.
+
+    Raises:
+        ValueError: something else, or no seed.
+
+    >>> parse_seeds("0-2,7")
+    [0, 1, 2, 7]
+    """
+    found: list[int] = []
+    parts = seeds.split(",") if isinstance(seeds, str) else seeds
+    for part in [parts] if isinstance(parts, int) else parts:
+        first, dash, last = str(part).strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"--seeds {seeds}: expected numbers >= 0 such as 0-4 or 0,2,7")
+        if int(last or first) - int(first) > 10_000:
+            raise ValueError(f"--seeds {seeds}: expected at most 10000 seeds at a time")
+        found += range(int(first), int(last or first) + 1)
+    if not found:
+        raise ValueError(f"--seeds {seeds}: expected at least one seed, such as 0-4")
+    return list(dict.fromkeys(found))

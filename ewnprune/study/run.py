@@ -1,0 +1,223 @@
+"""One run of a study, in a process of its own: ``python -m ewnprune.study.run FOLDER``.
+
+With ``--while-stdin-is-open`` it ends when its standard input does.
+
+The folder holds ``run.json`` and ``config.yaml`` before, and ``curve.json`` after: the points on
+validation and test data, written last, which is what makes a run finished. In between lie a
+checkpoint of the last epoch, from which an interrupted run goes on, and that of the end.
+"""
+
+import csv
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from ewnprune.callback.checkpoint import read_checkpoint
+from ewnprune.callback.command import run
+from ewnprune.callback.hooks import PruningHooks
+from ewnprune.curve.curve import Curve
+from ewnprune.curve.files import read_curve, write_curve
+from ewnprune.errors import exit_status
+from ewnprune.files import replacing
+from ewnprune.model.layers import select_layers
+from ewnprune.model.size import Count
+from ewnprune.study.dense import COUNTS_FILE
+from ewnprune.training.norms import neuron_norms
+
+FINISHED = "curve.json"
+SETTINGS = "run.json"
+CONFIG = "config.yaml"
+_LAST = "checkpoints/last.ckpt"
+_FINAL = "checkpoints/final.ckpt"
+
+
+class Recorder(Callback):
+    """Leave in a run's folder how far it is, its norms, and a checkpoint when it is trained.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self._written = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.is_global_zero and time.monotonic() > self._written + 1:
+            done = trainer.global_step / trainer.estimated_stepping_batches
+            write_text(self.folder / "progress", f"{done:.4f}\n")
+            self._written = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.folder / _FINAL)
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        pruning = next(c for c in callbacks if isinstance(c, PruningHooks))
+        if trainer.is_global_zero:
+            layers = select_layers(pl_module, pruning.layers, pruning.exclude).chosen
+            rows = [
+                {"layer": name, "neuron": index, "norm": value}
+                for name, layer in layers.items()
+                for index, value in enumerate(neuron_norms(layer).tolist())
+            ]
+            write_rows(self.folder / "norms.csv", rows)
+
+
+def main(folder: Path) -> int:
+    """Train what is not trained yet, then measure on validation and test data.
+
+    Returns:
+        The exit status.
+    """
+    started = time.monotonic()
+    # weights that decay to nothing become denormal numbers, ten times slower to compute with
+    torch.set_flush_denormal(True)
+    if _steps(folder / _FINAL) is None:
+        checkpoint = _furthest_checkpoint(folder)
+        words = ["fit", *_phase(folder, _next_name(folder, "fit"))]
+        words += ["--ckpt_path", str(checkpoint)] if checkpoint else []
+        status = exit_status(partial(run, words))
+        if status:
+            return status
+        if _steps(folder / _FINAL) is None:
+            print("ewnprune: stopped before the end of training")
+            return 130
+    curves = []
+    for split in ("validate", "test"):
+        name = _next_name(folder, split)
+        words = [split, *_phase(folder, name), "--ckpt_path", str(folder / _FINAL)]
+        status = exit_status(partial(run, words))
+        if status:
+            return status
+        files = sorted((folder / name).glob("sparsity_curve*.json"))
+        curves += [read_curve(file) for file in files]  # none: there are no validation data
+    if not curves:
+        print("ewnprune: error: neither validation nor test data, so no curve", file=sys.stderr)
+        return 1
+    _write_versions(folder, time.monotonic() - started)
+    _write_training(folder)
+    write_curve(_labelled(folder, sum(curves[1:], curves[0])), folder / FINISHED)
+    return 0
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="")
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a CSV file with the columns of the rows, whole or not at all."""
+    rows = list(rows)
+    with replacing(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _phase(folder: Path, name: str) -> list[str]:
+    """The options of one command, with its own folder to log to."""
+    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    config["trainer"]["logger"] = {
+        "class_path": "pytorch_lightning.loggers.CSVLogger",
+        "init_args": {"save_dir": str(folder), "name": "", "version": name},
+    }
+    path = folder / f"{name}.yaml"
+    write_text(path, yaml.safe_dump(config, sort_keys=False))
+    return ["--config", str(path)]
+
+
+def _next_name(folder: Path, stem: str) -> str:
+    number = 0
+    while (folder / f"{stem}_{number}").exists():
+        number += 1
+    return f"{stem}_{number}"
+
+
+def _steps(checkpoint: Path) -> int | None:
+    """Steps trained; None where it is not there or not whole.
+
+    Lightning's may be cut off where it was killed: it writes to the folder for temporary files
+    first, and moves that, which on another file system means to copy.
+    """
+    try:
+        return int(read_checkpoint(checkpoint, map_location="meta")["global_step"])
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _furthest_checkpoint(folder: Path) -> Path | None:
+    """The one with the most steps, whatever clock the files were written by."""
+    steps = {
+        path: _steps(path)
+        for path in (folder / _LAST, *sorted(folder.glob("fit_*/checkpoints/interrupted.ckpt")))
+    }
+    whole = {path: count for path, count in steps.items() if count is not None}
+    return max(whole, key=lambda path: whole[path]) if whole else None
+
+
+def _labelled(folder: Path, curve: Curve) -> Curve:
+    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    tags: dict[str, Any] = {"method": settings["method"], "seed": settings["seed"]}
+    if settings["part"] is not None:
+        tags["sparsity"] = settings["part"]
+        for file in folder.glob(f"fit_*/{COUNTS_FILE}"):
+            counts = json.loads(file.read_text(encoding="utf-8"))["counts"]
+            tags |= {name: Count(*pair) for name, pair in counts.items()}
+    # a checkpoint is evaluated without its step and epoch
+    return curve.tagged(**tags, epoch=None, step=None)
+
+
+def _write_training(folder: Path) -> None:
+    """One line per epoch, over all the times the run was resumed; the last says what holds."""
+    rows: dict[int, dict[str, Any]] = {}
+    attempts = folder.glob("fit_*/metrics.csv")
+    for path in sorted(attempts, key=lambda path: int(path.parent.name.removeprefix("fit_"))):
+        with open(path, encoding="utf-8", newline="") as file:
+            for line in csv.DictReader(file):
+                if line.get("epoch"):
+                    row = rows.setdefault(int(line["epoch"]), {"epoch": int(line["epoch"])})
+                    row |= {key: value for key, value in line.items() if value}
+    if rows:
+        names = ("epoch", "step", "train/loss", "train/acc", "val/loss", "val/acc")
+        table = [{name: rows[epoch].get(name, "") for name in names} for epoch in sorted(rows)]
+        write_rows(folder / "training.csv", table)
+
+
+def _write_versions(folder: Path, seconds: float) -> None:
+    names = ("ewnprune", "torch", "pytorch-lightning", "torchvision", "scipy", "numpy")
+    found = {name: version(name) for name in names}
+    found |= {"python": platform.python_version(), "platform": platform.platform()}
+    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    found["threads"] = str(torch.get_num_threads())
+    found["seconds"] = f"{seconds:.1f}"  # of the last attempt, measuring included
+    write_text(folder / "versions.json", json.dumps(found, indent=1) + "\n")
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 1):  # sys.stdin's lock would be held while the interpreter shuts down
+        pass
+    os._exit(1)  # at once: whoever takes over goes on from the last checkpoint
+
+
+if __name__ == "__main__":
+    # Ctrl-C is how the study asks for a checkpoint: it is ignored in what a shell script starts
+    # with &, and blocked in what a worker of Ray starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if "--while-stdin-is-open" in sys.argv[2:]:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,169 @@
+"""A study's results as tables: what is analysed, and its CSV files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ewnprune.curve.budget import LEFT
+from ewnprune.curve.curve import Curve
+from ewnprune.study.checklist import Item, caveats, edges, reporting_items
+from ewnprune.study.run import write_rows
+from ewnprune.study.statistics import (
+    Difference,
+    Summary,
+    chosen,
+    differences,
+    estimate,
+    labels,
+    summaries,
+    values_at,
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's points show.
+
+    Attributes:
+        curve: the points reported: one score per method, on test data where there are any.
+        validation: the same on validation data.
+        split: which data `curve` is on.
+        taken: for each method the label and score that were chosen.
+        reference: what the others are compared with.
+        differences: paired, per method and level.
+        summaries: per method.
+        items: the checklist.
+        caveats: what the number of seeds, and the grids of strengths, cannot show.
+    """
+
+    curve: Curve
+    validation: Curve
+    split: str
+    taken: dict[str, tuple[str, str]]
+    reference: str
+    differences: list[Difference]
+    summaries: list[Summary]
+    items: list[Item]
+    caveats: list[str]
+
+
+def analyse(points: Curve, reference: str) -> Study:
+    """Choose on validation data, and compare on test data."""
+    best, taken = chosen(points)
+    split = "test" if best.where(split="test").points else "val"
+    curve = best.where(split=split)
+    known = {label.partition(" @ ")[0] for label in labels(curve)}
+    reference = reference if reference in known else labels(curve)[0].partition(" @ ")[0]
+    return Study(
+        curve,
+        best.where(split="val"),
+        split,
+        taken,
+        reference,
+        differences(curve, reference),
+        summaries(curve),
+        reporting_items(curve, taken),
+        caveats(curve) + edges(points, taken),
+    )
+
+
+def level_rows(study: Study) -> list[dict[str, Any]]:
+    """One row per method and level: mean, sample standard deviation, and every seed."""
+    rows = []
+    for label in labels(study.curve):
+        of_method = study.curve.where(method=label)
+        for level in sorted({point.sparsity for point in of_method}):
+            values = values_at(study.curve, label, level)
+            found, point = estimate(values), of_method.where(sparsity=level).points[0]
+            row = {
+                "method": label,
+                "score": point.score,
+                "unit": point.unit,
+                "sparsity": level,
+                "seeds": len(values),
+                "mean": found.mean,
+                "sd": found.sd,
+                "low": found.low,
+                "high": found.high,
+            }
+            for name in ("neurons", "parameters", "macs"):
+                count = getattr(point, name)
+                if count is not None:
+                    row |= {f"{name}_left": count.left, f"{name}_total": count.total}
+            rows.append(row | {f"seed {seed}": value for seed, value in values.items()})
+    return rows
+
+
+def size_rows(study: Study) -> list[dict[str, Any]]:
+    """One row per method, size and fraction left, where neurons are compared with single weights.
+
+    Accuracy at equal parameters, and at equal MACs, between the levels by straight lines.
+    """
+    if len({point.unit for point in study.curve}) < 2:
+        return []
+    rows = []
+    for size in ("parameters", "macs"):
+        for label in labels(study.curve):
+            of_method = study.curve.where(method=label)
+            if any(getattr(point, size) is None for point in of_method):
+                continue
+            for left in LEFT:
+                found = {one.points[0].seed: one.at(left, size) for one in of_method.series()}
+                values = {seed: value for seed, value in found.items() if value is not None}
+                if len(values) == len(found):
+                    rows.append(
+                        {
+                            "method": label,
+                            "unit": of_method.points[0].unit,
+                            "size": size,
+                            "left": left,
+                            "seeds": len(values),
+                            "mean": estimate(values).mean,
+                            "sd": estimate(values).sd,
+                        }
+                        | {f"seed {seed}": value for seed, value in values.items()}
+                    )
+    return rows
+
+
+def difference_rows(study: Study) -> list[dict[str, Any]]:
+    """One row per method and level compared."""
+    return [
+        {
+            "method": d.method,
+            "reference": d.reference,
+            "sparsity": d.sparsity,
+            "seeds": len(d.estimate.values),
+            "mean": d.estimate.mean,
+            "low": d.estimate.low,
+            "high": d.estimate.high,
+            "p": d.p,
+            "p_holm": d.p_holm,
+        }
+        for d in study.differences
+    ]
+
+
+def summary_rows(study: Study) -> list[dict[str, Any]]:
+    """One row per method: its area, and the largest sparsity within 0.5, 1 and 2 points."""
+    rows = []
+    for summary in study.summaries:
+        label, _ = study.taken[summary.method]
+        row: dict[str, Any] = {"method": summary.method, "taken": label, "score": summary.score}
+        if summary.area is not None:
+            row |= {"area": summary.area.mean, "area_low": summary.area.low}
+            row |= {"area_high": summary.area.high}
+        for points, found in summary.within.items():
+            row |= {f"within_{points:g}": found.mean, f"within_{points:g}_low": found.low}
+            row |= {f"within_{points:g}_high": found.high}
+        rows.append(row)
+    return rows
+
+
+def write_tables(study: Study, folder: Path) -> None:
+    """levels.csv, differences.csv and summaries.csv, and sizes.csv where units differ."""
+    write_rows(folder / "levels.csv", level_rows(study))
+    write_rows(folder / "differences.csv", difference_rows(study))
+    write_rows(folder / "summaries.csv", summary_rows(study))
+    if sizes := size_rows(study):
+        write_rows(folder / "sizes.csv", sizes)

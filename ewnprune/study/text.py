@@ -1,0 +1,105 @@
+"""A study's results as text, for the terminal."""
+
+from math import isnan
+from textwrap import wrap
+
+from ewnprune.curve.budget import LEFT
+from ewnprune.study.statistics import (
+    REPORTED,
+    WITHIN,
+    Difference,
+    Estimate,
+    candidate,
+    estimate,
+    labels,
+    values_at,
+)
+from ewnprune.study.tables import Study, size_rows
+
+
+def format_study(study: Study) -> str:
+    """The study as text, about 100 columns wide."""
+    names = labels(study.curve)
+    measured = {point.sparsity for point in study.curve}
+    levels = [level for level in (0.0, *REPORTED) if level in measured]
+    data = {"test": "test", "val": "validation"}[study.split]
+    head = f"accuracy on {data} data, %, mean ± sample standard deviation over seeds"
+    rows = [["removed", *(f"{level:.0%}" for level in levels)]]
+    for name in names:
+        cells = [_mean_sd(values_at(study.curve, name, level)) for level in levels]
+        unit = study.curve.where(method=name).points[0].unit
+        rows.append([name + ("" if unit == "neurons" else f" ({unit})"), *cells])
+    lines = [head, *_columns(rows), ""]
+
+    sizes = size_rows(study)
+    for size, name in (("parameters", "parameters"), ("macs", "MACs (on paper for weights)")):
+        means = {(r["method"], r["left"]): r["mean"] for r in sizes if r["size"] == size}
+        if means:
+            head = f"mean accuracy at equal {name}, %, between levels by straight lines"
+            rows = [["left", *(f"{left:.0%}" for left in LEFT)]]
+            for label in dict.fromkeys(method for method, _ in means):
+                found = [means.get((label, left)) for left in LEFT]
+                rows.append([label, *("-" if v is None else f"{100 * v:.1f}" for v in found)])
+            lines += [head, *_columns(rows), ""]
+
+    head = "mean over the curve, and largest % removed within so many points of dense [95 %]"
+    rows = [["", "taken", "curve", *(f"within {points:g}" for points in WITHIN)]]
+    for s in study.summaries:
+        if s.area is not None:
+            label, score = study.taken[s.method]
+            inside = candidate(label)
+            how = f"{inside}, {score}" if inside else score
+            cells = [_interval(s.area), *(_interval(s.within[points], 0) for points in WITHIN)]
+            rows.append([s.method, how.rpartition(".")[2] if "." in score else how, *cells])
+    lines += [head, *_columns(rows), ""]
+
+    if study.differences:
+        pairs = {(d.method, d.sparsity): d for d in study.differences}
+        compared = list(dict.fromkeys(method for method, _ in pairs))
+        top = ["removed", *(f"{level:.0%}" for level in levels if level)]
+        for head, show in (
+            (f"difference to {study.reference} in pairs of one seed, points [95 %]", _points),
+            ("its p, by exact permutation, corrected over the levels by Holm", _p),
+        ):
+            rows = [[name, *(show(pairs.get((name, x))) for x in levels if x)] for name in compared]
+            lines += [head, *_columns([top, *rows]), ""]
+    for sentence in study.caveats:
+        lines += wrap(sentence, 98)
+    lines += ["", "Of what a comparison should report (Blalock et al. 2020), this one lacks:"]
+    for item in study.items:
+        if not item.met:
+            lines += wrap(
+                f"{item.demand}: {item.note}", 98, initial_indent="  ", subsequent_indent="    "
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for first, *rest in rows:
+        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join(["", first.ljust(widths[0]), *cells]).rstrip())
+    return lines
+
+
+def _mean_sd(values: dict[int | None, float]) -> str:
+    if not values:
+        return "-"
+    found = estimate(values)
+    return f"{100 * found.mean:.1f}" + ("" if isnan(found.sd) else f" ± {100 * found.sd:.1f}")
+
+
+def _interval(found: Estimate, digits: int = 1) -> str:
+    mean = f"{100 * found.mean:.{digits}f}"
+    if isnan(found.low):
+        return mean
+    return f"{mean} [{100 * found.low:.{digits}f}, {100 * found.high:.{digits}f}]"
+
+
+def _points(difference: Difference | None) -> str:
+    return "-" if difference is None else _interval(difference.estimate)
+
+
+def _p(difference: Difference | None) -> str:
+    return "-" if difference is None else f"{difference.p_holm:.3f}"

@@ -1,0 +1,7 @@
+"""Trains under weight normalization per neuron, in plain torch.
+
+It may import `ewnprune.model`. Pruning is a stranger to it, and Lightning is not known here.
+
+A new parametrization is a class in `parametrizations`; its optimizer in weight
+space, if it has one, a rule in `optimizers`.
+"""

@@ -1,0 +1,189 @@
+"""Turn layers into reparametrized ones and back, on any ``nn.Module``."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ewnprune.model.layers import LayerPatterns, Selection, select_layers, type_name
+from ewnprune.model.sharding import is_dtensor
+from ewnprune.training.parametrizations import EWN, NeuronParametrization
+from ewnprune.training.state_dict import to_native
+
+
+def reparametrize(
+    model: nn.Module,
+    parametrization: NeuronParametrization,
+    layers: LayerPatterns | None = None,
+    exclude: LayerPatterns | None = None,
+) -> Selection:
+    """Give the chosen layers a weight of the form ``scale(s) * v / ||v||``, in place.
+
+    The model's outputs stay the same to rounding. The optimizer must be made afterwards: the
+    layer's ``weight`` is no parameter any more, ``s`` and ``v`` are
+    (``layer.parametrizations.weight.original0`` and ``original1``).
+
+    Args:
+        model: any module.
+        parametrization: `EWN()`, `SWN()` or another `NeuronParametrization`; each layer gets a
+            copy of its own.
+        layers: which layers, see `select_layers`; by default every Linear and convolution but
+            the last one.
+        exclude: which of them to leave.
+
+    Returns:
+        The layers chosen, and those left with the reason.
+
+    Raises:
+        ValueError: no layer matches, or a chosen layer is lazy, shares its weight with another
+            module, is parametrized already, is sharded or has an all-zero weight. The model is
+            then unchanged.
+
+    >>> from ewnprune import EWN
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> print(reparametrize(net, EWN()))
+      chosen  0: Linear, 3 neurons
+      left    2: the last layer: its outputs are the model's
+    >>> [name for name, _ in net.named_parameters()][:3]  # doctest: +NORMALIZE_WHITESPACE
+    ['0.bias', '0.parametrizations.weight.original0', '0.parametrizations.weight.original1']
+    """
+    if not isinstance(parametrization, nn.Module):
+        raise TypeError(
+            f"parametrization={parametrization!r}: expected an instance such as EWN() or SWN()"
+        )
+    selection = select_layers(model, layers, exclude)
+    owners = _weight_owners(model)
+    bound = {}
+    for name, layer in selection.chosen.items():
+        _refuse_unfit(name, layer, owners)
+        bound[name] = parametrization.for_layer(layer)
+    for name, layer in selection.chosen.items():
+        parametrize.register_parametrization(layer, "weight", bound[name])
+        bound[name].load_hook = layer.register_load_state_dict_pre_hook(_accept_other_forms)
+    return selection
+
+
+def fold(model: nn.Module) -> list[str]:
+    """Turn every reparametrized layer back into a plain one, in place, same function.
+
+    Parametrizations that are not this package's are left alone.
+
+    Returns:
+        The names of the layers folded.
+
+    Raises:
+        ValueError: a layer is sharded by FSDP2. The model is then unchanged.
+
+    >>> from ewnprune import SWN
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> _ = reparametrize(net, SWN())
+    >>> fold(net), list(net.state_dict())
+    (['0'], ['0.weight', '0.bias', '2.weight', '2.bias'])
+    """
+    folded = attached_parametrizations(model)
+    for name in folded:
+        if any(is_dtensor(p) for p in model.get_submodule(name).parameters()):
+            raise ValueError(
+                f"layer {name!r} is sharded (DTensor), and cannot be folded where it is: save a "
+                "checkpoint, and give its state_dict to ewnprune.fold_state_dict"
+            )
+    for name, parametrization in folded.items():
+        layer = model.get_submodule(name)
+        parametrization.load_hook.remove()
+        # Removing deletes the property from the layer's class, which deep copies of the layer
+        # share: give this one a class of its own first. torch/nn/utils/parametrize.py
+        cls = type(layer)
+        layer.__class__ = type(cls.__name__, cls.__bases__, dict(cls.__dict__))
+        parametrize.remove_parametrizations(layer, "weight")
+        for other in [key for key in layer._parameters if key != "weight"]:
+            layer._parameters[other] = layer._parameters.pop(other)  # weight first, as before
+    return list(folded)
+
+
+def attached_parametrizations(
+    model: nn.Module, remove_duplicate: bool = True
+) -> dict[str, NeuronParametrization]:
+    """The parametrization on each reparametrized layer, by layer name.
+
+    Args:
+        model: any module.
+        remove_duplicate: give a layer that the model has under several names only once.
+    """
+    return {
+        name: parametrization
+        for name, layer in model.named_modules(remove_duplicate=remove_duplicate)
+        if isinstance(parametrization := _parametrization_on(layer), NeuronParametrization)
+    }
+
+
+def ewn_alphas(model: nn.Module, asking: str) -> list[Tensor]:
+    """The log-norms of all EWN layers: each a parameter with one entry per neuron.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
+    names = [k for k, p in attached_parametrizations(model).items() if isinstance(p, EWN)]
+    if not names:
+        raise ValueError(
+            f"{asking} works on the log-norms of EWN, and no layer is under it: set "
+            "prune.parametrization to EWN, or leave the callback out"
+        )
+    return [model.get_parameter(f"{name}.parametrizations.weight.original0") for name in names]
+
+
+def _parametrization_on(layer: nn.Module) -> nn.Module | None:
+    if not parametrize.is_parametrized(layer, "weight"):
+        return None
+    of_layer = cast(nn.ModuleDict, layer.parametrizations)
+    return cast(parametrize.ParametrizationList, of_layer["weight"])[0]
+
+
+def _weight_owners(model: nn.Module) -> dict[int, list[str]]:
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():  # one module under two names is no tie
+        for key, parameter in module._parameters.items():
+            owners.setdefault(id(parameter), []).append(f"{name}.{key}".lstrip("."))
+    return owners
+
+
+def _refuse_unfit(name: str, layer: nn.Module, owners: dict[int, list[str]]) -> None:
+    remedy = f"leave it with exclude={name!r}"
+    if parametrize.is_parametrized(layer, "weight"):
+        present = type(_parametrization_on(layer)).__name__
+        raise ValueError(
+            f"layer {name!r} is parametrized already ({present}): expected a plain weight; "
+            f"remove that parametrization (ewnprune.fold for ours), or {remedy}"
+        )
+    if not isinstance(layer.weight, nn.Parameter):
+        raise ValueError(
+            f"layer {name!r} ({type_name(layer)}) has a weight that is no parameter (the older "
+            f"torch.nn.utils.weight_norm, or prune?): remove that first, or {remedy}"
+        )
+    if is_dtensor(layer.weight):
+        raise ValueError(
+            f"layer {name!r} is sharded already (DTensor): call ewnprune.reparametrize before "
+            f"sharding, in configure_model, or {remedy}"
+        )
+    sharing = [
+        key for key in owners.get(id(layer.weight), []) if key != f"{name}.weight".lstrip(".")
+    ]
+    if sharing:
+        raise ValueError(
+            f"layer {name!r} shares its weight with {sharing[0]!r}: reparametrizing would break "
+            f"the tie; {remedy}"
+        )
+    if not torch.count_nonzero(layer.weight):
+        raise ValueError(
+            f"layer {name!r} has an all-zero weight, which has no direction and would never "
+            f"train; initialise it, or {remedy}"
+        )
+
+
+def _accept_other_forms(
+    layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_unused: Any
+) -> None:
+    """Load plain weights, and torch's weight-norm forms, into a reparametrized layer."""
+    parametrization = _parametrization_on(layer)
+    assert isinstance(parametrization, NeuronParametrization)  # the hook goes when it is folded
+    to_native(state_dict, prefix, parametrization)

@@ -1,0 +1,283 @@
+r"""Gradient descent on ``(s, v)``, computed on the weight ``w = scale(s) * v / ||v||`` itself.
+
+One step of gradient descent on the parametrized network moves the weight ``w`` of a neuron with
+gradient ``g`` to a place that depends on ``w``, ``g`` and one number ``n = ||v||^2``, as follows:
+
+    t  = lr * ||w||^2 / n,   Pg = g - w (w.g) / ||w||^2,   rho^2 = 1 + (t / ||w||)^2 ||Pg||^2
+    w' = radial * (w - t Pg) / rho,   n' = n rho^2
+    radial = exp(-lr w.g) for EWN,   1 - lr (w.g) / ||w||^2 for SWN
+
+So the iterates are those of SGD on the parametrized network to rounding, with plain weights, plain
+checkpoints and little more work than plain SGD. It follows from eqs. (1)-(4) of Morwani &
+Ramaswamy, https://arxiv.org/abs/2010.12909, by eliminating ``s`` and the direction of ``v``.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ewnprune.model.layers import LayerPatterns, neuron_dim, neuron_groups, select_layers
+
+Method = Literal["ewn", "swn"]
+
+
+def weight_space_step(
+    w: Tensor, g: Tensor, n: Tensor, lr: float | Tensor, method: Method
+) -> tuple[Tensor, Tensor]:
+    """One step of gradient descent on the parametrized network, seen from its weights.
+
+    Args:
+        w: weights, ``(..., neurons, inputs)``.
+        g: gradient of the loss with respect to ``w``.
+        n: ``||v||^2`` of each neuron, ``(..., neurons, 1)``; 1 at the start of training.
+        lr: a number, or a tensor that broadcasts against ``n``.
+        method: "ewn" or "swn".
+
+    Returns:
+        The new weights and the new ``n``. A row of zeros has no direction and stays as it is.
+
+    >>> w, n = torch.tensor([[3.0, 4.0]]), torch.ones(1, 1)
+    >>> weight_space_step(w, -w, n, 0.01, "ewn")  # along w: exp(0.25) times as long
+    (tensor([[3.8521, 5.1361]]), tensor([[1.]]))
+    """
+    keep, move, growth = _coefficients(
+        w.square().sum(-1, keepdim=True),
+        (w * g).sum(-1, keepdim=True),
+        g.square().sum(-1, keepdim=True),
+        n,
+        lr,
+        0.0,
+        method,
+    )
+    return keep * w - move * g, growth * n
+
+
+def _coefficients(
+    ww: Tensor,
+    wg: Tensor,
+    gg: Tensor,
+    n: Tensor,
+    lr: float | Tensor,
+    weight_decay: float,
+    method: Method,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``w' = keep * w - move * g`` and ``n' = growth * n``, from the products of w and g."""
+    cosine_part = wg / ww.masked_fill(ww == 0, 1.0)
+    tangent = (gg - wg * cosine_part).clamp_min(0)  # ||Pg||^2
+    rate = lr / n
+    t = rate * ww
+    growth = 1 + t * rate * tangent
+    if method == "ewn":
+        radial = torch.exp(-lr * (wg + weight_decay * ww if weight_decay else wg))
+    else:
+        radial = 1 - lr * (cosine_part + weight_decay)
+    radial = radial * growth.rsqrt()
+    return radial * (1 + t * cosine_part), radial * t, growth
+
+
+class _WeightSpaceSGD(Optimizer):
+    method: Method
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        weight_decay: float = 0.0,
+        weight_norm: bool | None = None,
+        dim: int = 0,
+        groups: int = 1,
+    ) -> None:
+        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+            one = isinstance(value, int | float) or (
+                isinstance(value, Tensor) and value.numel() == 1
+            )
+            if not one or not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value}: expected a number >= 0")
+        defaults = {
+            "lr": lr if isinstance(lr, Tensor) else float(lr),
+            "weight_decay": float(weight_decay),
+            "weight_norm": weight_norm,
+            "dim": dim,
+            "groups": groups,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for p in group["params"]:
+            if group["weight_norm"] and p.dim() < 2:
+                raise ValueError(
+                    f"weight_norm=True for a parameter of shape {tuple(p.shape)}: expected two or "
+                    "more dimensions, one row per neuron; put biases in a group with "
+                    "weight_norm=False, or make the groups with neuron_param_groups(model)"
+                )
+            if p.dtype in (torch.float16, torch.bfloat16):
+                raise ValueError(
+                    f"{type(self).__name__}: a parameter is {p.dtype}, too coarse for small steps; "
+                    "keep the weights in float32 (precision='16-mixed' or 'bf16-mixed' does)"
+                )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            plain: list[tuple[Tensor, Tensor]] = []
+            normalized: list[tuple[Tensor, Tensor]] = []
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if p.grad.is_sparse:
+                    raise ValueError(
+                        f"{type(self).__name__}: a gradient is sparse; use sparse=False in the "
+                        "embedding"
+                    )
+                chosen = p.dim() > 1 if group["weight_norm"] is None else group["weight_norm"]
+                (normalized if chosen else plain).append((p, p.grad))
+            if plain:
+                _sgd_step(plain, group)
+            if normalized:
+                self._normalized_step(normalized, group)
+        return loss
+
+    def _normalized_step(self, pairs: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
+        weights, grads, squared_norms = [], [], []
+        products: list[list[Tensor]] = [[], [], []]
+        for p, grad in pairs:
+            w, g = _split(p, group["groups"]), _split(grad, group["groups"])
+            kept = {group["dim"] % w.dim()} if group["groups"] == 1 else {0, group["dim"] + 1}
+            reduced = [d for d in range(w.dim()) if d not in kept]
+            products[0].append(torch.linalg.vector_norm(w, dim=reduced, keepdim=True).square())
+            products[1].append((w * g).sum(reduced, keepdim=True))
+            products[2].append(torch.linalg.vector_norm(g, dim=reduced, keepdim=True).square())
+            if "n" not in self.state[p]:
+                self.state[p]["n"] = torch.ones_like(products[0][-1])
+            weights.append(w)
+            grads.append(g)
+            squared_norms.append(self.state[p]["n"])
+        # all neurons of all parameters at once: the kernels on small tensors would take longer
+        ww, wg, gg, n = (_join(tensors) for tensors in (*products, squared_norms))
+        keep, move, growth = (
+            _part(coefficient, squared_norms)
+            for coefficient in _coefficients(
+                ww, wg, gg, n, group["lr"], group["weight_decay"], self.method
+            )
+        )
+        torch._foreach_mul_(weights, keep)
+        torch._foreach_addcmul_(weights, grads, move, -1.0)
+        torch._foreach_mul_(squared_norms, growth)
+
+
+def _join(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat([t.flatten() for t in tensors])
+
+
+def _part(joined: Tensor, shapes: list[Tensor]) -> list[Tensor]:
+    if len(shapes) == 1:
+        return [joined]
+    parts = joined.split([t.numel() for t in shapes])
+    return [part.view_as(t) for part, t in zip(parts, shapes, strict=True)]
+
+
+def _split(x: Tensor, groups: int) -> Tensor:
+    return x if groups == 1 else x.unflatten(0, (groups, -1))
+
+
+def _sgd_step(pairs: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
+    params, grads = [p for p, _ in pairs], [g for _, g in pairs]
+    if group["weight_decay"]:
+        grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
+    torch._foreach_add_(params, grads, alpha=-float(group["lr"]))
+
+
+class EWNSGD(_WeightSpaceSGD):
+    """Plain gradient descent under exponential weight normalization, on plain weights.
+
+    The iterates are those of ``torch.optim.SGD`` without momentum on a model with `EWN` attached
+    (``||v|| = 1`` at the start), to rounding. Momentum is refused: its buffers live in ``(s, v)``
+    and have no counterpart here.
+
+    ``state[weight]["n"]`` holds ``||v||^2`` of each neuron; it starts at 1 and never falls.
+
+    Args:
+        params: parameters or groups; `neuron_param_groups` makes groups by layer.
+        lr: learning rate.
+        weight_decay: adds ``weight_decay / 2 * ||w||^2`` to the objective, for normalized weights
+            and the others alike, as the same option of SGD does for a plain network. For EWN it
+            equals that penalty, written on ``w``, in the loss of the parametrized network:
+            ``alpha`` falls by ``lr * weight_decay * ||w||^2`` in a step. It is not SGD's own
+            ``weight_decay`` on ``(alpha, v)``, which would draw every norm towards 1.
+        weight_norm: whether a group's parameters are normalized; ``None``: those of two or more
+            dimensions are (the last layer as well), biases are not.
+        dim: the dimension that counts the neurons; 1 for transposed convolutions.
+        groups: groups of a transposed convolution, which split its neurons.
+
+    Raises:
+        ValueError: a normalized parameter has one dimension, a parameter is of 16 bits, or a
+            number is out of range.
+
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> optimizer = EWNSGD(neuron_param_groups(model), lr=0.1)
+    >>> [(len(group["params"]), group["weight_norm"]) for group in optimizer.param_groups]
+    [(1, True), (3, False)]
+    """
+
+    method = "ewn"
+
+
+class SWNSGD(_WeightSpaceSGD):
+    """Plain gradient descent under standard weight normalization, on plain weights.
+
+    As `EWNSGD`, for `SWN`. The sign of ``gamma`` needs no storing: ``(gamma, v)`` and
+    ``(-gamma, -v)`` take the same step, and a step may turn ``w`` round.
+
+    Args:
+        params: as in `EWNSGD`.
+        lr: learning rate.
+        weight_decay: adds ``weight_decay / 2 * ||w||^2`` to the objective. For SWN that is SGD's
+            ``weight_decay`` on ``gamma`` and none on ``v``.
+        weight_norm: as in `EWNSGD`, and so are the other arguments.
+        dim: as in `EWNSGD`.
+        groups: as in `EWNSGD`.
+    """
+
+    method = "swn"
+
+
+def neuron_param_groups(
+    model: nn.Module,
+    layers: LayerPatterns | None = None,
+    exclude: LayerPatterns | None = None,
+) -> list[dict[str, Any]]:
+    """Parameter groups for `EWNSGD` and `SWNSGD`: the weights of the layers chosen, and the rest.
+
+    Args:
+        model: a plain model.
+        layers: as in `select_layers`: by default all Linear and convolutions but the last.
+        exclude: layers to leave.
+
+    Raises:
+        ValueError: a pattern matches nothing, or a chosen layer is reparametrized already.
+    """
+    by_layout: dict[tuple[int, int], list[nn.Parameter]] = {}
+    for name, layer in select_layers(model, layers, exclude).chosen.items():
+        if not isinstance(layer.weight, nn.Parameter):
+            raise ValueError(
+                f"layer {name!r} is reparametrized already: fold the model first, or leave its "
+                "optimizer as it is"
+            )
+        by_layout.setdefault((neuron_dim(layer), neuron_groups(layer)), []).append(layer.weight)
+    taken = {p for weights in by_layout.values() for p in weights}
+    rest = [p for p in model.parameters() if p not in taken]
+    result: list[dict[str, Any]] = [
+        {"params": list(dict.fromkeys(weights)), "weight_norm": True, "dim": dim, "groups": groups}
+        for (dim, groups), weights in by_layout.items()
+    ]
+    return [*result, {"params": rest, "weight_norm": False}] if rest else result

@@ -1,0 +1,248 @@
+"""Weight normalization per neuron, for ``torch.nn.utils.parametrize``.
+
+A neuron is one row of the weight seen as a matrix. Its weight is a scale times a direction,
+
+* standard weight normalization (SWN): ``w = gamma * v / ||v||``,
+* exponential weight normalization (EWN): ``w = exp(alpha) * v / ||v||``.
+
+Source: Morwani & Ramaswamy, "Inductive Bias of Gradient Descent for Weight Normalized Smooth
+Homogeneous Neural Nets", eqs. (1)-(4), https://arxiv.org/abs/2010.12909. SWN is Salimans & Kingma,
+https://arxiv.org/abs/1602.07868, and keeps the form that
+``torch.nn.utils.parametrizations.weight_norm`` gives it, state-dict keys included.
+
+A further parametrization is one more subclass of `NeuronParametrization` with two short methods.
+"""
+
+import copy
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ewnprune.model.layers import layer_weight, neuron_dim, neuron_groups
+
+
+class NeuronParametrization(nn.Module):
+    """A weight as ``scale(s) * v / ||v||``, with one number ``s`` and one vector ``v`` per neuron.
+
+    ``s`` has the weight's shape with size 1 everywhere but in ``dim``, as in torch's own
+    ``weight_norm``; ``v`` has the weight's shape. Norm and scale are computed in at least float32
+    and the result is cast back, so bfloat16 and float16 weights keep their precision (torch's own
+    do not: https://github.com/pytorch/pytorch/issues/107914).
+
+    A zero row has no direction. It keeps ``v = 0`` and so stays zero under training, with finite
+    gradients: a pruned neuron stays pruned.
+
+    Args:
+        dim: the dimension of the weight that counts the neurons; ``None`` takes the output
+            dimension of the layer it is attached to.
+    """
+
+    groups = 1
+    load_hook: RemovableHandle  # set by reparametrize: takes plain weights in state dicts
+
+    def __init__(self, dim: int | None = None) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def scale(self, s: Tensor) -> Tensor:
+        """The signed length of each neuron's weight, from its parameter ``s``."""
+        raise NotImplementedError
+
+    def scale_inverse(self, norm: Tensor) -> Tensor:
+        """The parameter ``s`` of neurons with the given norms, which are >= 0 and may be 0."""
+        raise NotImplementedError
+
+    def for_layer(self, layer: nn.Module) -> Self:
+        """A copy of this parametrization, bound to the output dimension of ``layer``."""
+        bound, weight = copy.deepcopy(self), layer_weight(layer)
+        if bound.dim is None:
+            bound.dim, bound.groups = neuron_dim(layer), neuron_groups(layer)
+        elif not -weight.dim() <= bound.dim < weight.dim():
+            raise ValueError(
+                f"{type(self).__name__}(dim={self.dim}): expected a dimension of a weight of shape "
+                f"{tuple(weight.shape)}; leave dim out to take the output dimension"
+            )
+        return bound
+
+    def forward(self, s: Tensor, v: Tensor) -> Tensor:
+        """The weight, in the shape and dtype of ``v``."""
+        rows = self._split(_at_least_float32(v))
+        weight = of_length(rows, self.scale(_at_least_float32(s)), self._reduced(rows))
+        return weight.reshape(v.shape).to(v.dtype)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """``(s, v)`` that give this weight, with ``||v|| = 1`` as the paper's theory assumes."""
+        rows = self._split(_at_least_float32(weight))
+        # the squares of tiny entries underflow: take the norm of the rescaled row
+        largest = rows.abs().amax(self._reduced(rows), keepdim=True)
+        divisor = torch.where(largest > 0, largest, 1.0)
+        norm = divisor * _norm(rows / divisor, self._reduced(rows))
+        v = rows / divisor / torch.where(norm > 0, norm / divisor, 1.0)
+        return self.scale_inverse(norm).to(weight.dtype), v.reshape(weight.shape).to(weight.dtype)
+
+    def masked(self, s: Tensor, v: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """``(s, v)`` of the same weight with zeros where ``keep``, shaped as ``v``, is False.
+
+        What stays of ``v`` is as it was, and so is ``s`` of neurons that nothing goes from.
+
+        >>> import torch
+        >>> gamma, v = SWN(dim=0).right_inverse(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
+        >>> SWN(dim=0)(*SWN(dim=0).masked(gamma, v, torch.tensor([[True, False], [True, True]])))
+        tensor([[3., 0.],
+                [0., 2.]])
+        """
+        rows = self._split(_at_least_float32(v))
+        kept = torch.where(self._split(keep), rows, 0)
+        before, after = _norm(rows, self._reduced(rows)), _norm(kept, self._reduced(rows))
+        share = after / torch.where(before > 0, before, 1.0)
+        scale = self.scale(_at_least_float32(s))
+        changed = self.scale_inverse(scale * share).to(s.dtype)
+        return torch.where(after == before, s, changed), kept.reshape(v.shape).to(v.dtype)
+
+    def extra_repr(self) -> str:
+        return "" if self.dim is None else f"dim={self.dim}"
+
+    def _split(self, weight: Tensor) -> Tensor:
+        return weight if self.groups == 1 else weight.unflatten(0, (self.groups, -1))
+
+    def _reduced(self, rows: Tensor) -> list[int]:
+        if self.dim is None:
+            raise ValueError(
+                f"{type(self).__name__}() is bound to no layer yet: give dim, or attach it with "
+                "ewnprune.reparametrize(model, ...)"
+            )
+        kept = {self.dim % rows.dim()} if self.groups == 1 else {0, self.dim + 1}
+        return [d for d in range(rows.dim()) if d not in kept]
+
+
+class SWN(NeuronParametrization):
+    """Standard weight normalization, ``w = gamma * v / ||v||``.
+
+    Gradient flow moves the norm as plain training does, at a rate that does not depend on the norm
+    itself (``d||w||/dt = -(w / ||w||) . g``), so it brings no relative sparsity of its own.
+
+    >>> import torch
+    >>> gamma, v = SWN(dim=0).right_inverse(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
+    >>> gamma.T, v
+    (tensor([[5., 2.]]), tensor([[0.6000, 0.8000],
+            [0.0000, 1.0000]]))
+    """
+
+    def scale(self, s: Tensor) -> Tensor:
+        return s
+
+    def scale_inverse(self, norm: Tensor) -> Tensor:
+        return norm.clone()
+
+
+class EWN(NeuronParametrization):
+    """Exponential weight normalization, ``w = exp(alpha) * v / ||v||``.
+
+    With ``||v|| = 1`` gradient flow on ``(alpha, v)`` is plain gradient flow with the learning
+    rate of each neuron multiplied by ``||w||^2``: large neurons grow, small ones freeze. This is
+    the paper's relative sparsity. The norm is positive for every ``alpha``.
+
+    >>> import torch
+    >>> weight = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    >>> alpha, v = EWN(dim=0).right_inverse(weight)
+    >>> alpha.T  # log 5 and log 2
+    tensor([[1.6094, 0.6931]])
+    >>> torch.allclose(EWN(dim=0)(alpha, v), weight)
+    True
+    """
+
+    def scale(self, s: Tensor) -> Tensor:
+        return s.exp()
+
+    def scale_inverse(self, norm: Tensor) -> Tensor:
+        # log 0 is not finite: a zero row (v = 0) gets the smallest normal float32 as its scale
+        return norm.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+    def get_extra_state(self) -> Tensor:
+        """A mark in the state dict: torch's ``weight_norm`` uses the same keys for gamma."""
+        return torch.tensor(1, dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing to restore: the mark tells which formula the keys beside it belong to."""
+
+
+def of_length(rows: Tensor, length: Tensor, reduced: list[int]) -> Tensor:
+    """``length * v / ||v||`` for each neuron, and zero for a neuron whose ``v`` is zero.
+
+    Args:
+        rows: ``v``.
+        length: signed lengths, of size 1 in the dimensions reduced.
+        reduced: the dimensions of ``v`` that a neuron extends over.
+
+    >>> of_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[10.0], [1.0]]), [1])
+    tensor([[6., 8.],
+            [0., 0.]])
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return of_length_plainly(rows, length, reduced)  # they fuse or trace it themselves
+    weight, _norm_of_v = _OfLength.apply(rows, length, reduced)
+    return cast(Tensor, weight)
+
+
+def of_length_plainly(rows: Tensor, length: Tensor, reduced: list[int]) -> Tensor:
+    """`of_length` in one line of torch, with the gradients that autograd finds."""
+    return rows * (length / _positive(_norm(rows, reduced)))
+
+
+class _OfLength(torch.autograd.Function):
+    """`of_length` with its gradient by hand, which makes no copies of the weight.
+
+    Autograd would go over the plain form eleven times and keep ``v`` twice. On the CPU the kernels
+    of torch's ``weight_norm`` take each row once, while it is in the cache; not so their gradient's
+    gradient, which lacks the part through the norm.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, length: Tensor, reduced: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        # saved here: with a setup_context of its own each call inspects the signature, for 0.1 ms
+        ctx.reduced = reduced
+        weight = None
+        if _suits_kernel(rows, reduced):
+            weight, norm = torch._weight_norm_interface(rows, length.contiguous(), 0)
+            if not norm.all():  # the kernel gives NaN for rows of zeros
+                weight = None
+        if weight is None:
+            norm = _positive(_norm(rows, reduced))
+            weight = rows * (length / norm)
+        ctx.save_for_backward(rows, length, norm)
+        ctx.mark_non_differentiable(norm)
+        return weight, norm
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _of_norm: Tensor) -> tuple[Tensor, Tensor, None]:
+        rows, length, norm = ctx.saved_tensors
+        if torch.is_grad_enabled():  # this gradient will be differentiated
+            norm = _positive(_norm(rows, ctx.reduced))
+        elif _suits_kernel(rows, ctx.reduced):
+            kernel = torch.ops.aten._weight_norm_interface_backward
+            return *kernel(grad.contiguous(), rows, length.contiguous(), norm, 0), None
+        direction = rows / norm
+        radial = (grad * direction).sum(ctx.reduced, keepdim=True)
+        return (grad - direction * radial) * (length / norm), radial, None
+
+
+def _suits_kernel(rows: Tensor, reduced: list[int]) -> bool:
+    plain = type(rows) in (Tensor, nn.Parameter) and rows.device.type == "cpu"
+    return plain and rows.is_contiguous() and reduced == list(range(1, rows.dim())) != []
+
+
+def _positive(norm: Tensor) -> Tensor:
+    return norm.masked_fill(norm == 0, 1.0)
+
+
+def _norm(rows: Tensor, reduced: list[int]) -> Tensor:
+    # a one-dimensional weight has nothing to reduce over, and an empty list means "all"
+    return torch.linalg.vector_norm(rows, dim=reduced, keepdim=True) if reduced else rows.abs()
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

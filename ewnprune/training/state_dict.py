@@ -1,0 +1,139 @@
+"""State dicts: plain weights to reparametrized ones and back, as pure functions over keys.
+
+Three forms of the weight of a layer ``X`` are understood wherever one is read:
+
+* plain: ``X.weight``;
+* native: ``X.parametrizations.weight.original0`` (s) and ``original1`` (v), with the mark
+  ``X.parametrizations.weight.0._extra_state`` when it is EWN; without the mark it is SWN, which is
+  also what torch's ``parametrizations.weight_norm`` writes;
+* torch's older ``nn.utils.weight_norm``: ``X.weight_g`` and ``X.weight_v``.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ewnprune.training.parametrizations import EWN, SWN, NeuronParametrization
+
+
+def fold_state_dict(
+    state_dict: Mapping[str, Any],
+    parametrizations: Mapping[str, NeuronParametrization] | None = None,
+) -> dict[str, Any]:
+    """A state dict in which every reparametrized weight is a plain one.
+
+    Args:
+        state_dict: any of the forms above; entries of other kinds are passed on as they are.
+        parametrizations: layer name to the parametrization on it, as from
+            `attached_parametrizations`; only these layers are folded. By default all that the keys
+            show: EWN and SWN (with torch's weight norm) are told apart by the mark, but of other
+            parametrizations with two originals the keys cannot tell the formula.
+
+    Raises:
+        ValueError: one of a layer's two tensors is missing.
+
+    >>> from torch import nn
+    >>> from ewnprune import EWN, reparametrize
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> _ = reparametrize(net, EWN())
+    >>> list(fold_state_dict(net.state_dict()))
+    ['0.weight', '0.bias', '2.weight', '2.bias']
+    """
+    if parametrizations is None:
+        prefixes = {
+            key.removesuffix(end) for end in _SUFFIXES for key in state_dict if key.endswith(end)
+        } | {
+            key.removesuffix(_LEGACY[0])
+            for key in state_dict
+            if key.endswith(_LEGACY[0]) and key.removesuffix(_LEGACY[0]) + _LEGACY[1] in state_dict
+        }
+        known = {}
+    else:
+        known = {f"{name}." if name else "": p for name, p in parametrizations.items()}
+        prefixes = {prefix for prefix in known if prefix + _SUFFIXES[0] in state_dict}
+    folded: dict[str, Any] = {}
+    for key, value in state_dict.items():
+        owner = next((key.removesuffix(end) for end in _KEY_ENDS if key.endswith(end)), None)
+        prefix = owner if owner in prefixes else key[: key.rfind(".") + 1]
+        if prefix in prefixes and prefix + "weight" not in folded:
+            # at the layer's first key, so that the weight comes before the bias as in plain layers
+            folded[prefix + "weight"] = _weight(state_dict, prefix, known.get(prefix))
+        if owner not in prefixes:
+            folded[key] = value
+    return folded
+
+
+def unfold_state_dict(
+    state_dict: Mapping[str, Any], parametrizations: Mapping[str, NeuronParametrization]
+) -> dict[str, Any]:
+    """A state dict in the native form of the given layers, whatever form it comes in.
+
+    Args:
+        state_dict: plain, native or torch's weight-norm form, layer by layer.
+        parametrizations: layer name to the parametrization on it, as from
+            `ewnprune.attached_parametrizations`.
+    """
+    unfolded = dict(state_dict)
+    for name, parametrization in parametrizations.items():
+        to_native(unfolded, f"{name}." if name else "", parametrization)
+    return unfolded
+
+
+def to_native(
+    state_dict: dict[str, Any], prefix: str, parametrization: NeuronParametrization
+) -> None:
+    """Rewrite one layer's weight in ``state_dict``, in place, to the form its layer loads."""
+    native = [prefix + suffix for suffix in _SUFFIXES]
+    mark = prefix + _MARK
+    own_mark = type(parametrization).get_extra_state is not nn.Module.get_extra_state
+    if all(key in state_dict for key in native) and (mark in state_dict) == own_mark:
+        return  # native already
+    if prefix + "weight" in state_dict:
+        weight = state_dict.pop(prefix + "weight")
+    elif native[0] in state_dict or prefix + _LEGACY[0] in state_dict:
+        weight = _weight(state_dict, prefix, None)
+        for end in _KEY_ENDS:
+            state_dict.pop(prefix + end, None)
+    else:
+        return  # nothing here for this layer: load_state_dict names the missing keys
+    s, v = parametrization.right_inverse(weight)
+    state_dict[native[0]], state_dict[native[1]] = s, v
+    if own_mark:
+        state_dict[mark] = parametrization.get_extra_state()
+
+
+_SUFFIXES = ("parametrizations.weight.original0", "parametrizations.weight.original1")
+_LEGACY = ("weight_g", "weight_v")
+_MARK = "parametrizations.weight.0._extra_state"
+_KEY_ENDS = (*_SUFFIXES, _MARK, *_LEGACY)
+
+
+def _weight(
+    state_dict: Mapping[str, Any], prefix: str, known: NeuronParametrization | None
+) -> Tensor:
+    """The plain weight of the layer from its native or older weight-norm keys."""
+    keys = _SUFFIXES if prefix + _SUFFIXES[0] in state_dict else _LEGACY
+    missing = [prefix + key for key in keys if prefix + key not in state_dict]
+    if missing:
+        raise ValueError(
+            f"state dict has a part of layer {prefix.removesuffix('.')!r} only: expected "
+            f"{missing[0]!r} beside it; load a complete checkpoint"
+        )
+    s, v = (state_dict[prefix + key] for key in keys)
+    if known is None:
+        kind = EWN if prefix + _MARK in state_dict else SWN
+        known = _infer(kind, s, v)
+    weight: Tensor = known(s, v)
+    return weight.detach()
+
+
+def _infer(kind: type[NeuronParametrization], s: Tensor, v: Tensor) -> NeuronParametrization:
+    """The parametrization with the dimension that the shape of ``s`` shows."""
+    grouped = s.dim() == v.dim() + 1
+    shape = s.shape[1:] if grouped else s.shape
+    counted = [d for d in range(v.dim()) if shape[d] > 1]
+    kept = counted or [d for d in range(v.dim()) if shape[d] == v.shape[d]]
+    parametrization = kind(dim=1 if grouped and not counted else kept[0])
+    parametrization.groups = s.shape[0] if grouped else 1
+    return parametrization

@@ -1,0 +1,477 @@
+"""Finetuning inside the fit: what was pruned stays zero, and the run resumes bit for bit."""
+
+import math
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
+from pytorch_lightning.loggers import CSVLogger
+from torch import nn
+
+import ewnprune
+from ewnprune import EWN, EWNSGD, SWN, SWNSGD, WeightNormPruning, attached_parametrizations
+from ewnprune.callback.holding import hold_at_zero, pruning_masks, set_to_zero
+from ewnprune.pruning.removal import remove_neurons
+from lightning_modules import Classifier
+from lightning_modules.loader import ImageLoader
+
+LEVELS = (0, 0.5, 0.8)
+
+
+# --- masks that are held, without Lightning ------------------------------------------------------
+
+
+def _mlp():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 3)).double()
+
+
+def _conv():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3),
+        nn.BatchNorm2d(6, affine=False), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 3),
+    ).double()  # fmt: skip
+
+
+def _batch(network, n=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (n, 6) if isinstance(network[0], nn.Linear) else (n, 1, 8, 8)
+    x = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return x, torch.randint(3, (n,), generator=generator)
+
+
+def _step(network, optimizer, seed, clip=None):
+    x, y = _batch(network, seed=seed)
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(network(x), y).backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), clip)
+    optimizer.step()
+
+
+def test_masks_are_what_mask_neurons_zeroes_and_nothing_else():
+    network = _mlp()
+    with torch.no_grad():
+        network[0].bias.zero_()  # zeros of its own are no mask
+        network[2].weight[0, 3] = 0
+    norms = network[0].weight.norm(dim=1).detach().numpy()
+    gone = np.argsort(norms)[:8]
+    masks = pruning_masks(network, 0.8, _batch(network)[0])
+    assert sorted(masks) == ["0.bias", "0.weight", "2.weight"]
+    expected = np.ones(10, bool)
+    expected[gone] = False
+    np.testing.assert_array_equal(masks["0.bias"], expected)
+    np.testing.assert_array_equal(masks["0.weight"], np.repeat(expected[:, None], 6, 1))
+    np.testing.assert_array_equal(masks["2.weight"], np.repeat(expected[None], 3, 0))
+    weights = pruning_masks(network, 0.5, _batch(network)[0], score="magnitude")
+    cut = np.sort(np.abs(network[0].weight.detach().numpy()).ravel())[30]
+    np.testing.assert_array_equal(weights["0.weight"], network[0].weight.detach().abs() >= cut)
+    assert pruning_masks(network, 0, _batch(network)[0]) == {}
+
+
+OPTIMIZERS = {
+    "momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
+    "Adam": lambda p: torch.optim.Adam(p, 0.02, weight_decay=0.1),
+    "AdamW": lambda p: torch.optim.AdamW(p, 0.02, amsgrad=True),
+}
+
+
+@pytest.mark.parametrize("make", [_mlp, _conv], ids=["MLP", "CNN"])
+@pytest.mark.parametrize("parametrization", [None, EWN(), SWN()], ids=["plain", "EWN", "SWN"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_held_is_training_the_smaller_network(optimizer, parametrization, make):
+    """The oracle: the network that was made smaller, trained by the same optimizer."""
+    network = make()
+    x, _ = _batch(network)
+    small = remove_neurons(network, 0.5, x)
+    masks = pruning_masks(network, 0.5, x)
+    if parametrization is not None:  # one layer, so that no row of v loses columns
+        ewnprune.reparametrize(network, parametrization, layers="0")
+        ewnprune.reparametrize(small, parametrization, layers="0")
+    set_to_zero(network, masks)
+    trained = OPTIMIZERS[optimizer](network.parameters())
+    trained_small = OPTIMIZERS[optimizer](small.parameters())
+    handles = hold_at_zero(network, masks, [trained])
+    rows = masks["0.bias"]
+    for step in range(6):
+        _step(network, trained, step, clip=0.5)
+        _step(small, trained_small, step, clip=0.5)
+        for name, keep in masks.items():
+            layer, _, kind = name.rpartition(".")
+            tensor = getattr(network.get_submodule(layer), kind)
+            assert not tensor[~keep].any(), (step, name)
+        torch.testing.assert_close(network[0].weight[rows], small[0].weight)
+        torch.testing.assert_close(network[0].bias[rows], small[0].bias)
+    torch.testing.assert_close(network.eval()(x), small.eval()(x))
+    for handle in handles:
+        handle.remove()
+    assert not any(parameter._backward_hooks for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("optimizer", [EWNSGD, SWNSGD])
+def test_weight_space_optimizers_keep_zeros(optimizer):
+    network = _mlp()
+    masks = pruning_masks(network, 0.5, _batch(network)[0])
+    set_to_zero(network, masks)
+    made = optimizer(ewnprune.neuron_param_groups(network), lr=0.1)
+    hold_at_zero(network, masks, [made])
+    before = network[0].weight.detach().clone()
+    for step in range(3):
+        _step(network, made, step)
+        assert all(
+            not dict(network.named_parameters())[n][~keep].any() for n, keep in masks.items()
+        )
+    keep = masks["0.weight"]
+    assert (network[0].weight[keep] != before[keep]).all()
+
+
+@pytest.mark.parametrize("parametrization", [EWN(), SWN()], ids=["EWN", "SWN"])
+def test_single_weights_of_reparametrized_layers(parametrization):
+    network = _mlp()
+    x, _ = _batch(network)
+    masks = pruning_masks(network, 0.6, x, score="magnitude")
+    expected = network[0].weight.detach() * masks["0.weight"]
+    ewnprune.reparametrize(network, parametrization, layers="0")
+    v = network[0].parametrizations.weight.original1.detach().clone()
+    set_to_zero(network, masks)
+    torch.testing.assert_close(network[0].weight, expected)
+    kept = network[0].parametrizations.weight.original1.detach()
+    assert torch.equal(kept, v * masks["0.weight"])  # as long as before, so it learns as fast
+    optimizer = torch.optim.Adam(network.parameters(), 0.05)
+    hold_at_zero(network, masks, [optimizer])
+    for step in range(4):
+        _step(network, optimizer, step)
+        assert torch.equal(network[0].weight != 0, masks["0.weight"])
+
+
+# --- inside a fit --------------------------------------------------------------------------------
+
+
+def _loader(n=64, seed=0):
+    """Batches of 16, which go on in the middle of an epoch."""
+    images = torch.randint(256, (n, 2, 3), generator=torch.Generator().manual_seed(seed))
+    x = images.flatten(1) / 255 - 0.5
+    labels = (x[:, 0] * x[:, 1] > 0).long()
+    shuffle = seed == 0
+    return ImageLoader(images.byte(), labels, 16, mean=0.5, std=0.25, shuffle=shuffle, seed=seed)
+
+
+def _validation():
+    batches = list(_loader(40, 1))
+    return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+
+
+class Net(pl.LightningModule):
+    def __init__(self, kind=torch.optim.SGD, **options):
+        super().__init__()
+        self.kind, self.options = kind, options or {"momentum": 0.9, "weight_decay": 0.01}
+        self.net = nn.Sequential(
+            nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 12), nn.ReLU(),
+            nn.Linear(12, 2),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return self.net(x.flatten(1))
+
+    def training_step(self, batch, _):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, _):
+        self.log("val_loss", self.training_step(batch, _))
+
+    def configure_optimizers(self):
+        optimizer = self.kind(self.parameters(), lr=0.1, **self.options)
+        # not estimated_stepping_batches, by which Lightning loses a loader's place in an epoch:
+        # https://github.com/Lightning-AI/pytorch-lightning/issues/20550
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, 0.2, total_steps=4 * self.trainer.max_epochs, cycle_momentum=False
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+class _Watch(pl.Callback):
+    """What is zero after each step, and the learning rates."""
+
+    def __init__(self):
+        self.zeros, self.rates = [], []
+
+    def on_train_batch_start(self, trainer, *_):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        self._look(pl_module)
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self._look(pl_module)
+
+    def _look(self, pl_module):
+        first, second = pl_module.net[0], pl_module.net[2]
+        rows = ~first.weight.detach().any(dim=1)
+        columns = ~second.weight.detach().any(dim=0)
+        self.zeros.append((rows, rows & columns & (first.bias == 0)))
+
+
+class _Stop(pl.Callback):
+    """Ctrl-C at a batch's end, as the command line handles it."""
+
+    def __init__(self, epoch, path):
+        self.epoch, self.path = epoch, path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.current_epoch == self.epoch and batch_idx == 1:
+            trainer.save_checkpoint(self.path)
+            raise KeyboardInterrupt
+
+
+def _fit(tmp_path, model, *callbacks, ckpt_path=None, **options):
+    defaults = {"max_epochs": 3, "logger": CSVLogger(tmp_path)}
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False,
+        log_every_n_steps=1, default_root_dir=tmp_path, callbacks=list(callbacks),
+        **{**defaults, **options},
+    )  # fmt: skip
+    trainer.fit(
+        model,
+        _loader(),
+        _loader(40, 1),
+        ckpt_path=ckpt_path,
+    )
+    return trainer
+
+
+METHODS = {
+    "plain": (None, {}, {}),
+    "EWN": (EWN(), {}, {}),
+    "SWN": (SWN(), {}, {}),
+    "weight space": (EWN(), {"weight_space": True}, {"kind": EWNSGD, "weight_decay": 0.0}),
+}
+
+
+def _callback(method, **options):
+    parametrization, more, model_options = METHODS[method]
+    made = {
+        "scores": ["norm", "norm_product", "random"],
+        "finetune_sparsity": 0.5,
+        **more,
+        **options,
+    }
+    torch.manual_seed(0)
+    return WeightNormPruning(parametrization, LEVELS, **made), Net(**model_options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_shot_comes_first_and_what_was_pruned_stays_zero(tmp_path, method):
+    callback, model = _callback(method)
+    _fit(tmp_path / "alone", model, callback)
+    alone = callback.curve
+    callback, model = _callback(method, finetune_epochs=2)
+    watch = _Watch()
+    trainer = _fit(tmp_path, model, callback, watch, LearningRateMonitor())
+    assert trainer.current_epoch == 5
+    assert trainer.max_epochs == 3  # as it was
+    name = callback.method
+    one_shot = callback.curve.where(method=name)
+    assert one_shot.points == alone.points
+    assert callback.curve.points[: len(one_shot)] == one_shot.points
+    tuned = callback.curve.where(method=f"{name}, finetuned at 0.5")
+    assert len(callback.curve) == len(one_shot) + len(tuned) == 18
+    assert {point.epoch for point in tuned} == {4}
+    # twice per step from the first finetuning step on: half of each layer, with bias and outgoing
+    rows, _ = watch.zeros[-1]
+    assert rows.sum() == 10
+    for found, whole in watch.zeros[-2 * 2 * 4 + 1 :]:
+        assert torch.equal(found, rows)
+        assert torch.equal(whole, rows)
+    assert torch.equal(model.net[0].weight == 0, rows[:, None].expand(20, 6))
+    assert model.net[2].weight.detach().any(dim=1).sum() == 6
+    # the level asked for removes nothing more, by the score it was pruned by
+    for score in ("norm", "random"):
+        levels = tuned.where(score=score).points
+        assert levels[0].correct == levels[1].correct
+        assert [p.neurons.left for p in levels] == [16, 16, 6]  # of 32: what is there, not asked
+    x, y = _validation()
+    assert levels[0].correct == (model.eval()(x).argmax(1) == y).sum().item()
+    assert not attached_parametrizations(model)
+    assert not any(p._backward_hooks for p in model.parameters())
+    # the schedule runs once over 12 steps, and again over 8
+    assert watch.rates == pytest.approx(_rates(12) + _rates(8))
+
+
+def _rates(steps, peak=0.2):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, peak, total_steps=steps, cycle_momentum=False
+    )
+    rates = []
+    for step in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if step + 1 < steps:
+            schedule.step()
+    return rates
+
+
+def _run(folder, method, epochs=3, ckpt_path=None, stop=None, **options):
+    callback, model = _callback(
+        method, finetune_epochs=2, finetune_score="norm_product", scores=["norm"], **options
+    )
+    checkpointing = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}")
+    more = [] if stop is None else [_Stop(stop, folder / "interrupted.ckpt")]
+    try:
+        trainer = _fit(
+            folder, model, callback, checkpointing, *more, max_epochs=epochs, ckpt_path=ckpt_path
+        )
+    except SystemExit:
+        return None
+    stored = torch.load(folder / "epoch=4.ckpt", weights_only=True)
+    csv = Path(trainer.log_dir, "sparsity_curve.csv").read_bytes()
+    return stored, callback.curve, csv
+
+
+def _assert_same(found, expected):
+    (stored, curve, csv), (whole, whole_curve, whole_csv) = found, expected
+    assert curve == whole_curve
+    assert csv == whole_csv
+    assert stored["lr_schedulers"] == whole["lr_schedulers"]
+    assert stored["ewnprune"]["finetuning"]["since"] == 3
+    for tensors in (
+        lambda c: c["state_dict"],
+        lambda c: c["ewnprune"]["originals"],
+        lambda c: c["ewnprune"]["finetuning"]["masks"],
+        lambda c: {
+            (k, name): v
+            for k, state in c["optimizer_states"][0]["state"].items()
+            for name, v in state.items()
+            if isinstance(v, torch.Tensor)
+        },
+    ):
+        assert tensors(stored).keys() == tensors(whole).keys()
+        for key, value in tensors(whole).items():
+            assert torch.equal(tensors(stored)[key], value), key
+
+
+class _Rates(pl.Callback):
+    def __init__(self):
+        self.rates, self.planned = [], []
+
+    def on_train_start(self, trainer, pl_module):
+        self.planned.append(trainer.estimated_stepping_batches)
+
+    def on_train_batch_start(self, trainer, *_):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_the_schedule_of_the_classifier_starts_anew(tmp_path):
+    """Alone, finetuned, and finetuned after resuming at an epoch's end and in its middle."""
+
+    def fit(folder, finetune_epochs=0, ckpt_path=None, stop=None):
+        watch = _Rates()
+        model = Classifier(nn.Sequential(nn.Flatten(), *Net().net), num_classes=2)
+        callback = WeightNormPruning(EWN(), LEVELS, finetune_epochs=finetune_epochs)
+        more = [_Stop(stop, folder / "interrupted.ckpt")] if stop else []
+        checkpointing = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}")
+        with suppress(SystemExit):
+            _fit(folder, model, watch, callback, checkpointing, *more, ckpt_path=ckpt_path)
+        return watch
+
+    alone = fit(tmp_path / "alone")
+    tuned = fit(tmp_path / "tuned", 2)
+    assert alone.planned == tuned.planned == [12]  # others see the ordinary epochs until they end
+    assert tuned.rates[:12] == alone.rates
+    assert tuned.rates[12:] == pytest.approx(_rates(8, 0.1))
+    fit(tmp_path / "cut", 2, stop=4)
+    for path, done in (("tuned/epoch=1.ckpt", 8), ("tuned/epoch=3.ckpt", 16),
+                       ("cut/interrupted.ckpt", 18)):  # fmt: skip
+        resumed = fit(tmp_path / "on", 2, ckpt_path=tmp_path / path)
+        assert resumed.rates == tuned.rates[done:]
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("method", ["EWN", "weight space"])
+def test_resuming_is_the_uninterrupted_run_bit_for_bit(tmp_path, method):
+    """From before finetuning, from where it begins, and from its middle."""
+    whole = _run(tmp_path / "whole", method)
+    for epoch in (1, 2, 3):
+        checkpoint = tmp_path / "whole" / f"epoch={epoch}.ckpt"
+        state = torch.load(checkpoint, weights_only=True)["ewnprune"]["finetuning"]
+        assert (state is None) == (epoch < 3)
+        _assert_same(_run(tmp_path / f"from {epoch}", method, ckpt_path=checkpoint), whole)
+
+
+def test_an_early_stop_is_not_finetuned_and_says_so(tmp_path, capsys):
+    callback, model = _callback("EWN", finetune_epochs=2)
+    stopping = EarlyStopping("val_loss", patience=1, min_delta=math.inf)
+    trainer = _fit(tmp_path, model, callback, stopping, max_epochs=9)
+    assert trainer.current_epoch == 1
+    assert {point.method for point in callback.curve} == {"EWN"}
+    assert "not finetuned, for the fit was stopped in epoch 0" in capsys.readouterr().out
+    assert trainer.max_epochs == 9
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")
+def test_several_fits_and_an_evaluation(tmp_path, capsys):
+    callback, model = _callback("SWN", finetune_epochs=1)
+    for _ in range(2):
+        trainer = _fit(tmp_path, model, callback, max_epochs=1)
+        assert trainer.current_epoch == 2
+        assert "finetuned at 0.5" in capsys.readouterr().out
+    checkpoint = trainer.checkpoint_callback.best_model_path
+    again = WeightNormPruning(SWN(), LEVELS)
+    tester = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path,
+        enable_model_summary=False, enable_checkpointing=False, callbacks=[again],
+    )  # fmt: skip
+    tester.validate(Net(), _loader(40, 1), ckpt_path=checkpoint, verbose=False)
+    assert {point.method for point in again.curve} == {"SWN, finetuned at 0.5"}
+    tuned = callback.curve.where(method="SWN, finetuned at 0.5")
+    assert [p.correct for p in again.curve] == [p.correct for p in tuned.where(score="norm")]
+
+
+class LossDrivenTraining(Net):
+    pass
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:.max_epochs. was not set")
+def test_what_cannot_be_finetuned_is_refused(tmp_path):
+    for options, message in (
+        ({"finetune_epochs": -1}, "finetune_epochs=-1"),
+        ({"finetune_sparsity": 1}, "finetune_sparsity=1"),
+        ({"finetune_score": "nrom"}, "nrom"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            WeightNormPruning(EWN(), LEVELS, **options)
+    callback, model = _callback("EWN", finetune_epochs=1)
+    with pytest.raises(ValueError, match="give the Trainer max_epochs"):
+        _fit(tmp_path, model, callback, max_epochs=-1, max_steps=5)
+    with pytest.raises(ValueError, match="finetune_epochs beside EMAWeightAveraging"):
+        _fit(tmp_path, model, callback, EMAWeightAveraging())
+    with pytest.raises(ValueError, match="LossDrivenTraining, which may undo"):
+        _fit(tmp_path, LossDrivenTraining(), callback)
+    with pytest.raises(ValueError, match="needs validation data"):
+        _fit(tmp_path, Net(), callback, limit_val_batches=0)
+    checkpointing = ModelCheckpoint(tmp_path)
+    _fit(tmp_path, Net(), callback, checkpointing, max_epochs=1)
+    path = checkpointing.best_model_path
+    for options in ({}, {"finetune_epochs": 1, "finetune_sparsity": 0.8}):
+        other = WeightNormPruning(EWN(), LEVELS, scores=["norm"], **options)
+        with pytest.raises(ValueError, match=r"finetuning at sparsity 0\.5 by norm: resume it"):
+            _fit(tmp_path, Net(), other, max_epochs=1, ckpt_path=path)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_interrupted_while_finetuning(tmp_path):
+    """As on the command line: a checkpoint at the end of a batch, then KeyboardInterrupt."""
+    whole = _run(tmp_path / "whole", "EWN")
+    assert _run(tmp_path / "cut", "EWN", stop=4) is None
+    checkpoint = tmp_path / "cut" / "interrupted.ckpt"
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["epoch"] == 4
+    assert state["ewnprune"]["finetuning"]["since"] == 3
+    _assert_same(_run(tmp_path / "on", "EWN", ckpt_path=checkpoint), whole)

@@ -1,0 +1,114 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassF1Score
+
+from ewnprune import read_curve, sparsity_curve, write_curve
+from ewnprune.pruning.removal import remove_neurons
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(20, 200), nn.ReLU(), nn.Linear(200, 100), nn.ReLU(), nn.Linear(100, 4)
+    )
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(150, 20, generator=generator)
+    return DataLoader(TensorDataset(x, x[:, :4].argmax(1)), 40)
+
+
+def test_removed_networks_are_as_good_as_masked_ones_and_smaller(network, data, tmp_path):
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    levels, scores = (0, 0.5, 0.9), ("norm", "norm_product")
+    curve = sparsity_curve(
+        network, data, levels, scores, realize="remove", latency_seconds=0.02, method="removed"
+    )
+    masked = sparsity_curve(network, data, levels, scores)
+    assert len(curve) == len(masked) == 6
+    for point, other in zip(curve, masked, strict=True):
+        assert (point.score, point.sparsity) == (other.score, other.sparsity)
+        assert (point.correct, point.total) == (other.correct, other.total)
+        assert point.loss == pytest.approx(other.loss, rel=1e-5)
+        for size in ("neurons", "weights", "parameters", "macs"):
+            assert getattr(point, size) == getattr(other, size), size
+    for level, point in zip(levels, curve.where(score="norm"), strict=True):
+        a, b = 200 - round(level * 200), 100 - round(level * 100)
+        assert point.macs.left == 20 * a + a * b + b * 4
+        path = tmp_path / "small.pt"
+        torch.save(remove_neurons(network, level, torch.zeros(1, 20)).state_dict(), path)
+        # the file's name is in the file
+        assert abs(point.metrics["bytes"] - path.stat().st_size) < 200
+    assert all(value.equal(before[key]) for key, value in network.state_dict().items())
+    assert network.training
+    assert "batch of 1, on cpu" in curve.notes[1]
+    write_curve(curve, tmp_path / "curve.json")
+    assert read_curve(tmp_path / "curve.json") == curve
+
+
+def test_measures_are_those_of_each_network_by_itself(network, data):
+    curve = sparsity_curve(
+        network,
+        data,
+        (0, 0.5),
+        ("norm", "norm_product"),
+        metric=MulticlassF1Score(4),
+        loss_fn=lambda outputs, y: nn.functional.cross_entropy(outputs, y, label_smoothing=0.2),
+        realize="remove",
+        latency_batch_size=7,
+        latency_seconds=0.01,
+    )
+    x, y = data.dataset.tensors
+    for point in curve:
+        alone = remove_neurons(network, point.sparsity, x[:1], score=point.score).eval()
+        with torch.no_grad():
+            outputs = alone(x)
+        expected = nn.functional.cross_entropy(outputs, y, label_smoothing=0.2).item()
+        assert point.loss == pytest.approx(expected, rel=1e-5)
+        assert point.metrics["MulticlassF1Score"] == pytest.approx(
+            MulticlassF1Score(4)(outputs, y).item()
+        )
+        assert point.metrics["latency_ms"] > 0
+        assert point.realize == "remove"
+    assert "batch of 7" in str(curve)
+    assert "norm, latency_ms" in str(curve)
+    assert "norm, bytes" in str(curve)
+
+
+def test_latency_is_never_claimed_for_masks(network, data):
+    curve = sparsity_curve(network, data, (0, 0.5), ("norm", "magnitude"))
+    assert all(not point.metrics and point.realize == "mask" for point in curve)
+    assert "latency" not in str(curve)
+    assert "MACs left, on paper" in str(curve.where(score="magnitude"))
+    assert "on paper" not in curve.where(score="norm").table()
+
+
+def test_a_function_of_ones_own_names_its_points(network, data):
+    def thinner(model, level, inputs, **options):
+        assert inputs.shape == (3, 20)  # not the loader's
+        return remove_neurons(model, level, inputs, **options)
+
+    example = torch.zeros(3, 20)
+    options = {"example_input": example, "latency_seconds": 0.01}
+    curve = sparsity_curve(network, data, (0, 0.5), realize=thinner, **options)
+    removed = sparsity_curve(network, data, (0, 0.5), realize="remove", **options)
+    assert [len(one) for one in (curve + removed).series()] == [2, 2]
+    assert {point.realize for point in curve} == {"thinner"}
+    assert [p.correct for p in curve] == [p.correct for p in removed]
+
+
+def test_what_cannot_be_removed_is_told(network, data):
+    with pytest.raises(ValueError, match="realize='drop': expected 'mask', 'remove'"):
+        sparsity_curve(network, data, (0, 0.5), realize="drop")
+    with pytest.raises(ValueError, match="score 'magnitude' ranks single weights"):
+        sparsity_curve(network, data, (0, 0.5), "magnitude", realize="remove")
+
+
+def test_a_loader_without_batches(network):
+    with pytest.raises(ValueError, match="no batch"):
+        sparsity_curve(network, [], (0,), realize="remove")

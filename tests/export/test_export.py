@@ -1,0 +1,323 @@
+import json
+import math
+import os
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ewnprune import read_curve
+from ewnprune.cli import main
+from ewnprune.export import card, formats
+from ewnprune.export.trained import read_trained
+from lightning_modules import CNN, MNISTDataModule
+
+SMALL = [
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_epochs=1",
+]
+FILES = {
+    "state_dict": "model.pt",
+    "torch_export": "model.pt2",
+    "onnx": "model.onnx",
+    "safetensors": "model.safetensors",
+}
+
+# what a user writes, in a Python where this package and Lightning cannot be imported
+READ = {
+    "state_dict": """
+from torch import nn
+network = nn.Sequential()
+network.flatten = nn.Flatten()
+network.fc1 = nn.Linear(784, {neurons})
+network.relu = nn.ReLU()
+network.fc2 = nn.Linear({neurons}, 10, bias=False)
+network.load_state_dict(torch.load("model.pt", weights_only=True), strict=True)
+outputs = network(x)
+""",
+    "safetensors": """
+from safetensors.torch import load_file
+weights = load_file("model.safetensors")
+hidden = torch.relu(x.flatten(1) @ weights["fc1.weight"].T + weights["fc1.bias"])
+outputs = hidden @ weights["fc2.weight"].T
+""",
+    "torch_export": """
+outputs = torch.export.load("model.pt2").module()(x)
+""",
+    "onnx": """
+from onnxruntime import InferenceSession
+session = InferenceSession("model.onnx")
+outputs = torch.from_numpy(session.run(["outputs"], {{"inputs": x.numpy()}})[0])
+""",
+}
+BLOCKED = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"ewnprune", "lightning_modules", "pytorch_lightning"}:
+            raise ImportError("blocked: " + name)
+sys.meta_path.insert(0, Blocked())
+import torch
+x = torch.load("x.pt", weights_only=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, mnist_dir):
+    """A short run of the main job with fewer neurons."""
+    before = Path.cwd()
+    os.environ["EWNPRUNE_DATA_DIR"] = str(mnist_dir)
+    os.chdir(tmp_path_factory.mktemp("run"))
+    try:
+        words = ["fit", *SMALL, "--trainer.limit_train_batches=150", "--model.network.hidden=[40]"]
+        words += ["--prune.scores=[norm,norm_product]", "--prune.sparsities=[0,0.2,0.4,0.5,0.9]"]
+        assert main(words) == 0
+        yield Path.cwd() / "runs" / "version_0"
+    finally:
+        os.chdir(before)
+        del os.environ["EWNPRUNE_DATA_DIR"]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(card, "_SECONDS", 0.01)
+
+
+def _export(run, output, *words):
+    return main(["export", str(run), "--output", str(output), *words])
+
+
+def _fails(capsys, *words):
+    assert main(["export", *words]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("ewnprune: error: ") and err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_is_read_without_this_package(run, name, tmp_path, capsys):
+    folder = tmp_path / "small"
+    assert _export(run, folder, "--sparsity=0.5", "--format", name) == 0, capsys.readouterr().err
+    assert {path.name for path in folder.iterdir()} == {FILES[name], "card.json"}
+    told = json.loads((folder / "card.json").read_text())
+    assert told["sha256"] == sha256((folder / FILES[name]).read_bytes()).hexdigest()
+    assert told["bytes"]["after"] == (folder / FILES[name]).stat().st_size < told["bytes"]["before"]
+    # weights, and little more: 785 * 20 + 200 of four bytes
+    assert told["bytes"]["after"] < 4 * 15_900 + 30_000
+    # by hand, for 784-40-10 with biases in the hidden layer only
+    assert told["parameters"] == {"before": 785 * 40 + 400, "after": 785 * 20 + 200}
+    assert told["macs"] == {"before": 794 * 40, "after": 794 * 20}
+    assert told["pruning"]["neurons"] == {"fc1": {"before": 40, "after": 20}}
+    # the run itself measured this level with a mask
+    curve = read_curve(run / "sparsity_curve.csv")
+    (masked,) = curve.where(score=told["pruning"]["score"], sparsity=0.5)
+    assert round(told["accuracy"]["val"]["after"] * 5000) == masked.correct
+    best = max(point.correct for point in curve.where(sparsity=0.5))
+    assert masked.correct == best, "the better of the run's two scores"
+    assert told["accuracy"]["test"]["samples"] == 10_000
+
+    data = MNISTDataModule()
+    data.setup()
+    x = torch.cat([x for x, _ in data.test_dataloader()])
+    y = torch.cat([y for _, y in data.test_dataloader()])
+    torch.save(x, folder / "x.pt")
+    code = BLOCKED + READ[name].format(neurons=20) + 'torch.save(outputs, "outputs.pt")'
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    outputs = torch.load(folder / "outputs.pt", weights_only=True)
+    # batches of another size round differently, which may turn a tie
+    right = int((outputs.argmax(1) == y).sum())
+    assert abs(right - round(told["accuracy"]["test"]["after"] * 10_000)) <= 1
+    capsys.readouterr()
+
+
+def test_max_drop_takes_the_largest_level_that_validation_data_allow(run, tmp_path, capsys):
+    curve = read_curve(run / "sparsity_curve.csv")
+    for drop in (0, 1.5, 30):
+        folder = tmp_path / f"{drop}"
+        words = ["--max-drop", str(drop), "--format", "state_dict"]
+        assert _export(run, folder, *words) == 0, capsys.readouterr().err
+        told = json.loads((folder / "card.json").read_text())
+        levels = {}
+        for score in ("norm", "norm_product"):
+            points = sorted(curve.where(score=score), key=lambda point: point.sparsity)
+            allowed = [p.correct >= points[0].correct - drop / 100 * 5000 for p in points]
+            first_bad = allowed.index(False) if False in allowed else len(points)
+            levels[score] = points[first_bad - 1].sparsity
+        assert (
+            told["pruning"]["sparsity"] == max(levels.values()) == levels[told["pruning"]["score"]]
+        )
+        lost = told["accuracy"]["val"]["before"] - told["accuracy"]["val"]["after"]
+        assert lost <= drop / 100 + 1e-9
+    assert "validation" in told["pruning"]["chosen"]
+    out = capsys.readouterr().out
+    assert "written:" in out and str(folder / "model.pt") in out
+
+
+def test_a_score_is_taken_and_the_output_lies_in_the_run(run, capsys):
+    words = [str(run), "--sparsity=0.9", "--score=norm"]
+    assert main(["export", *words]) == 0, capsys.readouterr().err
+    folder = run / "export-state_dict-0.9"
+    assert json.loads((folder / "card.json").read_text())["pruning"]["score"] == "norm"
+    trained = read_trained(str(run))
+    norms = trained.model.network.fc1.weight.detach().norm(dim=1)
+    largest = norms.argsort(descending=True)[:4].sort().values
+    weights = torch.load(folder / "model.pt", weights_only=True)
+    assert weights["fc1.weight"].equal(trained.model.network.fc1.weight[largest])
+    assert weights["fc2.weight"].equal(trained.model.network.fc2.weight[:, largest])
+    assert "there already" in _fails(capsys, *words)
+    assert not [path for path in run.iterdir() if path.name.startswith(".")]
+
+
+def test_bad_input_is_told_in_one_line(run, tmp_path, capsys, monkeypatch):
+    there = [str(run)]
+    monkeypatch.chdir(tmp_path)
+    yaml = str(run / "config.yaml")
+    assert "no config.yaml" in _fails(capsys, ".", "--sparsity=0.5")
+    assert "--max_drop" in _fails(capsys, *there)
+    assert "--max_drop" in _fails(capsys, *there, "--sparsity=0.5", "--max-drop=1")
+    assert "run" in _fails(capsys, "--sparsity=0.5")
+    assert "no such run" in _fails(capsys, "nowhere", "--sparsity=0.5")
+    assert "outside [0, 1)" in _fails(capsys, *there, "--sparsity=90")
+    assert "--max_drop -1" in _fails(capsys, *there, "--max-drop=-1")
+    assert "pickle" in _fails(capsys, *there, "--sparsity=0.5", "--format=pickle")
+    assert "unknown score" in _fails(capsys, *there, "--sparsity=0.5", "--score=size")
+    assert "single weights" in _fails(capsys, *there, "--sparsity=0.5", "--score=magnitude")
+    assert "found none" in _fails(capsys, str(tmp_path), "--sparsity=0.5", "--run_config", yaml)
+    Path("other.yaml").write_text("a: 1\n")
+    assert "has no 'model'" in _fails(capsys, *there, "--sparsity=0.5", "--run_config=other.yaml")
+    text = (run / "config.yaml").read_text()
+    Path("wider.yaml").write_text(text.replace("- 40\n", "- 41\n"))
+    assert "does not fit" in _fails(capsys, *there, "--sparsity=0.5", "--run_config=wider.yaml")
+    Path("blind.yaml").write_text(text.replace("val_size: 5000", "val_size: 0"))
+    assert "validation" in _fails(capsys, *there, "--max-drop=1", "--run_config=blind.yaml")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    err = _fails(capsys, *there, "--sparsity=0.5", "--format=onnx")
+    assert "pip install 'ewnprune[onnx]'" in err
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".yaml"] * 3
+
+
+def test_no_code_of_a_checkpoint_runs(run, tmp_path, capsys):
+    path = tmp_path / "bad.ckpt"
+    torch.save({"state_dict": {}, "hyper_parameters": _Trap(tmp_path / "sprung")}, path)
+    err = _fails(capsys, str(path), "--sparsity=0.5", "--run_config", str(run / "config.yaml"))
+    assert "cannot be read safely" in err or "read safely" in err
+    assert not (tmp_path / "sprung").exists()
+    path.write_bytes(path.read_bytes()[:100])
+    assert "damaged" in _fails(
+        capsys, str(path), "--sparsity=0.5", "--run_config", str(run / "config.yaml")
+    )
+
+
+class _Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_file_that_reads_back_otherwise_is_no_success(run, tmp_path, capsys, monkeypatch):
+    right = formats._FORMATS["state_dict"]
+
+    def read(path, network):
+        loaded = right.read(path, network)
+        with torch.no_grad():
+            loaded.fc2.weight[0] += 0.1
+        return loaded
+
+    monkeypatch.setitem(formats._FORMATS, "state_dict", right._replace(read=read))
+    words = [
+        str(*run.glob("checkpoints/*.ckpt")),
+        "--sparsity=0.5",
+        "--output",
+        str(tmp_path / "small"),
+    ]
+    assert "other outputs" in _fails(capsys, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_missing_in_a_file_show(tmp_path):
+    network = nn.Linear(2, 2)
+    torch.save({"weight": network.weight.detach()}, tmp_path / "model.pt")
+    with pytest.raises(RuntimeError, match="bias"):
+        formats.find_format("state_dict").read(tmp_path / "model.pt", network)
+
+
+def test_a_convolutional_network_is_written_with_any_batch_size(tmp_path):
+    network, x = CNN(channels=(4, 6)).eval(), torch.randn(1, 1, 28, 28)
+    for name, file in FILES.items():
+        kind = formats.find_format(name)
+        kind.write(network, x, tmp_path / file)
+        loaded = kind.read(tmp_path / file, network)
+        for size in (1, 5):
+            x = torch.randn(size, 1, 28, 28)
+            torch.testing.assert_close(loaded(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+class TwoParts(pl.LightningModule):
+    """Its forward pass is more than that of one child."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(6, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.encoder(x)))
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class Points(pl.LightningDataModule):
+    def train_dataloader(self):
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(60, 6, generator=generator)
+        return DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 20)
+
+    def test_dataloader(self):
+        return self.train_dataloader()
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch[0] * 2, batch[1]
+
+
+def test_a_model_and_data_of_the_users_own_without_our_callback(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    model = TwoParts()
+    trainer.fit(model, datamodule=Points())
+    trainer.save_checkpoint("plain.ckpt")
+    Path("mine.yaml").write_text(
+        f"model: {{class_path: {__name__}.TwoParts}}\ndata: {{class_path: {__name__}.Points}}\n"
+    )
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[TwoParts.__module__])
+    words = ["plain.ckpt", "--run-config=mine.yaml", "--sparsity=0.75"]
+    for name in ("torch_export", "onnx", "state_dict"):
+        assert main(["export", *words, f"--format={name}"]) == 0, capsys.readouterr().err
+        told = json.loads(Path(f"export-{name}-0.75/card.json").read_text())
+        assert told["parameters"]["after"] == 7 * 2 + 3 * 3
+        assert told["source"]["module"] == ""
+        assert list(told["accuracy"]) == ["test"]
+    x, _ = next(iter(Points().train_dataloader()))
+    loaded = torch.export.load("export-torch_export-0.75/model.pt2").module()
+    assert loaded(x * 2).shape == (20, 3)
+    assert math.isfinite(told["accuracy"]["test"]["after"])
+    kept = model.encoder.weight.norm(dim=1).argsort(descending=True)[:2].sort().values
+    state = torch.load("export-state_dict-0.75/model.pt", weights_only=True)
+    assert state["encoder.weight"].equal(model.encoder.weight[kept].detach())
+    capsys.readouterr()

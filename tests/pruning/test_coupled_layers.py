@@ -1,0 +1,123 @@
+"""Layers that channels pass or lie in: embeddings, positions, transposed and depthwise, norms."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from ewnprune.pruning.structured import remove_coupled_neurons
+
+
+class Words(nn.Module):
+    """Embeddings of words and of places, and learned numbers, are added to what layers give."""
+
+    def __init__(self, norm=False):
+        super().__init__()
+        self.words, self.places = nn.Embedding(20, 8, padding_idx=0), nn.Embedding(6, 8)
+        self.start = nn.Parameter(torch.randn(1, 1, 8))
+        self.norm = nn.LayerNorm(8) if norm else nn.Identity()
+        self.hidden, self.back, self.head = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.words(x) + self.places(torch.arange(x.shape[1])) + self.start
+        return self.head((x + self.back(self.hidden(self.norm(x)).relu())).mean(1))
+
+
+class Upwards(nn.Module):
+    """Transposed convolutions: one channel each, plain, and with a residual connection."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, affine=True)
+        self.deep = nn.ConvTranspose2d(8, 8, 2, stride=2, groups=8)
+        self.prelu, self.batch = nn.PReLU(8), nn.BatchNorm2d(8)
+        self.up = nn.ConvTranspose2d(8, 8, 3, padding=1)
+        self.point, self.out = nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x):
+        x = self.prelu(self.deep(self.norm(self.first(x))))
+        return self.out(self.point(self.batch(x + self.up(x))).relu())
+
+
+def _random(network):
+    torch.manual_seed(0)
+    network = network.double().eval()
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if tensor.is_floating_point():
+            nn.init.uniform_(tensor, 0.5, 2) if name.endswith("var") else nn.init.normal_(tensor)
+    return network
+
+
+def test_embeddings_go_with_what_they_are_added_to():
+    network, x = _random(Words()), torch.randint(0, 20, (3, 6))
+    removal = remove_coupled_neurons(network, indices={"back": [1, 6]}, example_input=x)
+    small, kept = removal.model, [0, 2, 3, 4, 5, 7]
+    masked = deepcopy(network)
+    with torch.no_grad():
+        masked.hidden.weight[:, [1, 6]], masked.head.weight[:, [1, 6]] = 0, 0
+    torch.testing.assert_close(small(x), masked(x), rtol=1e-12, atol=1e-12)
+    assert float((small(x) - network(x)).detach().abs().max()) > 0.1
+    assert small.words.weight.equal(network.words.weight[:, kept])
+    assert (small.words.embedding_dim, small.words.padding_idx) == (6, 0)
+    assert small.places.weight.equal(network.places.weight[:, kept])
+    assert small.start.equal(network.start[..., kept])
+    assert any(
+        note.startswith("back, words, places: 6 of 8 neurons left") for note in removal.notes
+    )
+    small.train()(x).square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in small.parameters())
+
+
+def test_embeddings_go_where_a_norm_reads_across_them():
+    network, x = _random(Words(norm=True)), torch.randint(0, 20, (3, 6))
+    removal = remove_coupled_neurons(network, indices={"back": [1, 6]}, example_input=x)
+    kept, norm = [0, 2, 3, 4, 5, 7], network.norm
+    with torch.no_grad():  # by hand, channel by channel
+        words = (network.words(x) + network.places.weight + network.start)[..., kept]
+        centred = words - words.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt()
+        scaled = scaled * norm.weight[kept] + norm.bias[kept]
+        hidden = scaled @ network.hidden.weight[:, kept].T + network.hidden.bias
+        back = hidden.relu() @ network.back.weight[kept].T + network.back.bias[kept]
+        mean = (words + back).mean(1)
+        expected = mean @ network.head.weight[:, kept].T + network.head.bias
+    torch.testing.assert_close(removal.model(x), expected, rtol=1e-12, atol=1e-12)
+    assert any("not as a mask would, since a norm reads across" in note for note in removal.notes)
+
+
+def test_an_embedding_that_no_layer_is_coupled_with_stays_and_is_named():
+    network = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3))
+    removal = remove_coupled_neurons(network, 0.5, torch.randint(0, 20, (3, 6)))
+    assert removal.left == {"1": (6, 12)} and removal.model[0].embedding_dim == 8
+    assert "0: stays: its dimensions are no neurons of a layer" in removal.notes
+    assert not removal.unexpected
+
+
+@pytest.mark.parametrize("sparsity", [0.25, 0.6])
+def test_transposed_and_depthwise_convolutions_agree_with_a_mask_by_hand(sparsity):
+    network, x = _random(Upwards()), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    removal = remove_coupled_neurons(network, sparsity, x, exclude="point")
+    small = removal.model
+    kept = [network.first.bias.tolist().index(value) for value in small.first.bias.tolist()]
+    gone = sorted(set(range(8)) - set(kept))
+    assert len(gone) == round(8 * sparsity)
+    masked = deepcopy(network)
+    with torch.no_grad():
+        masked.up.weight[gone], masked.point.weight[:, gone] = 0, 0
+    torch.testing.assert_close(small(x), masked(x), rtol=1e-12, atol=1e-12)
+    assert float((small(x) - network(x)).detach().abs().max()) > 1e-2
+    assert (small.deep.groups, small.deep.in_channels, small.deep.out_channels) == (len(kept),) * 3
+    assert small.deep.weight.equal(network.deep.weight[kept])
+    assert small.up.weight.equal(network.up.weight[kept][:, kept])
+    assert small.prelu.weight.equal(network.prelu.weight[kept])
+    assert small.batch.running_var.equal(network.batch.running_var[kept])
+
+
+def test_grouped_transposed_convolutions_stay_and_are_named():
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2, groups=2), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.Conv2d(6, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    removal = remove_coupled_neurons(network, 0.5, torch.randn(1, 3, 6, 6))
+    assert removal.left == {"4": (2, 4)}
+    stays = [note for note in removal.notes if "transposed convolution with 2 groups" in note]
+    assert [note.split(":")[0] for note in stays] == ["2", "0"]

@@ -1,0 +1,348 @@
+"""Heads of attention: found by what depends on what, removed whole or by dimensions."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision import models
+
+from ewnprune.model.attention import find_attention
+from ewnprune.model.tracing import call
+from ewnprune.pruning.removal import remove_neurons
+from ewnprune.pruning.separation import separate_attention
+from ewnprune.pruning.structured import remove_coupled_neurons
+
+
+class Separate(nn.Module):
+    """Queries, keys and values by layers of their own; torch divides by the root of the width."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads = 4
+        self.q, self.k, self.v = (nn.Linear(12, 24) for _ in range(3))
+        self.out = nn.Linear(24, 12)
+
+    def forward(self, x):
+        shape = (*x.shape[:-1], self.num_heads, -1)
+        q, k, v = (layer(x).view(shape).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.out(x.flatten(2))
+
+
+class Fused(nn.Module):
+    """As timm has it: one layer for all, and a scale that is kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads, self.head_dim, self.attn_dim = 4, 6, 24
+        self.scale = 6**-0.5
+        self.qkv, self.proj = nn.Linear(12, 72, bias=False), nn.Linear(24, 12)
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        x = (q * self.scale @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.proj(x.transpose(1, 2).reshape(b, n, self.attn_dim))
+
+
+class Interleaved(Fused):
+    """As Megatron has it: queries, keys and values of one head after the other; causal."""
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        qkv = self.qkv(x).view(b, n, self.num_heads, 3 * self.head_dim).transpose(1, 2)
+        q, k, v = qkv.chunk(3, dim=-1)
+        x = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+
+class Cross(nn.Module):
+    """Queries from one sequence, keys and values, by one layer, from another; no width is kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = 4
+        self.to_q, self.to_kv = nn.Linear(12, 24), nn.Linear(12, 48)
+        self.to_out = nn.Sequential(nn.Linear(24, 12), nn.Dropout())
+
+    def forward(self, x):
+        q, k, v = self.to_q(x), *self.to_kv(x.flip(1).tanh()).chunk(2, dim=-1)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        return self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Grouped(Separate):
+    """Two heads share keys and values."""
+
+    def __init__(self):
+        super().__init__()
+        self.k, self.v = nn.Linear(12, 12), nn.Linear(12, 12)
+
+    def forward(self, x):
+        q, k, v = (
+            layer(x).unflatten(-1, (-1, 6)).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
+        x = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return self.out(x.transpose(1, 2).flatten(2))
+
+
+class Model(nn.Module):
+    def __init__(self, attention, heads=1):
+        super().__init__()
+        self.first, self.norm = nn.Linear(5, 12), nn.LayerNorm(12)
+        self.attn, self.hidden = attention, nn.Linear(12, 16)
+        self.back, self.head = nn.Linear(16, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = x + self.attn(self.norm(x))
+        return self.head(x + self.back(self.hidden(x).relu()))
+
+
+ROWS = {  # where head h, or dimension d of each head, lies in the layers that make them
+    Separate: ("q k v", lambda h, d: [6 * h + d]),
+    Fused: ("qkv", lambda h, d: [24 * part + 6 * h + d for part in range(3)]),
+    Interleaved: ("qkv", lambda h, d: [18 * h + 6 * part + d for part in range(3)]),
+    Cross: ("to_q to_kv", lambda h, d: [6 * h + d]),
+}
+
+
+def _make(attention):
+    torch.manual_seed(0)
+    network = Model(attention()).double().eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, 0, 0.5)
+    return network, torch.randn(2, 7, 5, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("attention", ROWS)
+def test_whole_heads_go(attention):
+    network, x = _make(attention)
+    masked = deepcopy(network)
+    reader = [m for m in masked.attn.modules() if isinstance(m, nn.Linear)][-1]
+    with torch.no_grad():
+        reader.weight.view(12, 4, 6)[:, [0, 2]] = 0
+    small = remove_coupled_neurons(
+        network, indices={"attn": [2, 0]}, example_input=x, heads="whole"
+    ).model
+    torch.testing.assert_close(small(x), masked(x), rtol=1e-12, atol=1e-12)
+    assert float((small(x) - network(x)).detach().abs().max()) > 1e-2
+    count = "heads" if attention is Cross else "num_heads"
+    assert getattr(small.attn, count) == 2 and getattr(network.attn, count) == 4
+    names, place = ROWS[attention]
+    for name in names.split():
+        rows = [i for h in (1, 3) for d in range(6) for i in place(h, d)]
+        if name == "to_kv":
+            rows += [24 + i for i in rows]
+        before, after = network.attn.get_submodule(name), small.attn.get_submodule(name)
+        assert after.weight.equal(before.weight[sorted(rows)])
+        assert (after.in_features, after.out_features) == (12, len(rows))
+    for module in small.modules():
+        if isinstance(module, nn.Linear):
+            assert module.weight.shape == (module.out_features, module.in_features)
+    small.train()(x).square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in small.parameters())
+
+
+@pytest.mark.parametrize("attention", ROWS)
+def test_dimensions_of_each_head_go(attention):
+    network, x = _make(attention)
+    masked = deepcopy(network)
+    names, place = ROWS[attention]
+    with torch.no_grad():
+        for name in names.split():
+            layer = masked.attn.get_submodule(name)
+            rows = [i for h in range(4) for d in (1, 4) for i in place(h, d)]
+            rows += [24 + i for i in rows] if name == "to_kv" else []
+            layer.weight[rows] = 0
+            if layer.bias is not None:
+                layer.bias[rows] = 0
+    removal = remove_coupled_neurons(
+        network, indices={"attn": [1, 4]}, example_input=x, heads="dims"
+    )
+    assert removal.left == {"attn": (16, 24)}
+    torch.testing.assert_close(removal.model(x), masked(x), rtol=1e-12, atol=1e-12)
+    assert float((removal.model(x) - network(x)).detach().abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("heads", ["whole", "dims"])
+@pytest.mark.parametrize("attention", ROWS)
+def test_the_lowest_scores_go_and_levels_nest(attention, heads):
+    network, x = _make(attention)
+    names, place = ROWS[attention]
+    with torch.no_grad():  # heads, or dimensions, in the order 1, 2, 0, 3, 4, 5
+        for name in names.split():
+            weight = network.attn.get_submodule(name).weight
+            for h in range(4):
+                for d in range(6):
+                    rows = place(h, d) + ([24 + 6 * h + d] if name == "to_kv" else [])
+                    weight[rows] *= [2, 0.1, 0.5, 8, 32, 128][h if heads == "whole" else d]
+    layers = [f"attn.{name}" for name in names.split()]
+    for sparsity, gone in ((0.25, 1), (0.5, 2)) if heads == "whole" else ((0.2, 1), (0.5, 3)):
+        removal = remove_coupled_neurons(network, sparsity, x, heads=heads, layers=layers)
+        named = remove_coupled_neurons(
+            network, indices={"attn": [1, 2, 0][:gone]}, example_input=x, heads=heads
+        )
+        for name in names.split():
+            one, other = (r.model.attn.get_submodule(name).weight for r in (removal, named))
+            assert one.equal(other)
+
+
+def test_heads_round_to_a_multiple_of_channels():
+    network, x = _make(Separate)
+    removal = remove_coupled_neurons(network, 0.7, x, heads="whole", round_to=4, layers="attn.?")
+    assert removal.left == {"attn": (12, 24)}  # one head of 6 would not do, two have 12
+    removal = remove_coupled_neurons(network, 0.7, x, heads="dims", round_to=8, layers="attn.?")
+    assert removal.left == {"attn": (8, 24)}
+
+
+def test_by_default_heads_stay_and_each_is_named_with_the_reason():
+    network, x = _make(Fused)
+    removal = remove_coupled_neurons(network, 0.5, x)
+    (note,) = [note for note in removal.notes if note.startswith("attn.qkv")]
+    assert "stays: its neurons are those of the 4 heads of 'attn': heads='whole'" in note
+    assert removal.model.attn.qkv.out_features == 72
+    with pytest.warns(UserWarning, match=r"attn.qkv: stays: .* 4 heads"):
+        remove_neurons(network, 0.5, x)
+    small = remove_neurons(network, 0.5, x, heads="whole", layers="attn.qkv")
+    assert (small.attn.num_heads, small.attn.attn_dim) == (2, 12)
+
+
+def test_names_are_not_needed_to_find_heads():
+    for attention, names in ROWS.items():
+        network, x = _make(attention)
+        (found,) = find_attention(network, call, x)
+        assert (found.heads, found.width, found.unclear) == (4, 6, "")
+        assert [name.removeprefix("attn.") for name in found.rows] == names[0].split()
+    network = nn.Sequential(nn.Linear(5, 12), nn.GELU(), nn.LayerNorm(12), nn.Linear(12, 12))
+    assert not find_attention(network, call, torch.randn(2, 7, 5))
+
+
+def test_what_cannot_be_told_apart_stays():
+    network, x = _make(Grouped)
+    removal = remove_coupled_neurons(network, 0.5, x, heads="whole")
+    (note,) = [note for note in removal.notes if note.startswith("attn.q")]
+    assert "its heads share queries, keys or values" in note
+    network, x = _make(Fused)
+    removal = remove_coupled_neurons(network, 0.5, x[:, :1], heads="whole")
+    (note,) = [note for note in removal.notes if note.startswith("attn.qkv")]
+    assert "the example has one position only" in note
+
+
+class Stream(Fused):
+    """Its width is that of what it reads: no head can go."""
+
+    def forward(self, x):
+        b, n, c = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, 4, 6).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(*qkv)
+        return self.proj(x.transpose(1, 2).reshape(b, n, 2 * c))
+
+
+def test_bad_input_gets_one_line():
+    network, x = _make(Stream)
+    with pytest.raises(ValueError, match="the smaller Model does not run"):
+        remove_coupled_neurons(network, 0.5, x, heads="whole", layers="attn.qkv")
+    network, x = _make(Separate)
+    cases = (
+        ({"heads": "half"}, {}, "heads='half': expected 'keep', 'whole' or 'dims'"),
+        ({"heads": "whole"}, {"attn": [4]}, r"\['attn'\]: there is no neuron 4: expected 0 to 3"),
+        ({"heads": "dims"}, {"attn": range(6)}, "all 6 neurons are named"),
+        ({"heads": "whole"}, {"attn.q": [0]}, r"go by heads: name those, indices=\{'attn'"),
+        ({}, {"attn": [0]}, "cannot be removed: its neurons are those of the 4 heads"),
+    )
+    for options, indices, message in cases:
+        with pytest.raises(ValueError, match=message):
+            remove_coupled_neurons(
+                network,
+                indices=indices or None,
+                sparsity=None if indices else 0.5,
+                example_input=x,
+                **options,
+            )
+    with pytest.raises(ValueError, match=r"Model has no torch\.nn\.MultiheadAttention"):
+        separate_attention(network)
+    with pytest.raises(ValueError, match="add_bias_kv"):
+        separate_attention(nn.MultiheadAttention(4, 2, add_bias_kv=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"kdim": 10, "vdim": 10}, {"bias": False}])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_separate_attention_is_torchs(options, batch_first):
+    torch.manual_seed(0)
+    theirs = nn.MultiheadAttention(12, 3, batch_first=batch_first, **options).double().eval()
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter)
+    ours = separate_attention(theirs)
+    assert not ours.training
+    shapes = (2, 5, 12), (2, 7, options.get("kdim", 12)), (2, 7, options.get("vdim", 12))
+    q, k, v = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    if not batch_first:
+        q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+    padding = torch.zeros(2, 7, dtype=torch.bool)
+    padding[1, 4:] = True
+    causal = torch.ones(5, 7, dtype=torch.bool).triu(1)
+    added = torch.randn(6, 5, 7, dtype=torch.float64)  # for each head of each sample
+    for masks in (
+        {},
+        {"key_padding_mask": padding},
+        {"attn_mask": causal, "key_padding_mask": padding},
+        {"attn_mask": added, "average_attn_weights": False},
+    ):
+        for need in (True, False):
+            expected = theirs(q, k, v, need_weights=need, **masks)
+            given = ours(q, k, v, need_weights=need, **masks)
+            torch.testing.assert_close(given, expected)
+
+
+def test_torchs_encoder_and_torchvisions_vit_lose_heads_once_separated():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(12, 3, 20, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    network = nn.Sequential(nn.Linear(5, 12), encoder, nn.Linear(12, 3))
+    network, x = network.double().eval(), torch.randn(2, 7, 5, dtype=torch.float64)
+    vit = models.VisionTransformer(32, 8, 2, 3, 24, 48, num_classes=5).double().eval()
+    nn.init.normal_(vit.heads.head.weight)
+    image = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    for dense, inputs in ((network, x), (vit, image)):
+        separated = separate_attention(dense)
+        torch.testing.assert_close(separated(inputs), dense(inputs))
+        removal = remove_coupled_neurons(
+            separated, 0.4, inputs, heads="whole", layers=["*.query", "*.key", "*.value"]
+        )
+        assert len(removal.left) == 2 and removal.difference < 1e-12
+        small = [m for m in removal.model.modules() if hasattr(m, "num_heads")]
+        heads = [module.num_heads for module in small if hasattr(module, "out_proj")]
+        assert heads == [2, 2]
+        assert float((removal.model(inputs) - dense(inputs)).detach().abs().max()) > 1e-4
+        removal.model.train()(inputs).square().sum().backward()
+
+
+def test_masked_heads_are_removed_heads_beside_a_removed_stream():
+    """LayerNorm over the channels that stay, by hand, in the dense network."""
+    network, x = _make(Fused)
+    removal = remove_coupled_neurons(
+        network, 0.5, x, layers=["first", "back", "attn.*"], exclude="attn.qkv"
+    )
+    (stream,) = removal.left
+    small = removal.model
+    kept = [network.first.bias.tolist().index(value) for value in small.first.bias.tolist()]
+    assert stream in ("first", "back", "attn.proj") and len(kept) == 6
+    masked = deepcopy(network)
+    gone = sorted(set(range(12)) - set(kept))
+
+    def norm(values):
+        out = torch.zeros_like(values)
+        few = values[..., kept]
+        mean, var = few.mean(-1, keepdim=True), few.var(-1, correction=0, keepdim=True)
+        scale, shift = network.norm.weight[kept], network.norm.bias[kept]
+        out[..., kept] = (few - mean) / (var + network.norm.eps).sqrt() * scale + shift
+        return out
+
+    masked.norm.forward = norm
+    with torch.no_grad():
+        masked.hidden.weight[:, gone], masked.head.weight[:, gone] = 0, 0
+    torch.testing.assert_close(small(x), masked(x), rtol=1e-12, atol=1e-12)

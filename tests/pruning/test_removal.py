@@ -1,0 +1,427 @@
+"""Masked, removed and hand-pruned networks give the same outputs."""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
+from torch.utils.flop_counter import FlopCounterMode
+
+from ewnprune import EWN, fold, reparametrize
+from ewnprune.curve.sweep import sparsity_curve
+from ewnprune.model.layers import select_layers
+from ewnprune.pruning.removal import mask_neurons, remove_neurons
+from lightning_modules import CNN, MLP, Classifier
+from lightning_modules.files import TEST_IMAGES, TEST_LABELS, read
+
+
+class Functional(nn.Module):
+    """In functional style, with one activation module for all."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 3)
+        self.conv2 = nn.Conv2d(6, 8, 3)
+        self.fc1 = nn.Linear(8 * 5 * 5, 12)
+        self.fc2 = nn.Linear(12, 10)
+        self.act = nn.Softplus()
+
+    def forward(self, x):
+        x = F.max_pool2d(self.act(self.conv1(x)), 2)
+        x = F.avg_pool2d(torch.sigmoid(self.conv2(x)), 2)
+        x = x.view(x.size(0), -1)
+        x = F.dropout(F.softplus(self.fc1(x) * 2 + 1), 0.5, self.training)
+        return self.fc2(input=x)
+
+
+class Branches(nn.Module):
+    """Two layers read the same neurons; global pooling written as a mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 6, 3, padding=1)
+        self.one = nn.Conv2d(6, 5, 3)
+        self.two = nn.Conv2d(6, 5, 3)
+        self.fc1 = nn.Linear(5, 10)
+        self.fc2 = nn.Linear(5, 10)
+
+    def forward(self, x):
+        x = F.gelu(self.conv(x)).contiguous()
+        one = self.one(x).mean(dim=(2, 3))
+        two = self.two(x).sigmoid().mean((-1, -2), keepdim=True).squeeze(-1).squeeze(-1)
+        return self.fc1(one) + self.fc2(two)
+
+
+class Rows(nn.Module):
+    """Reads an image row by row: neurons along the last of three dimensions."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(28, 16)
+        self.fc2 = nn.Linear(16, 6)
+        self.fc3 = nn.Linear(6, 10)
+
+    def forward(self, x):
+        x = torch.tanh(self.fc1(torch.flatten(x, 1, 2)))
+        return self.fc3(self.fc2(x).sigmoid().mean(1))
+
+
+CHAINS = {
+    "mlp with biases": lambda: MLP(hidden=(40, 30), output_bias=True),
+    "mlp sigmoid": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 30), nn.Sigmoid(), nn.Linear(30, 20), nn.Softplus(),
+        nn.Dropout(), nn.Linear(20, 10),
+    ),
+    "mlp batchnorm prelu": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 30), nn.BatchNorm1d(30), nn.PReLU(30), nn.Linear(30, 20),
+        nn.PReLU(), nn.BatchNorm1d(20, affine=False), nn.Linear(20, 10),
+    ),
+    "cnn": lambda: CNN(channels=(8, 12)),
+    "cnn sigmoid then batchnorm": lambda: nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.Sigmoid(), nn.BatchNorm2d(8), nn.AvgPool2d(2),
+        nn.ZeroPad2d(1), nn.Conv2d(8, 6, 3, padding=1), nn.InstanceNorm2d(6, affine=True),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.BatchNorm1d(24), nn.Linear(24, 10),
+    ),
+    "conv1d and transposed": lambda: nn.Sequential(
+        nn.Flatten(1, 2), nn.Conv1d(28, 8, 3), nn.ReLU(), nn.ConvTranspose1d(8, 6, 4, stride=2),
+        nn.Softplus(), nn.MaxPool1d(3), nn.Conv1d(6, 4, 3), nn.Flatten(), nn.LazyLinear(10),
+    ),
+    "conv3d": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 1)), nn.Conv3d(1, 6, (1, 3, 3)), nn.BatchNorm3d(6), nn.Hardswish(),
+        nn.MaxPool3d((1, 4, 4)), nn.Conv3d(6, 4, (1, 2, 2)), nn.Flatten(), nn.LazyLinear(10),
+    ),
+    "functional": Functional,
+    "branches": Branches,
+    "rows": Rows,
+    "classifier": lambda: Classifier(CNN(channels=(8, 12))),
+}  # fmt: skip
+LEFT = {"branches": "fc1"}  # its outputs are the model's, but it is not the last layer
+
+
+@pytest.fixture(scope="module")
+def images(mnist_dir):
+    pixels = torch.tensor(read(mnist_dir / "MNIST" / "raw", "MNIST", TEST_IMAGES)[:200])
+    return pixels.unsqueeze(1).float().div(255).sub(0.1307).div(0.3081)
+
+
+@pytest.fixture(scope="module")
+def labels(mnist_dir):
+    return torch.tensor(read(mnist_dir / "MNIST" / "raw", "MNIST", TEST_LABELS)[:200]).long()
+
+
+def build(make, images, seed=0):
+    """A network in eval mode with biases, scales, shifts and running statistics that matter."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = make()
+        with torch.no_grad():
+            net(images[:4])  # lazy layers
+            for module in net.modules():
+                for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+                    if tensor is None:
+                        continue
+                    if name in ("bias", "running_mean"):
+                        tensor.normal_()
+                    elif name == "running_var" or (name == "weight" and tensor.ndim == 1):
+                        tensor.uniform_(0.5, 1.5)
+    return net.eval()
+
+
+@torch.no_grad()
+def outputs(net, images):
+    return net(images)
+
+
+def logits_of_the_sweep(net, images, labels, level, exclude):
+    """What the sweep's masked network gives, caught on its way to the loss."""
+    caught = []
+
+    def loss(logits, targets):
+        caught.append(logits.clone())
+        return F.cross_entropy(logits, targets)
+
+    curve = sparsity_curve(net, [(images, labels)], [level], loss_fn=loss, exclude=exclude)
+    return caught[-1], curve.points[0]
+
+
+@pytest.mark.parametrize("level", [0.3, 0.8, 0.95])
+@pytest.mark.parametrize("name", CHAINS)
+def test_masked_removed_and_swept_networks_agree_on_mnist(name, level, images, labels):
+    net = build(CHAINS[name], images)
+    before = deepcopy(net.state_dict())
+    small = remove_neurons(net, level, images[:8], exclude=LEFT.get(name))
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    swept, point = logits_of_the_sweep(net, images, labels, level, LEFT.get(name))
+    masked = deepcopy(net)
+    mask_neurons(masked, level, images[:8], exclude=LEFT.get(name))
+    dense, expected = outputs(net, images), outputs(masked, images)
+    torch.testing.assert_close(outputs(small, images), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(swept, expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(dense, expected, rtol=1e-2, atol=1e-2)
+
+    # the counts of the curve are those of the network that was built
+    assert point.parameters.left == sum(p.numel() for p in small.parameters())
+    assert point.parameters.total == sum(p.numel() for p in net.parameters())
+    for count, counted in ((point.macs.left, small), (point.macs.total, net)):
+        with FlopCounterMode(display=False) as flops:
+            outputs(counted, images[:1])
+        assert 2 * count == flops.get_total_flops()
+    chosen = select_layers(net, exclude=LEFT.get(name)).chosen
+    assert point.weights.left == sum(small.get_submodule(key).weight.numel() for key in chosen)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_attributes_are_right_and_the_small_network_trains(name, images, labels):
+    net = build(CHAINS[name], images).train()
+    small = remove_neurons(net, 0.5, images[:8], exclude=LEFT.get(name))
+    assert small.training
+    assert all(module.training for module in small.modules())
+    for module in small.modules():
+        if isinstance(module, nn.Linear):
+            assert module.weight.shape == (module.out_features, module.in_features)
+        elif isinstance(module, nn.modules.conv._ConvNd):
+            assert (module.bias is None) or len(module.bias) == module.out_channels
+        elif hasattr(module, "num_features") and module.running_mean is not None:
+            assert len(module.running_mean) == module.num_features
+    optimizer = torch.optim.SGD(small.parameters(), lr=0.01)
+    F.cross_entropy(small(images), labels).backward()
+    optimizer.step()
+    assert all(p.grad is not None and p.is_leaf for p in small.parameters())
+    restored = remove_neurons(net, 0.5, images[:8], exclude=LEFT.get(name))
+    restored.load_state_dict(small.state_dict(), strict=True)
+
+
+def test_the_removed_mlp_is_the_one_cut_out_by_numpy(images):
+    net = build(lambda: MLP(hidden=(50,), output_bias=True), images).double()
+    small = remove_neurons(net, 0.7, images[:2].double())
+    w, b = (p.detach().numpy() for p in (net.fc1.weight, net.fc1.bias))
+    v, c = (p.detach().numpy() for p in (net.fc2.weight, net.fc2.bias))
+    kept = np.sort(np.argsort(np.sqrt((w**2).sum(1)), kind="stable")[35:])
+    assert np.array_equal(small.fc1.weight.detach().numpy(), w[kept])
+    assert np.array_equal(small.fc1.bias.detach().numpy(), b[kept])
+    assert np.array_equal(small.fc2.weight.detach().numpy(), v[:, kept])
+    x = images.double().flatten(1).numpy()
+    by_hand = np.maximum(x @ w[kept].T + b[kept], 0) @ v[:, kept].T + c
+    np.testing.assert_allclose(
+        outputs(small, images.double()).numpy(), by_hand, rtol=1e-12, atol=1e-12
+    )
+
+
+def test_the_removed_cnn_is_the_one_cut_out_by_hand(images):
+    net = build(lambda: CNN(channels=(6, 4)), images)
+    small = remove_neurons(net, 0.5, images[:2])
+    one = net.conv1.weight.flatten(1).norm(dim=1).argsort()[3:].sort().values
+    two = net.conv2.weight.flatten(1).norm(dim=1).argsort()[2:].sort().values
+    assert torch.equal(small.conv1.weight, net.conv1.weight[one])
+    assert torch.equal(small.norm1.running_var, net.norm1.running_var[one])
+    assert torch.equal(small.norm1.bias, net.norm1.bias[one])
+    assert torch.equal(small.conv2.weight, net.conv2.weight[two][:, one])
+    columns = net.fc.weight.view(10, 4, 49)[:, two].flatten(1)  # 49 pixels of each channel
+    assert torch.equal(small.fc.weight, columns)
+
+
+def test_level_zero_changes_nothing(images):
+    net = build(lambda: CNN(channels=(8, 12)), images)
+    assert torch.equal(outputs(remove_neurons(net, 0, images[:2]), images), outputs(net, images))
+
+
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.ConvTranspose1d])
+def test_grouped_layers_are_cut_where_their_groups_stay_equal(kind):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv1d(3, 8, 3), nn.Sigmoid(), kind(8, 12, 3, groups=4), nn.Tanh(), nn.Conv1d(12, 5, 1)
+    ).eval()  # fmt: skip
+    x = torch.randn(4, 3, 9)
+    with torch.no_grad():  # the first channel of each group is the least
+        net[0].weight[::2] *= 0.01
+        weight = net[2].weight
+        grouped = weight.view(4, 3, -1) if kind is nn.Conv1d else weight.view(4, 2, 3, 3)
+        (grouped[:, 0] if kind is nn.Conv1d else grouped[:, :, 0]).mul_(0.01)
+    masked = deepcopy(net)
+    mask_neurons(masked, 1 / 3, x, layers="2")
+    mask_neurons(masked, 1 / 2, x, layers="0")
+    small = remove_neurons(remove_neurons(net, 1 / 3, x, layers="2"), 1 / 2, x, layers="0")
+    assert (small[2].in_channels, small[2].out_channels, small[2].groups) == (4, 8, 4)
+    torch.testing.assert_close(outputs(small, x), outputs(masked, x))
+
+
+def test_groups_that_would_become_unequal_are_refused_by_name(monkeypatch):
+    monkeypatch.setattr("ewnprune.pruning.removal.find_spec", lambda name: None)  # no torch-pruning
+    net = nn.Sequential(
+        nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 12, 3, groups=4), nn.ReLU(), nn.Conv1d(12, 5, 1)
+    )
+    with torch.no_grad():
+        net[0].weight[0] *= 0
+    x = torch.randn(4, 3, 9)
+    with pytest.raises(
+        ValueError, match=r"'0' \(the 4 groups of '2' would keep different numbers of inputs"
+    ):
+        remove_neurons(net, 1 / 8, x, layers="0")
+    with torch.no_grad():
+        net[2].weight[3] *= 0
+    with pytest.raises(
+        ValueError, match=r"'2' \(the 4 groups of '2' would keep different numbers of outp"
+    ):
+        remove_neurons(net, 1 / 12, x, layers="2")
+    depthwise = nn.Sequential(nn.Conv1d(3, 8, 3), nn.Conv1d(8, 8, 3, groups=8), nn.Conv1d(8, 5, 1))
+    with pytest.raises(ValueError, match=r"'0' \(the 8 groups of '1' would keep different numbers"):
+        remove_neurons(depthwise, 0.5, x, layers="0")
+    monkeypatch.undo()  # with it depthwise convolutions go with the channels that they read
+    small = remove_neurons(depthwise, 0.5, x)
+    assert [layer.out_channels for layer in small] == [4, 4, 5] and small[1].groups == 4
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.norm = nn.Linear(6, 6), nn.BatchNorm1d(6)
+        self.fc2, self.fc3 = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.fc3(x + self.fc2(F.relu(self.norm(self.fc1(x))) + x))
+
+
+class Branching(nn.Module):
+    """Its forward pass depends on the data, so it cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        h = self.fc1(x).sigmoid()
+        return self.fc2(h) if x.sum() > 0 else self.fc2(-h)
+
+
+class Tied(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.fc1, self.fc2, self.fc3 = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        if how == "parameter":
+            self.fc2.weight = self.fc1.weight
+
+    def forward(self, x):
+        x = torch.relu(self.fc1(x))
+        x = torch.relu(self.fc2(x))
+        if self.how == "outside":
+            x = x @ self.fc2.weight
+        return self.fc3(x)
+
+
+def between(module):
+    return nn.Sequential(nn.Linear(6, 8), module, nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "layer", "reason"),
+    [
+        (Residual, "fc1", r"add joins them with other values"),
+        (Residual, "fc2", r"add joins them with other values"),
+        (Branching, "fc1", r"cannot be traced \(TraceError: symbolically traced variables"),
+        (lambda: between(nn.LayerNorm(8)), "0", "LayerNorm '1' reads them"),
+        (lambda: between(nn.Softmax(-1)), "0", "Softmax '1' reads them"),
+        (lambda: between(nn.ReLU()), "2", "they are outputs of the model"),
+        (lambda: Tied("parameter"), "fc1", "'fc1' shares its weight with 'fc2'"),
+        (lambda: Tied("outside"), "fc2", "matmul joins them"),
+        (lambda: Tied("outside"), "fc1", "parameters of 'fc2' are used outside of it"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_removed_is_refused_by_name(make, layer, reason, monkeypatch):
+    monkeypatch.setattr("ewnprune.pruning.removal.find_spec", lambda name: None)  # no torch-pruning
+    with pytest.raises(ValueError, match=reason) as caught:
+        remove_neurons(make(), 0.5, torch.randn(4, 6), layers=layer)
+    assert f"'{layer}'" in str(caught.value)
+    assert f"exclude=['{layer}']" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_reparametrized_layers_must_be_folded_first(images):
+    net = build(lambda: MLP(hidden=(20,)), images)
+    reparametrize(net, EWN())
+    with pytest.raises(ValueError, match="'fc1' is parametrized: fold it first"):
+        remove_neurons(net, 0.5, images[:2])
+    with pytest.raises(ValueError, match="'fc1' is parametrized: fold it first"):
+        mask_neurons(net, 0.5, images[:2])
+    fold(net)
+    assert remove_neurons(net, 0.5, images[:2]).fc1.out_features == 10
+
+
+def test_weights_that_are_no_parameters_are_refused(images):
+    net = build(lambda: MLP(hidden=(20,)), images)
+    prune.random_unstructured(net.fc1, "weight", 0.1)
+    with pytest.raises(ValueError, match="the weight of 'fc1' is no parameter"):
+        mask_neurons(net, 0.5, images[:2])
+    other = build(lambda: MLP(hidden=(20,)), images)
+    parametrizations.weight_norm(other.fc2)  # the layer that reads the neurons
+    with pytest.raises(ValueError, match="'fc2' is parametrized"):
+        remove_neurons(other, 0.5, images[:2])
+
+
+def test_a_layer_that_is_never_called_is_refused():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2)
+            self.fc = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.fc(self.attention(x, x, x)[0])
+
+    with pytest.raises(ValueError, match=r"layer 'attention.out_proj' .* is never called"):
+        remove_neurons(Attention(), 0.5, torch.randn(5, 2, 8))
+
+
+def test_a_size_that_is_written_into_the_forward_pass_is_found_out():
+    class Written(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.fc2(self.fc1(x) / self.fc1.out_features)
+
+    with pytest.raises(
+        ValueError, match="the smaller Written does not give the outputs of the masked"
+    ):
+        remove_neurons(Written().eval(), 0.5, torch.randn(4, 6))
+
+
+def test_mask_neurons_zeroes_what_it_can_where_the_readers_are_not_known():
+    torch.manual_seed(0)
+    net = Residual().eval()
+    keep = mask_neurons(net, 0.5, torch.randn(4, 6))
+    assert list(keep) == ["fc1", "fc2"]
+    gone = ~keep["fc1"]
+    assert int(gone.sum()) == 3
+    for tensor in (net.fc1.weight, net.fc1.bias, net.norm.weight, net.norm.bias):
+        assert not tensor[gone].any()
+        assert tensor[~gone].any() or tensor is net.norm.bias
+    assert net.fc2.weight[keep["fc2"]].all()
+
+
+def test_scores_scopes_and_seeds_reach_the_removal(images):
+    net = build(lambda: MLP(hidden=(40, 30)), images)
+    sizes = [
+        (small.fc1.out_features, small.fc2.out_features)
+        for small in (
+            remove_neurons(net, 0.5, images[:2]),
+            remove_neurons(net, 0.5, images[:2], scope="global"),
+            remove_neurons(net, 0.5, images[:2], score=lambda n: n.rows[:, 0], exclude="fc2"),
+        )
+    ]
+    assert sizes[0] == (20, 15)
+    assert sum(sizes[1]) == 35
+    assert sizes[1] != sizes[0]
+    assert sizes[2] == (20, 30)
+    one, two, three = (
+        remove_neurons(net, 0.5, images[:2], score="random", seed=seed).fc1.weight
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, two)
+    assert not torch.equal(one, three)
+    with pytest.raises(ValueError, match="'magnitude' ranks single weights"):
+        remove_neurons(net, 0.5, images[:2], score="magnitude")

@@ -1,0 +1,167 @@
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from ewnprune import EWN, WeightNormPruning
+from ewnprune.pruning.ranking import rank
+from ewnprune.pruning.scores import Neurons, norm, norm_shuffled
+from ewnprune.recipes.group_lasso import GroupLasso, shrink_neurons
+from ewnprune.study.dense import DenseOfPrunedSize
+
+
+class _Net(pl.LightningModule):
+    def __init__(self, optimizer, hidden=12):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(5, hidden), nn.ReLU(), nn.Linear(hidden, 3))
+        self.optimizer, self.rates = optimizer, []
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, _):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, _):
+        pass
+
+    def configure_optimizers(self):
+        made = self.optimizer(self.parameters())
+        step = torch.optim.lr_scheduler.StepLR(made, 1, 0.5)
+        return {"optimizer": made, "lr_scheduler": {"scheduler": step, "interval": "step"}}
+
+
+class _Data(pl.LightningDataModule):
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(32, 5, generator=generator)
+        self.data = torch.utils.data.TensorDataset(x, (x[:, 0] > 0).long())
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(self.data, 8)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+def _trainer(*callbacks, **options):
+    return pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+        **{"max_epochs": 1, **options},
+    )
+
+
+def _sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(6, 5), nn.Conv2d(2, 6, 3), nn.ConvTranspose2d(4, 6, 3, groups=2)]
+)
+def test_the_proximal_step_is_the_minimiser(layer):
+    """prox(w) minimises ||x - w||^2 / 2 + threshold ||x||: no other point near it does better."""
+    from ewnprune.model.layers import neuron_rows
+
+    layer = deepcopy(layer).double()
+    before = torch.cat([neuron_rows(layer), layer.bias[:, None]], 1).detach().clone()
+    norms = before.norm(dim=1).sort().values
+    threshold = float(norms[1] + norms[2]) / 2  # between two, for one equal to it may go either way
+    shrink_neurons(layer, threshold)
+    after = torch.cat([neuron_rows(layer), layer.bias[:, None]], 1).detach()
+
+    def cost(x):
+        return (x - before).square().sum(1) / 2 + threshold * x.norm(dim=1)
+
+    generator = torch.Generator().manual_seed(1)
+    for size in (1e-3, 1e-1, 1.0):
+        other = after + size * torch.randn(after.shape, generator=generator, dtype=torch.float64)
+        assert (cost(other) >= cost(after)).all()
+    zero = before.norm(dim=1) <= threshold
+    assert zero.any()
+    assert not zero.all()
+    assert (after[zero] == 0).all()  # exactly
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_group_lasso_follows_the_schedule_and_the_optimizer(accumulate):
+    """Against a plain loop: SGD with momentum, the rate of that step, then the proximal step."""
+    pl.seed_everything(3)
+    model = _Net(_sgd)
+    expected = torch.nn.Sequential(nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 3))
+    expected.load_state_dict(model.net.state_dict())
+    data = _Data()
+    _trainer(GroupLasso(0.3), accumulate_grad_batches=accumulate).fit(model, datamodule=data)
+
+    optimizer, rate = _sgd(expected.parameters()), 0.1
+    for index, (x, y) in enumerate(data.train_dataloader()):
+        (nn.functional.cross_entropy(expected(x), y) / accumulate).backward()
+        if (index + 1) % accumulate == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                for row, bias in zip(expected[0].weight, expected[0].bias.view(-1, 1), strict=True):
+                    length = np.hypot(float(row.norm()), float(bias))
+                    factor = max(0.0, 1 - rate / 0.1 * 0.3 / length) if length else 0.0
+                    row *= factor
+                    bias *= factor
+            rate /= 2
+            optimizer.param_groups[0]["lr"] = rate
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(model.net.state_dict()[name], value)
+    assert (model.net[0].weight.norm(dim=1) == 0).any()
+
+
+def test_group_lasso_refuses():
+    with pytest.raises(ValueError, match="strength=-1"):
+        GroupLasso(-1)
+    with pytest.raises(ValueError, match="which is reparametrized"):
+        _trainer(WeightNormPruning(EWN(), (0,)), GroupLasso(0.1)).fit(
+            _Net(_sgd), datamodule=_Data()
+        )
+
+
+def test_dense_of_pruned_size(tmp_path):
+    """It has the size of the pruned network, Kaiming's variance, and the counts of the full one."""
+    pl.seed_everything(0)
+    model = _Net(_sgd, hidden=4000)
+    nn.init.kaiming_normal_(model.net[0].weight)
+    nn.init.kaiming_normal_(model.net[2].weight)
+    from pytorch_lightning.loggers import CSVLogger
+
+    trainer = _trainer(DenseOfPrunedSize(0.9), max_steps=0, max_epochs=-1)
+    trainer.logger = CSVLogger(tmp_path, name="", version="")
+    trainer.fit(model, datamodule=_Data())
+    first, second = model.net[0].requires_grad_(False), model.net[2].requires_grad_(False)
+    assert (first.out_features, second.in_features) == (400, 400)
+    assert float(first.weight.std()) == pytest.approx((2 / 5) ** 0.5, rel=0.1)
+    assert float(second.weight.std()) == pytest.approx((2 / 400) ** 0.5, rel=0.1)
+    counts = json.loads((Path(tmp_path) / "dense_of_pruned_size.json").read_text())["counts"]
+    assert counts["neurons"] == [400, 4000]
+    assert counts["parameters"] == [400 * 9 + 3, 4000 * 9 + 3]
+    assert counts["macs"] == [400 * 8, 4000 * 8]
+
+
+def test_shuffled_norms_keep_the_ratios_of_layers():
+    generator = torch.Generator().manual_seed(5)
+    layers = {
+        name: Neurons(name, scale * torch.randn(20, 4, generator=generator), seed=7)
+        for name, scale in {"a": 1.0, "b": 2.0}.items()
+    }
+    kept, shuffled = (
+        rank({name: score(n) for name, n in layers.items()}, "global").keep(0.6)
+        for score in (norm, norm_shuffled)
+    )
+    for name in layers:
+        assert kept[name].sum() == shuffled[name].sum()
+        assert not torch.equal(kept[name], shuffled[name])
+    assert torch.equal(norm_shuffled(layers["a"]), norm_shuffled(layers["a"]))

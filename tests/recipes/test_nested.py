@@ -1,0 +1,150 @@
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from ewnprune import EWN, WeightNormPruning
+from ewnprune.recipes.nested import NestedTraining, draw_levels
+
+SPARSITIES = (0.5, 0.75)
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+class _Net(pl.LightningModule):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, _):
+        return functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.3, momentum=0.5)
+
+
+def _mlp():
+    return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def _data(shape=(5,)):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(24, *shape, generator=generator, dtype=torch.float64)
+    return DataLoader(TensorDataset(x, torch.arange(24) % 3), 8)
+
+
+def _fit(model, data, *callbacks, val=None, epochs=2, **options):
+    pl.Trainer(**QUIET, max_epochs=epochs, callbacks=list(callbacks), **options).fit(
+        model, data, val
+    )
+
+
+def _kept(layer, reader, sparsity):
+    """By hand: the neurons that stay, by norm with bias times outgoing norm."""
+    score = (layer.weight.square().sum(1) + layer.bias.square()).sqrt() * reader.weight.norm(dim=0)
+    removed = round(sparsity * len(score))
+    return [u for u in range(len(score)) if u not in score.argsort()[:removed].tolist()]
+
+
+def _pruned(net, sparsity):
+    """By hand: a network of the rows and columns that stay; autograd reaches the large one."""
+    first, second, last = net[0], net[2], net[4]
+    a, b = _kept(first, second, sparsity), _kept(second, last, sparsity)
+
+    def run(x):
+        x = functional.relu(functional.linear(x, first.weight[a], first.bias[a]))
+        x = functional.relu(functional.linear(x, second.weight[b][:, a], second.bias[b]))
+        return functional.linear(x, last.weight[:, b], last.bias)
+
+    return run
+
+
+def test_each_image_trains_the_network_it_drew():
+    """Six steps against a loop that cuts the small networks out, image by image."""
+    pl.seed_everything(3)
+    model = _Net(_mlp().double())
+    twin = _mlp().double()
+    twin.load_state_dict(model.net.state_dict())
+    _fit(model, _data(), NestedTraining(0.6, SPARSITIES))
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.3, momentum=0.5)
+    seen = set()
+    for epoch in range(2):
+        for number, (x, y) in enumerate(_data()):
+            draws = draw_levels(len(x), 0.6, 2, (3, epoch, number, 0)).tolist()
+            networks = [twin, *(_pruned(twin, s) for s in SPARSITIES)]
+            each = [
+                functional.cross_entropy(networks[n](x[i : i + 1]), y[i : i + 1])
+                for i, n in enumerate(draws)
+            ]
+            optimizer.zero_grad()
+            torch.stack(each).mean().backward()
+            optimizer.step()
+            seen |= set(draws)
+    assert seen == {0, 1, 2}
+    for found, expected in zip(model.net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+class _Validated(_Net):
+    def validation_step(self, batch, _):
+        self.evaluated = self(batch[0]).clone()
+
+
+def test_validation_sees_the_whole_network_and_nothing_stays():
+    model, data = _Validated(_mlp().double()), _data()
+    _fit(model, data, NestedTraining(1.0, [0.75]), val=data, epochs=1)
+    last, _ = list(data)[-1]
+    assert torch.equal(model.evaluated, model.net(last))
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+
+
+def test_a_share_of_zero_is_training_as_usual():
+    pl.seed_everything(1)
+    model = _Net(_mlp().double())
+    again = _Net(_mlp().double())
+    again.net.load_state_dict(model.net.state_dict())
+    _fit(model, _data(), NestedTraining(0.0))
+    _fit(again, _data())
+    for found, expected in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_with_ewn_convolutions_and_batch_norm():
+    """A filter is silenced after its BatchNorm, by the layer that reads it: all its pixels."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    ).double()
+    before = net[4].weight.detach().clone()
+    kept = (net[0].weight.flatten(1).norm(dim=1) * before.view(3, 4, 16).norm(dim=(0, 2))).argmax()
+    nested = NestedTraining(1.0, [0.75])
+    _fit(_Net(net), _data((1, 6, 6)), nested, WeightNormPruning(EWN(), (0,)), max_steps=1)
+    moved = (net[4].weight - before).view(3, 4, 16).abs().amax(dim=(0, 2)) > 0
+    assert moved.tolist() == [u == kept for u in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: NestedTraining(1.5), "share=1.5"),
+        (lambda: NestedTraining(0.1, [1.0]), "sparsity 1.0"),
+        (lambda: NestedTraining(0.1, score="nrm"), "unknown score"),
+    ],
+)
+def test_bad_settings(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_score_of_single_weights_is_refused():
+    with pytest.raises(ValueError, match="ranks single weights"):
+        _fit(_Net(_mlp().double()), _data(), NestedTraining(1.0, score="magnitude"))

@@ -1,0 +1,104 @@
+import copy
+import csv
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ewnprune import EWN, SWN, AsymptoticRelations, reparametrize
+from ewnprune.model.layers import neuron_rows
+from ewnprune.training.relations import gradient_rows, relate, spread
+from lightning_modules import Classifier
+
+LAYERS = [
+    nn.Linear(7, 5),
+    nn.Conv2d(3, 5, (3, 2)),
+    nn.ConvTranspose1d(4, 6, 3, groups=2),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("kind", [EWN, SWN])
+def test_gradient_of_the_weight_from_those_of_s_and_v(layer, kind):
+    plain = copy.deepcopy(layer).double()
+    attached = copy.deepcopy(plain)
+    reparametrize(nn.Sequential(attached), kind(), layers="0")
+    with torch.no_grad():  # ||v|| need not be 1, nor gamma positive
+        originals = attached.parametrizations.weight
+        originals.original1.mul_(1.7)
+        if kind is SWN:
+            originals.original0[..., :1] *= -1
+        plain.weight.copy_(attached.weight)
+    target = torch.randn_like(plain.weight)
+    for model in (plain, attached):
+        (model.weight - target).pow(4).sum().backward()
+    torch.testing.assert_close(gradient_rows(attached), neuron_rows(plain, plain.weight.grad))
+    torch.testing.assert_close(gradient_rows(plain), neuron_rows(plain, plain.weight.grad))
+
+
+def test_relations_by_hand():
+    w = torch.tensor([[3.0, 4.0], [0.0, 2.0], [1.0, 0.0]])
+    g = torch.tensor([[-6.0, -8.0], [3.0, 0.0], [0.0, 0.0]])
+    found = relate(w, g)
+    assert found.norm.tolist() == [5, 2, 1] and found.gradient.tolist() == [10, 3, 0]
+    assert found.product.tolist() == [50, 6, 0]
+    assert found.quotient.tolist() == [2, 1.5, 0]
+    assert found.cosine.tolist() == pytest.approx([-1, 0, 0])
+    assert spread(found.product, found.norm, at_least=0.4) == pytest.approx(50 / 6)
+    assert spread(found.product, found.norm) == 1
+
+
+def test_a_zero_row_has_finite_relations():
+    layer = nn.Linear(3, 2)
+    layer.weight.data[0] = 0
+    reparametrize(nn.Sequential(layer), SWN(), layers="0")
+    layer(torch.randn(4, 3)).square().sum().backward()
+    assert torch.isfinite(gradient_rows(layer)).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*no `val_dataloader`")
+def test_callback_logs_spreads_and_every_neuron(tmp_path):
+    pl.seed_everything(0, verbose=False)
+    x, y = torch.randn(32, 6), torch.randint(3, (32,))
+    seen = []
+
+    class Net(Classifier):
+        def on_before_optimizer_step(self, optimizer):
+            layer = self.network[0]
+            seen.append((layer.weight.detach().clone(), gradient_rows(layer).clone()))
+
+    network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    net = Net(network, lambda p: torch.optim.SGD(p, lr=0.1), scheduler=None, num_classes=3)
+    reparametrize(net, EWN())
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=CSVLogger(tmp_path), log_every_n_steps=1,
+        callbacks=[AsymptoticRelations(every_n_steps=3)], enable_progress_bar=False,
+        enable_checkpointing=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(net, DataLoader(TensorDataset(x, y), batch_size=8))
+    folder = tmp_path / "lightning_logs" / "version_0"
+    with (folder / "relations.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["step"], r["layer"], r["neuron"]) for r in rows[:5]] == [
+        *(("0", "network.0", str(u)) for u in range(4)),
+        ("3", "network.0", "0"),
+    ]
+    assert {r["step"] for r in rows} == {"0", "3", "6"}
+    w, g = seen[3]
+    for u, row in enumerate(rows[4:8]):
+        assert float(row["product"]) == pytest.approx((w[u].norm() * g[u].norm()).item(), rel=1e-5)
+        cosine = torch.cosine_similarity(w[u], g[u], dim=0).item()
+        assert float(row["cosine"]) == pytest.approx(cosine, abs=1e-5)
+    with (folder / "metrics.csv").open() as file:
+        logged = [r for r in csv.DictReader(file) if r["relations/network.0/product_spread"]]
+    assert len(logged) == 3 and all(
+        float(r["relations/network.0/product_spread"]) >= 1 for r in logged
+    )
+
+
+def test_bad_interval_is_named():
+    with pytest.raises(ValueError, match=r"every_n_steps=0.*>= 1"):
+        AsymptoticRelations(every_n_steps=0)

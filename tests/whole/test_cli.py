@@ -1,0 +1,316 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision import datasets
+
+from ewnprune import __version__, read_curve
+from ewnprune.cli import main
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+SMALL = [
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch, mnist_dir):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EWNPRUNE_DATA_DIR", str(mnist_dir))
+
+
+def _fails(capsys, *words, status=1):
+    assert main([*words]) == status
+    captured = capsys.readouterr()
+    assert captured.err.startswith("ewnprune: error: ")
+    assert captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.err + captured.out
+    return captured.err
+
+
+def test_help_and_version(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for config in CONFIGS:
+        assert config.name in out
+    assert main([]) == 0
+    assert main(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out
+
+
+def test_python_dash_m():
+    done = subprocess.run(
+        [sys.executable, "-m", "ewnprune", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"ewnprune {__version__}\n"
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_runs_by_name(config, capsys):
+    words = ["fit", "--config", config.name, *SMALL, "--trainer.fast_dev_run=2"]
+    if "fashion" in config.stem:
+        words.append("--data.fashion=false")  # the data differ by this flag alone
+    assert main(words) == 0, capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_fit_then_everything_else(capsys, mnist_dir):
+    """The main job on real MNIST, cut short; then what a user does with the run."""
+    fit = ["fit", *SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=100"]
+    assert main([*fit, "--prune.sparsities=[0,0.5,0.9]"]) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    run = Path("runs/version_0")
+    for name in (
+        "config.yaml",
+        "metrics.csv",
+        "sparsity_curve.csv",
+        "sparsity_curve.json",
+        "sparsity_curve.png",
+        "sparsity_curve.svg",
+    ):
+        assert (run / name).is_file()
+        assert str(run / name) in out
+    (checkpoint,) = (run / "checkpoints").glob("*.ckpt")
+    assert str(checkpoint) in out
+    curve = read_curve(run / "sparsity_curve.csv")
+    assert curve.points == read_curve(run / "sparsity_curve.json").points
+    dense = curve.where(score="norm", sparsity=0.0).points[0]
+    assert dense.accuracy > 0.85
+    assert dense.total == 5000
+    assert {p.split for p in curve.points} == {"val"}
+
+    # the run's own config and checkpoint give the same curve again
+    again = ["--config", str(run / "config.yaml"), *SMALL]
+    assert main(["sweep", *again, "--ckpt_path", str(checkpoint)]) == 0, capsys.readouterr().err
+    swept = read_curve("runs/version_1/sparsity_curve.csv")
+    assert [(p.score, p.sparsity, p.correct) for p in swept.points] == [
+        (p.score, p.sparsity, p.correct) for p in curve.points
+    ]
+    words = ["sweep", *again, "--ckpt_path", str(checkpoint), "--split=test"]
+    assert main(words) == 0, capsys.readouterr().err
+    tested = read_curve("runs/version_2/sparsity_curve_test.csv")
+    assert tested.points[0].total == 10_000
+    assert main([*words, "--realize=remove"]) == 0, capsys.readouterr().err
+    removed = read_curve("runs/version_3/sparsity_curve_test.csv")
+    assert [p.correct for p in removed] == [p.correct for p in tested]
+    assert all(p.realize == "remove" and p.metrics["latency_ms"] > 0 for p in removed)
+    capsys.readouterr()
+    assert main(["test", *again, "--ckpt_path", str(checkpoint)]) == 0
+    assert main(["validate", *again, "--ckpt_path", str(checkpoint)]) == 0
+    assert main(["predict", *again, "--ckpt_path", str(checkpoint)]) == 0
+    assert f"{tested.points[0].accuracy:.4f}"[:5] in capsys.readouterr().out
+
+    # and the checkpoint loads strictly into a network that never heard of ewnprune
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    layers = {"flatten": nn.Flatten(), "fc1": nn.Linear(784, 1024), "relu": nn.ReLU()}
+    plain = nn.Sequential(OrderedDict(**layers, fc2=nn.Linear(1024, 10, bias=False)))
+    plain.load_state_dict({k.removeprefix("network."): v for k, v in state.items()}, strict=True)
+    files = datasets.MNIST(mnist_dir, train=False)
+    images, labels = files.data, files.targets
+    with torch.no_grad():
+        correct = (plain((images / 255 - 0.1307) / 0.3081).argmax(1) == labels).sum().item()
+    assert correct == tested.where(score="norm", sparsity=0.0).points[0].correct
+
+    # a checkpoint of another model, and of another method, are refused in one line
+    err = _fails(capsys, "sweep", *SMALL, "--model.network=CNN", "--ckpt_path", str(checkpoint))
+    assert "checkpoint" in err
+    err = _fails(
+        capsys,
+        *fit,
+        "--prune.parametrization=SWN",
+        "--trainer.max_epochs=2",
+        "--ckpt_path",
+        str(checkpoint),
+    )
+    assert "trained with EWN" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "drawn"),
+    [
+        ([], {"1/20", "20/20"}),
+        (["--trainer.callbacks=TQDMProgressBar"], {f"{n}/20" for n in range(1, 21)}),
+        (["--trainer.enable_progress_bar=false"], set()),
+    ],
+    ids=["ours", "the user's", "none"],
+)
+def test_the_bar_is_drawn_as_often_as_an_eye_can_follow(words, drawn, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "ewnprune.callback.progress.time.monotonic", lambda: 1000.0
+    )  # no time passes
+    words += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=20", *SMALL[1:]]
+    assert main(["fit", *words, "--trainer.limit_val_batches=1", "--prune.sparsities=[0]"]) == 0
+    shown = re.findall(r"Epoch 0:[^\r\n]* (\d+/20) ", capsys.readouterr().out)
+    assert set(shown) - {"0/20"} == drawn
+
+
+def test_running_twice_never_overwrites(capsys):
+    words = ["fit", *SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+    words += ["--trainer.limit_val_batches=1", "--prune.sparsities=[0,0.5]"]
+    for _ in range(2):
+        assert main(words) == 0, capsys.readouterr().err
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["version_0", "version_1"]
+    for run in Path("runs").iterdir():
+        assert (run / "sparsity_curve.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--prune.sparsities=[0,1.2]"], "1.2"),
+        (["--prune.sparsities=[0.5,0.5]"], "0.5"),
+        (["--prune.sparsities=[]"], "sparsities"),
+        (["--prune.layers=encoder.*"], "encoder.*"),
+        (["--prune.scores=[nrom]"], "nrom"),
+        (["--prune.scope=everywhere"], "everywhere"),
+        (["--prune.every_n_epochs=0"], "every_n_epochs"),
+        (["--prune.parametrization=WNE"], "WNE"),
+        (["--prune.metric=torchmetrics.MeanSquaredError"], "MeanSquaredError"),
+        (["--model=NoSuchModel"], "NoSuchModel"),
+        (["--model.network=CNM"], "CNM"),
+        (["--data.batch_size=0"], "batch_size"),
+        (["--data.data_dir=no/such/place/either"], "no/such/place"),
+        (["--no.such.key=1"], "no.such.key"),
+        (["--trainer.max_epochs=many"], "many"),
+        (["--config=missing.yaml"], "missing.yaml"),
+        (["--ckpt_path=missing.ckpt"], "missing.ckpt"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_leaves_nothing(words, expected, capsys, monkeypatch):
+    if "data_dir" in words[0]:
+        monkeypatch.setattr("lightning_modules.mnist.fetch", _no_network)
+    small = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
+    small += ["--trainer.limit_val_batches=1"]
+    err = _fails(capsys, "fit", *SMALL, *small, *words)
+    assert expected in err
+    assert len(err) < 700, err
+    assert not Path("runs").exists()
+
+
+def _no_network(root, *_, **__):
+    raise FileNotFoundError(f"no MNIST in {root} and no way to get it: put the four files there")
+
+
+def test_bad_files_are_one_line(capsys):
+    Path("broken.yaml").write_text("prune: [unclosed")
+    assert "broken.yaml" in _fails(capsys, "fit", "--config", "broken.yaml")
+    Path("unknown.yaml").write_text("prune:\n  sparsity: [0.5]\n")
+    assert "sparsity" in _fails(capsys, "fit", "--config", "unknown.yaml")
+    Path("not.ckpt").write_bytes(b"no checkpoint at all")
+    err = _fails(capsys, "sweep", *SMALL, "--ckpt_path", "not.ckpt")
+    assert "not.ckpt" in err
+    _fails(capsys, "no-such-command")
+    assert not Path("runs").exists()
+
+
+def test_a_corrupt_data_file_is_named(capsys, tmp_path, mnist_dir):
+    copy = tmp_path / "data"
+    copy.mkdir()
+    for file in Path(mnist_dir).rglob("*ubyte"):
+        (copy / file.name).write_bytes(file.read_bytes())
+    target = next(copy.glob("t10k-images*"))
+    target.write_bytes(target.read_bytes()[:-1])
+    err = _fails(capsys, "fit", *SMALL, "--data.data_dir", str(copy), "--trainer.max_epochs=1")
+    assert target.name in err
+
+
+def test_tracebacks_on_request(monkeypatch):
+    monkeypatch.setenv("EWNPRUNE_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        main(["fit", "--config=missing.yaml"])
+
+
+def test_a_full_disk_is_one_line(capsys, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ewnprune.files.os.replace", full)
+    words = ["fit", *SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
+    err = _fails(capsys, *words, "--trainer.limit_val_batches=1", "--prune.sparsities=[0,0.5]")
+    assert "No space left" in err
+    assert not list(Path("runs/version_0").glob("*sparsity_curve*"))
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_resumes_bit_for_bit(tmp_path):
+    """Interrupted in the middle of an epoch, then resumed: the uninterrupted run's weights."""
+    options = [*SMALL, "--trainer.max_epochs=2", "--trainer.limit_val_batches=2"]
+    options += ["--prune.sparsities=[0,0.5]", "--data.batch_size=512"]
+    whole = _run(["fit", *options], tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    slow = folder / "slow.py"  # gives the signal time to arrive in the middle of an epoch
+    slow.write_text(_SLOW)
+    command = [sys.executable, str(slow), "fit", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    for line in process.stdout:
+        if "step 30" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "Traceback" not in out
+    (command_line,) = [line.strip() for line in out.splitlines() if "--ckpt_path" in line]
+    resumed = _run(command_line.split()[1:], folder)
+    assert resumed.returncode == 0, resumed.stderr
+    a, b = (
+        torch.load(next(Path(p).glob("checkpoints/epoch=1*.ckpt")), weights_only=True)
+        for p in (tmp_path / "whole/runs/version_0", folder / "runs/version_1")
+    )
+    for key, value in a["ewnprune"]["originals"].items():
+        assert torch.equal(b["ewnprune"]["originals"][key], value), key
+    curves = [
+        read_curve(p / "sparsity_curve.csv")
+        for p in (tmp_path / "whole/runs/version_0", folder / "runs/version_1")
+    ]
+    assert curves[0] == curves[1]
+
+
+_SLOW = """
+import sys, time
+import pytorch_lightning as pl
+from lightning_modules import Classifier
+from ewnprune.cli import main
+
+original = Classifier.training_step
+def training_step(self, batch, batch_idx):
+    if self.trainer.global_step >= 30:
+        print("step 30", flush=True)
+        time.sleep(0.2)
+    return original(self, batch, batch_idx)
+Classifier.training_step = training_step
+sys.exit(main())
+"""
+
+
+def _run(words, folder):
+    folder.mkdir(exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "ewnprune", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )

@@ -1,0 +1,303 @@
+"""What goes wrong around a run: nothing is lost, nothing broken is taken for good, all is said."""
+
+import os
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassF1Score
+
+import ewnprune
+from ewnprune import (
+    EWN,
+    Curve,
+    CurvePoint,
+    WeightNormPruning,
+    attached_parametrizations,
+    read_curve,
+    sparsity_curve,
+    write_curve,
+)
+from ewnprune.callback.checkpoint import read_checkpoint
+from ewnprune.files import replacing
+from ewnprune.study.run import _FINAL, _LAST, _furthest_checkpoint, _steps
+
+LEVELS = (0, 0.5, 0.9)
+
+
+class Net(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, _):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, _):
+        self.log("val_loss", self.training_step(batch, _))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def _loader(n=32):
+    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(0))
+    return DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=16)
+
+
+def _fit(folder, model, *callbacks, val=None, **options):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = pl.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        devices=1,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        **{**quiet, **options},
+    )
+    trainer.fit(model, _loader(), _loader() if val is None else val)
+    return trainer
+
+
+def test_a_checkpoint_that_was_cut_off_is_never_gone_on_from(tmp_path):
+    keep = ModelCheckpoint(tmp_path / "fit")
+    _fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS), keep)
+    content = Path(keep.best_model_path).read_bytes()
+    older = tmp_path / "fit_0/checkpoints/interrupted.ckpt"
+    older.parent.mkdir(parents=True)
+    older.write_bytes(content)
+    (tmp_path / _LAST).parent.mkdir()
+    assert _furthest_checkpoint(tmp_path) == older
+    for path in (tmp_path / _LAST, tmp_path / _FINAL):
+        for length in (0, 1, len(content) // 2, len(content) - 1):
+            path.write_bytes(content[:length])
+            assert _steps(path) is None
+            assert _furthest_checkpoint(tmp_path) == older
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(tmp_path):
+    """The checkpoint that a study goes on from is the furthest, whatever the files' times say."""
+    keep = ModelCheckpoint(tmp_path / "fit", save_top_k=-1, filename="{epoch}")
+    _fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS), keep)
+    older = tmp_path / "fit_0/checkpoints/interrupted.ckpt"
+    for path, epoch in ((tmp_path / _LAST, 1), (older, 0)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((tmp_path / f"fit/epoch={epoch}.ckpt").read_bytes())
+    for times in ((0, 9), (9, 0)):
+        for path, time in zip((tmp_path / _LAST, older), times, strict=True):
+            os.utime(path, (time, time))
+        assert _furthest_checkpoint(tmp_path) == tmp_path / _LAST
+
+
+def test_truncated_and_flipped_checkpoints_are_one_line(tmp_path):
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {"w": torch.arange(1000.0)}}, path)
+    content = path.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    for length in torch.randint(len(content), (20,), generator=generator).tolist():
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"a\.ckpt is no checkpoint that can be read safely"):
+            read_checkpoint(path)
+    refused = 0
+    for place in torch.randint(len(content), (40,), generator=generator).tolist():
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << (place % 8)
+        path.write_bytes(flipped)
+        try:
+            read_checkpoint(path)
+        except ValueError as error:
+            refused += "\n" not in str(error)
+    assert refused >= 2  # torch checks no sum of the tensors themselves: the rest is read
+
+
+def test_bytes_that_the_unpickler_stumbles_over_are_one_line(tmp_path):
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a/version", "3")
+        file.writestr("a/byteorder", "little")
+        file.writestr("a/data.pkl", b"\x80\x02a.")  # append to a list that is not there
+    with pytest.raises(ValueError, match=r"a\.ckpt is no checkpoint .* \(IndexError\)"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("line", ["first", "second"])
+def test_a_quote_that_is_never_closed_is_one_line(tmp_path, line):
+    path = tmp_path / "curve.csv"
+    path.write_text("sparsity," + ('"weights' if line == "first" else 'weights\n0,"1'))
+    with pytest.raises(ValueError, match=r"curve\.csv holds no curve \("):
+        read_curve(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").is_dir(), reason="no /proc")
+def test_a_folder_that_cannot_be_written_to_leaves_the_model_as_it_is(tmp_path):
+    class CannotWrite(CSVLogger):
+        @property
+        def log_dir(self):
+            return "/proc/no/such/place"
+
+    model = Net()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(OSError, match="/proc"):
+        _fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS), logger=CannotWrite(tmp_path))
+    assert list(before) == [k for k in ewnprune.fold_state_dict(model.state_dict())]
+
+
+def test_an_error_while_writing_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(OSError, match="full"), replacing(path) as partial:
+        partial.write_text("half of the n")
+        raise OSError(28, "disk full")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+class _Raising(Metric):
+    def update(self, outputs, targets):
+        raise ZeroDivisionError("a metric of the user's")
+
+    def compute(self):
+        return torch.tensor(0.0)
+
+
+def test_a_metric_that_raises_is_an_error_before_the_training(tmp_path):
+    model = Net()
+    with pytest.raises(ValueError, match=r"_Raising does not fit .* a metric of the user's"):
+        _fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS, metric=_Raising()))
+    assert model.trainer.global_step == 0
+
+
+def test_a_logger_that_raises_finds_the_curve_written(tmp_path):
+    class Broken(CSVLogger):
+        def log_metrics(self, metrics, step=None):
+            if "prune/sparsity" in metrics:
+                raise ConnectionError("the logger's server has gone")
+            super().log_metrics(metrics, step)
+
+    callback = WeightNormPruning(EWN(), LEVELS)
+    with pytest.raises(ConnectionError):
+        _fit(tmp_path, Net(), callback, logger=Broken(tmp_path), log_every_n_steps=1)
+    (path,) = tmp_path.rglob("sparsity_curve.csv")
+    assert ewnprune.read_curve(path).points == callback.curve.points
+
+
+def test_nan_in_the_weights_is_said_by_name(tmp_path):
+    net = Net().net
+    with torch.no_grad():
+        net[0].weight[3, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"(?i)nan"):
+        sparsity_curve(net, _loader(), LEVELS)
+    with torch.no_grad():
+        net[0].weight[3, 2] = 0.0
+        net[2].weight[:] = torch.nan
+    curve = sparsity_curve(net, _loader(), LEVELS)  # its outputs are all wrong, and counted so
+    assert {point.correct for point in curve} == {0}
+
+
+def test_dead_equal_and_single_neurons():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 1), nn.ReLU(), nn.Linear(1, 2))
+    with torch.no_grad():
+        net[0].weight.fill_(0.5)  # all scores are equal: the index decides
+        net[0].weight[3] = 0.0  # and a dead one goes first
+    ewnprune.reparametrize(net, EWN())
+    ewnprune.fold(net)
+    curve = sparsity_curve(net, _loader(), (0, 0.25, 0.5, 0.9))
+    # one neuron of each layer always stays
+    assert [p.neurons.left for p in curve] == [5, 4, 3, 2]
+    small = ewnprune.remove_neurons(net, 0.5, torch.randn(2, 6))
+    assert small[0].bias.tolist() == net[0].bias[[1, 2]].tolist()  # 3 is dead, then 0 by index
+
+
+def test_an_empty_loader_is_said(tmp_path, capsys):
+    with pytest.raises(ValueError, match="the loader gave no batch"):
+        sparsity_curve(Net().net, [], LEVELS)
+    callback = WeightNormPruning(EWN(), LEVELS)
+    _fit(tmp_path, Net(), callback, limit_val_batches=0)
+    assert callback.curve is None
+    assert "no validation data, so no curve" in capsys.readouterr().out
+
+
+def test_a_fit_that_breaks_off_can_be_begun_again(tmp_path):
+    """The model is left attached, as resuming wants it; the next fit takes it as it is."""
+
+    class Breaks(pl.Callback):
+        def on_train_epoch_end(self, *_):
+            raise RuntimeError("out of luck")
+
+    model = Net()
+    with pytest.raises(RuntimeError, match="out of luck"):
+        _fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS), Breaks())
+    _fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS))
+    assert not attached_parametrizations(model)
+    assert list(model.state_dict()) == list(Net().state_dict())
+
+
+def test_two_runs_in_one_folder_at_once_lose_nothing(tmp_path):
+    """Two curves of the same name: what is read is one of them, whole."""
+
+    def write(method):
+        points = (
+            CurvePoint(method=method, score="norm", sparsity=i / 50, accuracy=0.5)
+            for i in range(50)
+        )
+        one = Curve(tuple(points))
+        for _ in range(20):
+            write_curve(one, tmp_path / "sparsity_curve.csv")
+            found = read_curve(tmp_path / "sparsity_curve.csv")
+            assert len(found) == 50
+            assert len({point.method for point in found}) == 1
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(write, name) for name in ("first", "second")]:
+            done.result()
+    assert [path.name for path in tmp_path.iterdir()] == ["sparsity_curve.csv"]
+
+
+@pytest.mark.parametrize("realize", ["mask", "remove"])
+def test_out_of_memory_means_smaller_batches_and_is_said(realize, monkeypatch):
+    """Every measure is that of a machine with enough memory; what was counted before is dropped."""
+    net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+    data = TensorDataset(torch.randn(45, 6), torch.randint(2, (45,)))
+    batches = [data[:8], data[8:16], data[16:]]
+    options = {"metric": MulticlassF1Score(2), "realize": realize, "latency_seconds": 0.001}
+    whole = sparsity_curve(net, batches, LEVELS, "norm", **options)
+    sizes, enough = [], nn.Linear.forward
+
+    def short(layer, x):
+        sizes.append(len(x))
+        if len(x) > 8:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return enough(layer, x)
+
+    monkeypatch.setattr(nn.Linear, "forward", short)
+    found = sparsity_curve(net, batches, LEVELS, "norm", **options)
+    assert max(sizes) == 29
+    for one, expected in zip(found, whole, strict=True):
+        assert (one.correct, one.total) == (expected.correct, expected.total)
+        assert one.loss == pytest.approx(expected.loss, rel=1e-6)
+        assert one.metrics["MulticlassF1Score"] == expected.metrics["MulticlassF1Score"]
+    assert "memory was short: batches were evaluated in 4 parts each" in found.notes
+
+
+def test_out_of_memory_with_one_sample_or_data_that_cannot_begin_anew_is_the_error():
+    net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+    batch = torch.randn(4, 6), torch.randint(2, (4,))
+
+    def short(model, x):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    for loader in ([batch], iter([batch])):
+        with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+            sparsity_curve(net, loader, LEVELS, "norm", forward=short)
