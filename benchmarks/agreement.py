@@ -1,22 +1,21 @@
-"""Do masked and removed networks agree? Architectures by what is removed, and how it is realized.
+"""Is every point of a curve of the network that removal builds? Architectures by what is removed.
 
     python -m benchmarks.agreement
 
 prints a Markdown table and writes it to ``docs/results/agreement.csv``. ``--networks U-Net`` does
 some of the networks only, and writes nothing.
 
-Random weights in float32 and one input. Each network is masked and made smaller; ``change`` is the
+Random weights in float32, eight random inputs with random classes. ``sizes`` says whether the
+curve's point has exactly the neurons, parameters and MACs of the network that `remove_neurons`
+builds at that level, ``loss`` how far their losses are apart, as a fraction. ``change`` is the
 largest difference between the outputs of the smaller and of the dense network, and
 ``masked - removed`` that between the masked and the smaller one, both as fractions of the largest
-output. ``as a mask`` counts the groups for which zero weights say it all; where a LayerNorm reads
-across the channels, the masked network's norms go by those that stay. ``trains`` is one step of
-gradient descent with finite gradients on the smaller network.
+output. ``trains`` is one step of gradient descent with finite gradients on the smaller network.
 """
 
 import argparse
 import csv
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +24,32 @@ from torch import Tensor, nn
 from torchvision import models
 
 from benchmarks.networks import Recurrent, Transformer, UNet
+from ewnprune import select_layers, sparsity_curve
 from ewnprune.files import replacing
-from ewnprune.model.size import count_parameters
-from ewnprune.pruning.removal import mask_neurons, remove_neurons
+from ewnprune.model.preserve import evaluating
+from ewnprune.model.size import count_macs, count_parameters, sizes_of
+from ewnprune.model.tracing import call
+from ewnprune.pruning.removal import Removal, remove_with_notes
 from ewnprune.pruning.separation import separate_attention
-from ewnprune.pruning.structured import remove_coupled_neurons
 from lightning_modules import MLP
 
 FILE = Path(__file__).parent.parent / "docs" / "results" / "agreement.csv"
 COLUMNS = (
-    *("network", "granularity", "groups", "as a mask", "parameters", "left"),
+    *("network", "granularity", "groups", "parameters", "left", "MACs left", "sizes", "loss"),
     *("change", "masked - removed", "trains"),
 )
 
 
 def _image() -> Tensor:
-    return torch.randn(1, 3, 64, 64)
+    return torch.randn(8, 3, 64, 64)
 
 
 def _words() -> Tensor:
-    return torch.randint(0, 1000, (1, 16))
+    return torch.randint(0, 1000, (8, 16))
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
-    "MLP 784-300-100-10": (lambda: MLP(hidden=(300, 100)), lambda: torch.randn(1, 784)),
+    "MLP 784-300-100-10": (lambda: MLP(hidden=(300, 100)), lambda: torch.randn(8, 784)),
     "ResNet-18": (lambda: models.resnet18(num_classes=10), _image),
     "ResNeXt-50 32x4d": (lambda: models.resnext50_32x4d(num_classes=10), _image),
     "MobileNetV3 small": (lambda: models.mobilenet_v3_small(num_classes=10), _image),
@@ -89,7 +90,7 @@ def make(name: str) -> tuple[nn.Module, Tensor]:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the statistics of the next batch
     if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
-        network.train()(torch.cat([example() for _ in range(4)]))
+        network.train()(example())
     return network.eval(), inputs
 
 
@@ -107,26 +108,31 @@ def options_of(name: str, granularity: str, network: nn.Module) -> dict[str, Any
     return options
 
 
-def remove(
-    name: str, network: nn.Module, inputs: Tensor, options: dict[str, Any]
-) -> tuple[nn.Module, float, int, int]:
-    """The smaller network, its difference to the masked one, groups, and those like a mask."""
-    if name.startswith("MLP"):  # a chain: it is masked and made smaller by different functions
-        masked = deepcopy(network)
-        kept = mask_neurons(masked, example_input=inputs, **options)
-        small = remove_neurons(network, example_input=inputs, **options)
-        difference = float((masked(inputs) - small(inputs)).detach().abs().max())
-        return small, difference, len(kept), len(kept)
-    removal = remove_coupled_neurons(network, example_input=inputs, **options)
-    told = sum(" left" in note and "as a mask would" not in note for note in removal.notes)
-    return removal.model, removal.difference, len(removal.left), told
+def agreement(
+    network: nn.Module, batch: tuple[Tensor, Tensor], removal: Removal, options: dict[str, Any]
+) -> tuple[str, str]:
+    """Whether the curve's point has the sizes of the smaller network, and how far its loss is."""
+    if "indices" in options:
+        return "", ""  # a curve has levels
+    asked = dict(options)
+    (point,) = sparsity_curve(network, [batch], (asked.pop("sparsity"),), **asked)
+    inputs, targets = batch
+    chosen = [*select_layers(network, asked.get("layers")).chosen]
+    with evaluating(removal.model):
+        outputs = removal.model(inputs)
+        macs, _ = count_macs(removal.model, call, inputs[:1])
+    sizes = sizes_of(removal.model, chosen, macs)
+    same = all(getattr(point, name).left == size for name, size in sizes.items())
+    loss = float(nn.functional.cross_entropy(outputs, targets))
+    assert point.loss is not None
+    return "same" if same else "OTHER", f"{abs(point.loss - loss) / loss:.1e}"
 
 
 def trains(network: nn.Module, inputs: Tensor) -> bool:
     """Whether a step of gradient descent changes the network, by finite gradients."""
     before = {key: value.detach().clone() for key, value in network.named_parameters()}
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
-    network.train()(torch.cat([inputs] * 2)).square().mean().backward()
+    network.train()(inputs).square().mean().backward()
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     optimizer.step()
     changed = any(not value.equal(before[key]) for key, value in network.named_parameters())
@@ -148,18 +154,25 @@ def rows(names: list[str]) -> Iterator[dict[str, Any]]:
             dense = taken(inputs).detach()
             scale = float(dense.abs().max())
             try:
-                small, difference, groups, told = remove(name, taken, inputs, options)
+                removal = remove_with_notes(taken, example_input=inputs[:1], **options)
             except ValueError as error:
                 yield row | {"granularity": "any", "groups": f"refused: {error}"}
                 break
+            small = removal.model
+            classes = torch.randint(dense.shape[1], (len(dense), *dense.shape[2:]))
+            sizes, loss = agreement(taken, (inputs, classes), removal, options)
+            with evaluating(small):
+                macs, _ = count_macs(small, call, inputs[:1])
             change = float((small(inputs) - dense).detach().abs().max())
             yield row | {
-                "groups": groups,
-                "as a mask": told,
+                "groups": len(removal.left),
                 "parameters": count_parameters(taken),
                 "left": count_parameters(small),
+                "MACs left": macs,
+                "sizes": sizes,
+                "loss": loss,
                 "change": f"{change / scale:.1e}",
-                "masked - removed": f"{difference / scale:.1e}",
+                "masked - removed": f"{removal.difference / scale:.1e}",
                 "trains": "yes" if trains(small, inputs) else "no",
             }
 

@@ -28,8 +28,6 @@ from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.files import replacing
 from ewnprune.model.latency import measure_latency
-from ewnprune.pruning.removal import remove_neurons
-from ewnprune.pruning.repair import remove_and_repair
 from lightning_modules import CNN, MLP, Classifier, MNISTDataModule
 
 FOLDER = Path(__file__).parent.parent / "docs" / "figures"
@@ -67,13 +65,13 @@ def run(network: str, fashion: bool, epochs: int, seed: int, methods: list[str])
         train(trained, data, method, epochs, seed)
         # test images are for the evaluation only: what removal looks at is a training batch
         calibration = next(iter(data.train_dataloader()))[0]
-        for name, remove in (("slice", remove_neurons), ("repaired slice", remove_and_repair)):
+        for name, realize in (("slice", "remove"), ("repaired slice", "repair")):
             yield sparsity_curve(
                 trained,
                 data.test_dataloader(),
                 LEVELS,
                 SCORE,
-                realize=remove,
+                realize=realize,
                 example_input=calibration,
                 method=f"{method}, {name}",
                 seed=seed,

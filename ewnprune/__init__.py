@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from ewnprune.model.layers import Selection as Selection
     from ewnprune.model.layers import select_layers as select_layers
     from ewnprune.model.size import Count as Count
+    from ewnprune.pruning.notes import Note as Note
     from ewnprune.pruning.ranking import SPARSITIES as SPARSITIES
-    from ewnprune.pruning.removal import mask_neurons as mask_neurons
+    from ewnprune.pruning.removal import Removal as Removal
     from ewnprune.pruning.removal import remove_neurons as remove_neurons
-    from ewnprune.pruning.repair import remove_and_repair as remove_and_repair
+    from ewnprune.pruning.removal import remove_with_notes as remove_with_notes
     from ewnprune.pruning.scores import Neurons as Neurons
     from ewnprune.pruning.separation import SeparateAttention as SeparateAttention
     from ewnprune.pruning.separation import separate_attention as separate_attention
-    from ewnprune.pruning.structured import Removal as Removal
-    from ewnprune.pruning.structured import remove_coupled_neurons as remove_coupled_neurons
+    from ewnprune.pruning.zeroing import mask_neurons as mask_neurons
     from ewnprune.recipes.alpha_rate import AlphaLearningRate as AlphaLearningRate
     from ewnprune.recipes.group_lasso import GroupLasso as GroupLasso
     from ewnprune.recipes.initial_norms import InitialNorms as InitialNorms
@@ -63,11 +63,11 @@ _NAMES = {
     "model.layers": "Selection select_layers",
     "model.size": "Count",
     "pruning.ranking": "SPARSITIES",
-    "pruning.removal": "mask_neurons remove_neurons",
-    "pruning.repair": "remove_and_repair",
+    "pruning.notes": "Note",
+    "pruning.removal": "Removal remove_neurons remove_with_notes",
     "pruning.scores": "Neurons",
     "pruning.separation": "SeparateAttention separate_attention",
-    "pruning.structured": "Removal remove_coupled_neurons",
+    "pruning.zeroing": "mask_neurons",
     "recipes.alpha_rate": "AlphaLearningRate",
     "recipes.group_lasso": "GroupLasso",
     "recipes.initial_norms": "InitialNorms",

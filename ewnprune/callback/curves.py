@@ -1,9 +1,6 @@
 """What of the callback measures: curves in fit, validate and test, to files and loggers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +17,9 @@ from ewnprune.curve.curve import Curve
 from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.model.layers import LayerPatterns, select_layers
 from ewnprune.model.sharding import gathered, whole
-from ewnprune.pruning.neurons import Score
+from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Scope
-from ewnprune.training.attach import fold
+from ewnprune.pruning.score_names import Score
 from ewnprune.training.norms import neuron_norms, norm_statistics
 
 
@@ -147,10 +144,10 @@ class CurveHooks:
         averaging = averaging_callbacks(trainer)
         if averaging and epoch == trainer.current_epoch:  # it is over when training has ended
             note = f"epoch {epoch}: before {averaging[0]} has put in the averaged weights"
-            curve = Curve(curve.points, (*curve.notes, note))
+            curve = Curve(curve.points, (*curve.notes, Note("run", note)))
         if len(flat) > 1:
             note = f"measured on the first of {len(flat)} {split} data loaders"
-            curve = Curve(curve.points, (*curve.notes, note))
+            curve = Curve(curve.points, (*curve.notes, Note("run", note)))
         self.curve = curve if self.curve is None else self.curve + curve
         if self._paths is None:
             self._paths = choose_paths(trainer, split)
@@ -172,10 +169,9 @@ class CurveHooks:
         sparsities: Sequence[float],
         scores: Sequence[str | Score],
     ) -> Curve:
-        model = pl_module if self.realize == "mask" else plain_copy(pl_module)
         with trainer.precision_plugin.forward_context(), gathered(pl_module):
             return sparsity_curve(
-                model,
+                pl_module,
                 batches,
                 sparsities,
                 scores,
@@ -190,23 +186,3 @@ class CurveHooks:
                 seed=global_seed(),
                 realize=self.realize,
             )
-
-
-def plain_copy(pl_module: Any) -> Any:
-    """A folded copy, which can be copied again.
-
-    LightningCLI gives models partial functions that make optimizers. They hold its parser, which
-    cannot be copied, and evaluation needs none of them.
-    """
-    partials = {key: value for key, value in vars(pl_module).items() if isinstance(value, partial)}
-    for key in partials:
-        del vars(pl_module)[key]
-    try:
-        copy = deepcopy(pl_module)
-    finally:
-        vars(pl_module).update(partials)
-    for key, value in partials.items():
-        with suppress(TypeError):
-            setattr(copy, key, deepcopy(value))
-    fold(copy)
-    return copy

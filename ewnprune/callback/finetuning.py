@@ -17,12 +17,12 @@ from torch.utils.hooks import RemovableHandle
 
 from ewnprune.callback.batches import TrainerBatches, global_seed
 from ewnprune.callback.checkpoint import stored_finetuning
-from ewnprune.callback.curves import CurveHooks, plain_copy
+from ewnprune.callback.curves import CurveHooks
 from ewnprune.callback.holding import hold_at_zero, pruned_first, pruning_masks, set_to_zero
 from ewnprune.callback.refusals import refuse_unheld
 from ewnprune.curve.curve import Curve
 from ewnprune.model.preserve import evaluating
-from ewnprune.pruning.neurons import Score, find_scores
+from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.training.parametrizations import NeuronParametrization
 from ewnprune.training.weight_space import hand_out_neuron_groups
 
@@ -192,12 +192,11 @@ class FinetuneHooks(CurveHooks):
                 "before and after: give some, or leave it out"
             )
         batches = TrainerBatches(trainer, flat[0], 1)
-        model = plain_copy(pl_module)
         # fetching a batch draws random numbers, which training must not notice
-        with evaluating(model, batches), trainer.precision_plugin.forward_context():
+        with evaluating(pl_module, batches), trainer.precision_plugin.forward_context():
             inputs, _ = self.batch(next(iter(batches)))
             masks = pruning_masks(
-                model,
+                pl_module,
                 self.finetune_sparsity,
                 inputs,
                 score=self.finetune_score,

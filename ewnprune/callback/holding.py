@@ -1,7 +1,6 @@
 """Keep what was pruned at zero while a network trains on, whatever the optimizer does."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -9,15 +8,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from ewnprune.model.anatomy import dissect
-from ewnprune.model.layers import LayerPatterns, neuron_rows, select_layers, to_weight
+from ewnprune.model.copying import plain_network
+from ewnprune.model.layers import LayerPatterns, neuron_rows, to_weight
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.tensors import device_of, to_device
 from ewnprune.model.tracing import Forward, call
-from ewnprune.pruning.neurons import Score, find_scores, rank_neurons
+from ewnprune.pruning.choice import Choice
+from ewnprune.pruning.finding import unwritable
 from ewnprune.pruning.ranking import Scope, check_sparsities
-from ewnprune.pruning.removal import mask_neurons
+from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.pruning.scores import Neurons
+from ewnprune.pruning.zeroing import parameter_masks
 from ewnprune.training.attach import attached_parametrizations
 
 
@@ -61,27 +62,26 @@ def pruning_masks(
     """
     (level,) = check_sparsities([sparsity])
     ((name, function),) = find_scores(score).items()
-    copy = deepcopy(model)
-    inputs = to_device(example_input, device_of(copy))
-    with evaluating(copy):
-        anatomy = dissect(copy, forward, select_layers(copy, layers, exclude).chosen, inputs)
-        ranking = rank_neurons(name, function, anatomy, scope, initial_norms, seed)
-    keep = {name: kept for name, kept in ranking.keep(level).items() if not kept.all()}
+    choice = Choice(layers, exclude, scope, initial_norms=initial_norms, seed=seed)
+    inputs = to_device(example_input, device_of(model))
+    with evaluating(model):
+        found = choice.find(plain_network(model), forward, inputs)
+        ranking, _ = choice.rank(found, name, function)
     if ranking.unit == "weights":
+        chosen = found.anatomy.chosen
         return {
-            f"{name}.weight".lstrip("."): to_weight(anatomy.chosen[name], kept)
-            for name, kept in keep.items()
+            f"{name}.weight".lstrip("."): to_weight(chosen[name], kept)
+            for name, kept in ranking.keep(level).items()
+            if not kept.all()
         }
-    if not keep:
-        return {}
-    tensors = {name: t for name, t in _tensors(copy) if t.is_floating_point()}
-    with torch.no_grad():
-        for tensor in tensors.values():  # so that afterwards every zero is one of the mask's
-            tensor[tensor == 0] = torch.finfo(tensor.dtype).tiny
-    gone = {name: (~kept).nonzero().flatten().tolist() for name, kept in keep.items()}
-    mask_neurons(copy, indices=gone, example_input=inputs, forward=forward)
-    masks = {name: tensor.detach() != 0 for name, tensor in tensors.items()}
-    return {name: kept for name, kept in masks.items() if not kept.all()}
+    refused = unwritable(found.network, found.groups)
+    if refused:
+        name, reason = next(iter(refused.items()))
+        raise ValueError(
+            f"neurons of {name!r} cannot be held at zero, since {reason}: leave it with "
+            f"exclude={name!r}"
+        )
+    return parameter_masks(found.network, found.groups, choice.units(found, ranking, level))
 
 
 def pruned_first(name: str, score: Score, model: nn.Module, masks: Mapping[str, Tensor]) -> Score:

@@ -30,12 +30,12 @@ from ewnprune.callback.refusals import (
     refuse_unheld,
     refuse_what_cannot_work,
 )
-from ewnprune.curve.built import realize_name
+from ewnprune.curve.built import check_realize
 from ewnprune.curve.sweep import inputs_and_targets
 from ewnprune.model.layers import LayerPatterns, select_layers
 from ewnprune.model.sharding import is_sharded, whole
-from ewnprune.pruning.neurons import find_scores
 from ewnprune.pruning.ranking import SPARSITIES, Scope, check_sparsities
+from ewnprune.pruning.score_names import find_scores
 from ewnprune.training.attach import attached_parametrizations, fold, reparametrize
 from ewnprune.training.norms import neuron_norms
 from ewnprune.training.parametrizations import NeuronParametrization
@@ -125,7 +125,7 @@ class PruningHooks(FinetuneHooks):
         self.batch = batch or inputs_and_targets
         self.loss_levels = LossLevels(loss_levels, at_level)
         self.weight_space = weight_space
-        realize_name(realize)  # another is an error now
+        check_realize(realize)  # another is an error now
         self.realize = realize
         if not isinstance(finetune_epochs, int) or finetune_epochs < 0:
             raise ValueError(f"finetune_epochs={finetune_epochs}: expected a number of epochs >= 0")

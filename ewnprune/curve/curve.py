@@ -9,6 +9,7 @@ from typing import Any
 from ewnprune.curve.budget import value_at
 from ewnprune.curve.points import SERIES, CurvePoint
 from ewnprune.curve.text import format_curve, format_notes
+from ewnprune.pruning.notes import Note
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Curve:
     """
 
     points: tuple[CurvePoint, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def __len__(self) -> int:
         return len(self.points)

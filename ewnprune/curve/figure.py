@@ -95,8 +95,8 @@ def _place(point: CurvePoint, x: X) -> float:
 def _x_label(curve: Curve, x: X) -> str:
     units = dict.fromkeys(point.unit for point in curve)
     if x == "latency":
-        told = [note for note in curve.notes if note.startswith("latency: ")]
-        return "\n".join(["latency (ms)", *(note.removeprefix("latency: ") for note in told)])
+        told = [note.text for note in curve.notes if note.kind == "latency"]
+        return "\n".join(["latency (ms)", *told])
     if x == "sparsity":
         return f"{' or '.join(units)} removed (%)"
     if x == "macs":

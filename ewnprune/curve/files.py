@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ewnprune.curve.curve import Curve
 from ewnprune.curve.points import CurvePoint
 from ewnprune.files import replacing
 from ewnprune.model.size import Count
+from ewnprune.pruning.notes import Note
 
 _COUNTS = ("neurons", "weights", "parameters", "macs")
 _KINDS: dict[str, type] = {
@@ -155,7 +156,7 @@ def curve_to_json(curve: Curve) -> str:
         values |= {k: _plain(_KINDS[k](values[k])) for k in _KINDS if values[k] is not None}
         values["metrics"] = {key: _plain(float(value)) for key, value in point.metrics.items()}
         points.append(values)
-    data = {"format": _FORMAT, "notes": list(curve.notes), "points": points}
+    data = {"format": _FORMAT, "notes": [asdict(note) for note in curve.notes], "points": points}
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -184,7 +185,7 @@ def curve_from_json(text: str) -> Curve:
             made.append(_point_of_json(values))
         except ValueError as error:
             raise ValueError(f"point {index}: {error}") from error
-    return Curve(tuple(made), tuple(str(note) for note in notes))
+    return Curve(tuple(made), tuple(map(_note, notes)))
 
 
 def _point_of_json(values: Any) -> CurvePoint:
@@ -219,3 +220,10 @@ def _typed(name: str, value: Any, kind: type) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ValueError(f"{name} is {value!r}, no {kind.__name__}")
     return value
+
+
+def _note(item: Any) -> Note:
+    """A note as it was written; older files have the text alone."""
+    if isinstance(item, dict) and set(item) == {"kind", "text"}:
+        return Note(item["kind"], str(item["text"]))
+    return Note("other", str(item))

@@ -8,21 +8,25 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from ewnprune.curve.built import Realize, realize_name, removed_curve
+from ewnprune.curve.built import Realize, check_realize, measure_costs
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.measures import Loss, Measures
 from ewnprune.curve.memory import Pieces, with_enough_memory
 from ewnprune.curve.plan import make_plan
 from ewnprune.curve.points import CurvePoint
 from ewnprune.curve.replay import Replay
-from ewnprune.model.anatomy import Anatomy, dissect
-from ewnprune.model.layers import LayerPatterns, Selection, select_layers
+from ewnprune.model.copying import plain_network
+from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.tensors import device_of, to_device
 from ewnprune.model.tracing import Forward, call
-from ewnprune.pruning.maskings import masking
-from ewnprune.pruning.neurons import Score, find_scores, rank_neurons
+from ewnprune.pruning.choice import Choice
+from ewnprune.pruning.heads import Heads
+from ewnprune.pruning.neurons import Couple
+from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import SPARSITIES, Ranking, Scope, check_sparsities
+from ewnprune.pruning.score_names import Score, find_scores
+from ewnprune.pruning.smaller import refuse_unfollowed
 
 Batch = Callable[[Any], tuple[Any, Any]]
 
@@ -50,11 +54,12 @@ def sparsity_curve(
     *,
     metric: Metric | MetricCollection | None = None,
     loss_fn: Loss | None = None,
-    batch: Batch = inputs_and_targets,
-    forward: Forward = call,
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
+    round_to: int = 1,
+    heads: Heads = "keep",
+    couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
     device: torch.device | str | None = None,
     method: str = "",
@@ -63,19 +68,21 @@ def sparsity_curve(
     example_input: Any = None,
     latency_batch_size: int = 1,
     latency_seconds: float = 0.5,
+    forward: Forward = call,
+    batch: Batch = inputs_and_targets,
 ) -> Curve:
     r"""Prune at every level by every score, without touching the model, and measure each network.
 
-    With masks all levels and scores are evaluated in one pass over the loader. A neuron goes with
-    its bias and its outgoing weights; where the layers that read it are not known (a residual
-    addition, a forward pass that torch.fx cannot trace), its own output is set to zero instead. The
-    curve's notes say which was done, layer by layer, and which layers were left.
+    All levels and scores are evaluated in one pass over the loader, and every point is of the very
+    network that `remove_neurons` builds at that level: its neurons, parameters and MACs are counted
+    on it. It is made, run on a batch and dropped. Where nobody can follow who reads the neurons of
+    a layer, they are set to zero in its own output instead, and only they count as gone. The
+    curve's notes say which was done, group by group, and which layers were left.
 
-    With ``realize="remove"`` each network is built by `remove_neurons`, which raises where that
-    cannot be done, and run over the loader by itself. Parameters and MACs are counted on it, and
-    each point's metrics hold what masks cannot tell: ``"bytes"``, the size of its state dict on
-    disk, and ``"latency_ms"``, the median time of a forward pass after warming up; the notes say
-    at which batch size, on what device.
+    With ``realize="remove"`` each network is kept and measured too, and what nobody can follow is
+    refused. Each point's metrics then hold ``"bytes"``, the size of its state dict on disk, and
+    ``"latency_ms"``, the median time of a forward pass after warming up; the notes say at which
+    batch size, on what device.
 
     The model is left bit for bit as it was: parameters, buffers, train flags, and the state of
     all random number generators. For a progress bar wrap the loader. With several processes each
@@ -91,24 +98,25 @@ def sparsity_curve(
         metric: further measures: any torchmetrics metric or collection, computed per network.
         loss_fn: from outputs and targets to the mean loss of the batch, or one loss per sample;
             cross-entropy for classification.
-        batch: from a batch of the loader to inputs and targets.
-        forward: from model and inputs to outputs; ``model(inputs)`` by default.
         layers: which layers, see `select_layers`; by default every Linear and convolution but
             the last.
         exclude: which of them to leave.
         scope: ``"layer"`` removes the same fraction of each layer, ``"global"`` the lowest
             scores of all.
+        round_to: a multiple for the number of neurons that stay, see `remove_neurons`.
+        heads: what goes of attention, see `remove_neurons`.
+        couple: the score of neurons that go together, see `remove_neurons`.
         initial_norms: norms at initialisation by layer name, for scores that need them.
         device: where to put the batches; the device of the model's first parameter by default.
         method: name of the training method, for the curve.
         seed: seed of the run, for the curve; scores that draw numbers take it as theirs.
-        realize: ``"mask"``; ``"remove"``, for which reparametrized layers must be folded first; or
-            a function like `remove_neurons`, such as `remove_and_repair`, by which the points are
-            then named.
-        example_input: batch of inputs that removal looks at, by default the loader's first. A
-            repair learns from it: give one of training data.
+        realize: ``"mask"``, ``"remove"`` or ``"repair"``, see `ewnprune.curve.built.Realize`.
+        example_input: with ``"repair"``, the batch that it learns from: give one of training data;
+            by default the loader's first.
         latency_batch_size: samples per forward pass, where the time is measured.
         latency_seconds: how long to measure each network.
+        forward: from model and inputs to outputs; ``model(inputs)`` by default.
+        batch: from a batch of the loader to inputs and targets.
 
     Returns:
         One point per score and level. Accuracy is top-1, of class scores ``(B, C, ...)`` and class
@@ -116,7 +124,7 @@ def sparsity_curve(
 
     Raises:
         ValueError: levels, scores, layers, metric, loss or batches that do not fit, a layer that
-            cannot be pruned, or not removed, a loader without batches.
+            that nobody can follow and that is to be removed, a loader without batches.
 
     >>> from torch.utils.data import DataLoader, TensorDataset
     >>> _ = torch.manual_seed(0)
@@ -134,11 +142,11 @@ def sparsity_curve(
     >>> [point.parameters for point in removed], sorted(removed.points[0].metrics)
     ([Count(left=83, total=83), Count(left=19, total=83)], ['bytes', 'latency_ms'])
     """
-    realize_name(realize)  # an unknown one is an error now
+    check_realize(realize)
     levels = check_sparsities(sparsities)
-    found = find_scores(scores)
+    functions = find_scores(scores)
+    choice = Choice(layers, exclude, scope, round_to, heads, couple, initial_norms, seed)
     model = getattr(model, "_orig_mod", model)  # torch.compile takes no hooks after compilation
-    selection = select_layers(model, layers, exclude)
     device = device_of(model) if device is None else device
 
     def unpack(raw: Any) -> tuple[Any, Any]:
@@ -147,99 +155,90 @@ def sparsity_curve(
 
     pieces = Pieces()
 
-    def unpacked() -> Iterator[tuple[Any, Any]]:
-        return pieces.of(map(unpack, loader))
-
-    def removed() -> Curve:
+    def attempt() -> Curve:
         with evaluating(model, loader):
-            return removed_curve(
-                model,
-                unpacked,
-                levels,
-                found,
-                selection,
-                realize=realize,
-                example_input=to_device(example_input, device),
-                latency_batch_size=latency_batch_size,
-                latency_seconds=latency_seconds,
-                metric=metric,
-                loss_fn=loss_fn,
-                forward=forward,
-                layers=layers,
-                exclude=exclude,
-                scope=scope,
-                initial_norms=initial_norms,
-                method=method,
-                seed=seed,
-            )
-
-    def masked() -> Curve:
-        with evaluating(model, loader):
-            batches = unpacked()
+            batches = pieces.of(map(unpack, loader))
             first = next(batches, None)
             if first is None:
                 raise ValueError("the loader gave no batch: expected at least one")
-            anatomy = dissect(model, forward, selection.chosen, first[0])
-            rankings = {
-                name: rank_neurons(name, score, anatomy, scope, initial_norms, seed)
-                for name, score in found.items()
-            }
-            plan = make_plan(model, forward, anatomy, rankings, levels, first[0])
-            measures = Measures(len(plan.variants), metric, loss_fn, anatomy.outputs, first[1])
-            sites = {site for variant in plan.variants for site in variant}
-            with masking(anatomy.modules, sites) as active:
-                replay = Replay(model, forward, anatomy, first[0], plan.variants, active)
-                for inputs, targets in chain([first], batches):
-                    measures.add_batch(replay.outputs(inputs), targets)
-            results = measures.results()
-        points = []
-        for name, ranking in rankings.items():
-            for level in levels:
-                network = plan.networks[name, level]
-                measured: dict[str, Any] = {**plan.sizes[network], **results[network]}
-                points.append(
-                    CurvePoint(
-                        method=method,
-                        seed=seed,
-                        score=name,
-                        unit=ranking.unit,
-                        scope=scope,
-                        sparsity=level,
-                        **measured,
-                    )
+            found = choice.find(plain_network(model), forward, first[0])
+            ranked = {name: choice.rank(found, name, f) for name, f in functions.items()}
+            rankings = {name: ranking for name, (ranking, _) in ranked.items()}
+            notes = [*found.notes(), *chain(*(told for _, told in ranked.values()))]
+            calibration = None
+            if realize != "mask":
+                _refuse_weights(rankings)
+                refuse_unfollowed(model, found.unfollowed)
+                calibration = (
+                    first[0] if example_input is None else to_device(example_input, device)
                 )
-        return Curve(tuple(points), _notes(selection, anatomy, rankings, replay.fallback))
+            plan = make_plan(
+                found,
+                forward,
+                choice,
+                rankings,
+                levels,
+                first[0],
+                calibration if realize == "repair" else None,
+            )
+            measures = Measures(
+                len(plan.variants), metric, loss_fn, found.anatomy.outputs, first[1]
+            )
+            replay = Replay(plan.variants, forward, first[0])
+            for inputs, targets in chain([first], batches):
+                measures.add_batch(replay.outputs(inputs), targets)
+            results = measures.results()
+            if realize != "mask":
+                costs, how = measure_costs(
+                    plan.variants, forward, first[0], latency_batch_size, latency_seconds
+                )
+                notes += how
+                for result, cost in zip(results, costs, strict=True):
+                    result["metrics"] = {**result["metrics"], **cost}
+        notes += _how_run(rankings, replay.fallback, [v.compact for v in plan.variants])
+        points = []
+        for (name, level), network in plan.networks.items():
+            measured: dict[str, Any] = {**plan.variants[network].sizes, **results[network]}
+            points.append(
+                CurvePoint(
+                    method=method,
+                    seed=seed,
+                    score=name,
+                    unit=rankings[name].unit,
+                    scope=scope,
+                    realize=realize,
+                    sparsity=level,
+                    **measured,
+                )
+            )
+        return Curve(tuple(points), tuple(notes))
 
-    curve = with_enough_memory(masked if realize == "mask" else removed, pieces, loader)
+    curve = with_enough_memory(attempt, pieces, loader)
     if pieces.parts > 1:
-        note = f"memory was short: batches were evaluated in {pieces.parts} parts each"
-        curve = Curve(curve.points, (*curve.notes, note))
+        text = f"memory was short: batches were evaluated in {pieces.parts} parts each"
+        curve = Curve(curve.points, (*curve.notes, Note("run", text)))
     return curve
 
 
-def _notes(
-    selection: Selection, anatomy: Anatomy, rankings: Mapping[str, Ranking], fallback: str
-) -> tuple[str, ...]:
-    """How each layer was pruned, and which were left."""
-    notes = []
-    units = {ranking.unit for ranking in rankings.values()}
-    for name in selection.chosen:
-        flow = anatomy.flows[name]
-        if "weights" in units:
-            notes.append(f"{name}: single weights masked")
-        if "neurons" in units and flow.unknown:
-            place = f"after {flow.norm}" if flow.norm else "in its own output"
-            notes.append(f"{name}: neurons masked {place}, since {flow.unknown}")
-        elif "neurons" in units:
-            readers = ", ".join(reader.name for reader in flow.consumers)
-            notes.append(
-                f"{name}: neurons removed with bias and outgoing weights, read by {readers}"
+def _refuse_weights(rankings: Mapping[str, Ranking]) -> None:
+    for name, ranking in rankings.items():
+        if ranking.unit == "weights":
+            raise ValueError(
+                f"score {name!r} ranks single weights: expected one number per neuron; single "
+                "weights can be masked only (realize='mask')"
             )
-    notes += [f"{name}: left: {reason}" for name, reason in selection.left.items()]
-    if "weights" in units:
-        notes.append(
-            "MACs of masked weights are saved on paper only: dense layers multiply by zero"
-        )
+
+
+def _how_run(
+    rankings: Mapping[str, Ranking], fallback: str, compact: Sequence[bool]
+) -> Iterator[Note]:
+    if any(ranking.unit == "weights" for ranking in rankings.values()):
+        yield Note("sizes", "MACs of masked weights are saved on paper only: zeros are multiplied")
     if fallback:
-        notes.append(f"the whole model ran once per network, since {fallback}")
-    return tuple(notes)
+        yield Note("run", f"the whole model ran once per network, since {fallback}")
+    if not all(compact):
+        yield Note(
+            "run",
+            f"{compact.count(False)} of {len(compact)} networks ran masked, at full width: cut "
+            "they gave other outputs",
+        )

@@ -87,7 +87,7 @@ def format_at_equal(
 def format_notes(curve: "Curve") -> str:
     """The curve's notes, one to a line, long ones wrapped."""
     fill = textwrap.TextWrapper(_WIDTH, subsequent_indent="    ", break_long_words=False)
-    return "\n".join(line for note in curve.notes for line in fill.wrap(note))
+    return "\n".join(line for note in curve.notes for line in fill.wrap(str(note)))
 
 
 def measured(point: CurvePoint) -> list[str]:

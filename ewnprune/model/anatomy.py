@@ -5,9 +5,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from ewnprune.model.layers import type_name
 from ewnprune.model.readers import Flow, neuron_flows
 from ewnprune.model.tensors import clone, close, identical, same
 from ewnprune.model.tracing import Forward, Trace, run, trace
@@ -23,7 +22,9 @@ class Anatomy:
         flows: where the neurons of each chosen layer go.
         trace: the traced forward pass; None where there is none to rely on.
         untraced: why `trace` is None, in words; empty where there is one.
+        branches: whether that is because it branches on values: an example shows one way only.
         exact: whether the trace gives the model's outputs bit for bit on the batch.
+        idle: chosen layers that the forward pass does not call, each with the reason.
         outputs: the model's outputs on the batch.
     """
 
@@ -32,7 +33,9 @@ class Anatomy:
     flows: Mapping[str, Flow]
     trace: Trace | None
     untraced: str
+    branches: bool
     exact: bool
+    idle: Mapping[str, str]
     outputs: Any
 
 
@@ -48,7 +51,7 @@ def dissect(
         inputs: one batch of inputs.
 
     Raises:
-        ValueError: a chosen layer does not run, or the model has lazy layers without weights.
+        ValueError: the model has lazy layers without weights.
     """
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
@@ -56,41 +59,35 @@ def dissect(
                 f"parameter {name!r} has no values yet (a lazy layer): run one batch through the "
                 "model first"
             )
-    outputs = _run_and_refuse_idle(model, forward, chosen, inputs)
-    traced, exact, untraced = _trace(model, forward, inputs, outputs)
+    outputs, idle = _run_and_find_idle(model, forward, chosen, inputs)
+    traced, exact, untraced, branches = _trace(model, forward, inputs, outputs)
     flows: Mapping[str, Flow] = {name: Flow(unknown=untraced) for name in chosen}
     if traced is not None:
         flows = neuron_flows(traced, chosen)
     modules = dict(model.named_modules(remove_duplicate=False))
-    return Anatomy(modules, chosen, flows, traced, untraced, exact, outputs)
+    return Anatomy(modules, chosen, flows, traced, untraced, branches, exact, idle, outputs)
 
 
-def _run_and_refuse_idle(
+def _run_and_find_idle(
     model: nn.Module, forward: Forward, chosen: Mapping[str, nn.Module], inputs: Any
-) -> Any:
+) -> tuple[Any, dict[str, str]]:
     called = set()
     with ExitStack() as stack:
         for name, layer in chosen.items():
             hook = layer.register_forward_hook(lambda *_, name=name: called.add(name))
             stack.callback(hook.remove)
         outputs = forward(model, clone(inputs))
-    idle = [name for name in chosen if name not in called]
-    if idle:
-        raise ValueError(
-            f"layer {idle[0]!r} ({type_name(chosen[idle[0]])}) is never called in the forward pass "
-            "(its weights are unused, or used without calling it, as nn.MultiheadAttention does): "
-            f"it cannot be pruned; leave it with exclude={idle}"
-        )
-    return outputs
+    reason = "it is never called in the forward pass (unused, or its weights are used without it)"
+    return outputs, {name: reason for name in chosen if name not in called}
 
 
 def _trace(
     model: nn.Module, forward: Forward, inputs: Any, outputs: Any
-) -> tuple[Trace | None, bool, str]:
+) -> tuple[Trace | None, bool, str, bool]:
     try:
         traced = trace(model, forward)
     except ValueError as error:
-        return None, False, str(error)
+        return None, False, str(error), isinstance(error.__cause__, fx.proxy.TraceError)
     first, given, result = traced.nodes[0], clone(inputs), None
     if isinstance(given, Tensor):
         traced.shapes[first] = given.shape
@@ -98,5 +95,5 @@ def _trace(
         if isinstance(result, Tensor):
             traced.shapes[node] = result.shape
     if not same(result, outputs, close):
-        return None, False, "the model gives other outputs when traced"
-    return traced, same(result, outputs, identical), ""
+        return None, False, "the model gives other outputs when traced", True
+    return traced, same(result, outputs, identical), "", False

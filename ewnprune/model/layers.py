@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -192,3 +192,28 @@ def to_weight(layer: nn.Module, rows: Tensor) -> Tensor:
 def spatial_dims(layer: nn.Module) -> int:
     """Dimensions that follow the neurons' one in a layer's input and output: 2 in a Conv2d."""
     return 0 if isinstance(layer, nn.Linear) else len(layer.kernel_size)  # type: ignore[arg-type]
+
+
+def num_inputs(layer: Any) -> int:
+    """Input units of a Linear, input channels of a convolution."""
+    return int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)
+
+
+def conv_groups(layer: Any) -> int:
+    """Groups of a convolution; a Linear has one."""
+    return 1 if isinstance(layer, nn.Linear) else int(layer.groups)
+
+
+def is_depthwise(layer: Any) -> bool:
+    """Whether every output channel of a convolution reads the input channel of its own number."""
+    return 1 < conv_groups(layer) == num_inputs(layer) == num_neurons(layer)
+
+
+def replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:
+    """Put another tensor in the place of a parameter or buffer, of whatever shape."""
+    if name in module._parameters:
+        old = module._parameters[name]
+        trains = old is not None and old.requires_grad
+        module._parameters[name] = nn.Parameter(value, requires_grad=trains)
+    else:
+        module._buffers[name] = value

@@ -1,55 +1,108 @@
-"""Norms that read across channels, without some of them: cut out, or masked.
+"""Normalizations: modules with something for each channel, and what they read beside it.
 
-A masked norm counts the channels that stay only. No mask on weights says that, but in a copy of a
-model the norm itself can, and so the removal of what it reads across is verified like any other.
+A BatchNorm treats every channel by itself. A LayerNorm or GroupNorm reads across channels, so that
+without some of them it gives other values for the rest; a masked one counts those that stay only.
 """
 
-from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ewnprune.model.tensors import without
+from ewnprune.model.copying import copy_network
+from ewnprune.model.layers import replace_tensor
+
+ACROSS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.Softmax, nn.Softmax2d)
+"""Modules that read across channels, whether or not it is known how to leave some out."""
 
 
-def channel_dim(norm: nn.Module) -> int | None:
-    """The dimension of its input that a norm reads across; None where that is not known.
+@dataclass(frozen=True)
+class Normalization:
+    """What a kind of module has for each channel.
 
-    >>> channel_dim(nn.LayerNorm(4)), channel_dim(nn.GroupNorm(2, 4)), channel_dim(nn.Softmax())
-    (-1, 1, None)
+    Attributes:
+        width: the attribute that says how many channels there are.
+        dim: the dimension of its input that counts them; None where that is not known.
+        across: whether it reads across them.
     """
-    forward = getattr(type(norm), "forward", None)
-    if isinstance(norm, nn.LayerNorm) and len(norm.normalized_shape) == 1:
-        if forward is nn.LayerNorm.forward:
-            return -1
-        return 1 if type(norm).__name__ == "LayerNorm2d" else None  # of torchvision and timm
-    return 1 if forward is nn.GroupNorm.forward else None
+
+    width: str
+    dim: int | None = 1
+    across: bool = False
 
 
-def shrink_norm(norm: Any, gone: list[int]) -> None:
-    """Cut channels out of a LayerNorm or GroupNorm, in place."""
-    group = isinstance(norm, nn.GroupNorm)
-    keep = without(norm.num_channels if group else norm.normalized_shape[-1], gone)
-    if group:
-        norm.num_channels = int(keep.sum())
-    else:
-        norm.normalized_shape = (*norm.normalized_shape[:-1], int(keep.sum()))
-    for name, parameter in norm._parameters.items():
-        if parameter is not None:
-            kept = parameter.detach()[..., keep.to(parameter.device)]
-            norm._parameters[name] = nn.Parameter(kept, parameter.requires_grad)
+def normalization_of(module: nn.Module) -> Normalization | None:
+    """The record of a module; None for one that has nothing for each channel.
+
+    >>> normalization_of(nn.LayerNorm(4))
+    Normalization(width='normalized_shape', dim=-1, across=True)
+    >>> normalization_of(nn.Softmax()) is None
+    True
+    """
+    if isinstance(module, _BatchNorm | _InstanceNorm):
+        return Normalization("num_features")
+    if isinstance(module, nn.PReLU):
+        return Normalization("num_parameters") if module.num_parameters > 1 else None
+    if isinstance(module, nn.GroupNorm):
+        known = type(module).forward is nn.GroupNorm.forward
+        return Normalization("num_channels", 1 if known else None, across=True)
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return Normalization("normalized_shape", _last_or_first(module), across=True)
+    return None
 
 
-def mask_norm(norm: Any, gone: list[int]) -> None:
-    """Make a norm give zero for some channels, and leave them out of its mean and variance."""
-    dim = channel_dim(norm)
-    assert dim is not None
-    small = deepcopy(norm)
-    shrink_norm(small, gone)
+def _last_or_first(norm: Any) -> int | None:
+    if len(norm.normalized_shape) != 1:
+        return None
+    if type(norm).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward):
+        return -1
+    return 1 if type(norm).__name__ == "LayerNorm2d" else None  # of torchvision and timm
+
+
+def channels_of(module: Any) -> int:
+    """How many channels a module of `normalization_of`, or an Embedding, has something for."""
+    if isinstance(module, nn.Embedding):
+        return int(module.embedding_dim)
+    record = normalization_of(module)
+    assert record is not None
+    width = getattr(module, record.width)
+    return int(width[-1] if isinstance(width, tuple) else width)
+
+
+def shrink_channels(module: Any, keep: Tensor) -> None:
+    """Cut channels out of a normalization or an Embedding, in place.
+
+    Args:
+        module: see `normalization_of`.
+        keep: which channels stay, ``(channels,)``.
+    """
+    for table in (module._parameters, module._buffers):
+        for name, tensor in table.items():
+            if tensor is not None and tensor.ndim:
+                index = keep.nonzero().flatten().to(tensor.device)
+                replace_tensor(module, name, tensor.detach().index_select(-1, index))
+    left = int(keep.sum())
+    if isinstance(module, nn.Embedding):
+        module.embedding_dim = left
+        return
+    record = normalization_of(module)
+    assert record is not None
+    width = getattr(module, record.width)
+    setattr(module, record.width, (*width[:-1], left) if isinstance(width, tuple) else left)
+
+
+def mask_channels(norm: Any, keep: Tensor) -> None:
+    """Make a norm that reads across channels give zero for some, and leave them out of its sums."""
+    record = normalization_of(norm)
+    assert record is not None and record.dim is not None
+    dim, small = record.dim, copy_network(norm, share=True)
+    shrink_channels(small, keep)
 
     def masked(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        index = without(output.shape[dim], gone).nonzero().flatten().to(output.device)
+        index = keep.nonzero().flatten().to(output.device)
         values = small(args[0].index_select(dim, index))
         return torch.zeros_like(output).index_copy(dim, index, values)
 

@@ -160,7 +160,7 @@ class _Walk:
 
     def _start(self, node: fx.Node, name: str) -> None:
         layer = self.chosen[name]
-        if not _is_stock(layer):
+        if not is_stock(layer):
             self._lose(name, f"{type_name(layer)} has a forward of its own")
         else:
             self.channels[node] = _Channels(name, trailing=spatial_dims(layer))
@@ -187,7 +187,7 @@ class _Walk:
         return f"{type_name(module)} {name!r} reads them"
 
     def _consume(self, name: str, module: nn.Module, channels: _Channels) -> str | None:
-        if not _is_stock(module):
+        if not is_stock(module):
             return f"{type_name(module)} {name!r} reads them by a forward of its own"
         if channels.trailing != spatial_dims(module):
             return f"{type_name(module)} {name!r} does not have them as its inputs"
@@ -250,9 +250,18 @@ class _Walk:
         self.unknown.setdefault(layer, reason)
 
 
-def _is_stock(layer: nn.Module) -> bool:
+def is_stock(layer: nn.Module) -> bool:
+    """Whether a Linear or convolution runs torch's own forward."""
     forward = plain_type(layer).forward
     return any(forward is kind.forward for kind in LAYER_TYPES)
+
+
+def is_elementwise(trace: Trace, node: fx.Node) -> bool:
+    """Whether an operation treats each number by itself."""
+    if node.op == "call_module":
+        return plain_type(trace.root.get_submodule(str(node.target))) in ELEMENTWISE
+    names = ELEMENTWISE_NAMES if node.op == "call_method" else ELEMENTWISE_FUNCTIONS
+    return node.op in ("call_method", "call_function") and node.target in names
 
 
 def _asks_fact(node: fx.Node) -> bool:

@@ -23,12 +23,12 @@ def clone(tree: Any) -> Any:
     return tree_map_only(Tensor, Tensor.clone, tree)
 
 
-def one_sample(inputs: Any) -> Any:
-    """The first sample of a batch; the whole batch where samples cannot be told."""
+def first_samples(inputs: Any, count: int = 1) -> Any:
+    """The first samples of a batch; the whole batch where samples cannot be told."""
     sizes = {leaf.shape[:1] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
     if len(sizes) != 1 or sizes == {()}:
         return inputs
-    return tree_map_only(Tensor, lambda tensor: tensor[:1], inputs)
+    return tree_map_only(Tensor, lambda tensor: tensor[:count], inputs)
 
 
 def without(size: int, gone: Iterable[int]) -> Tensor:

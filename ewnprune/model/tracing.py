@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from ewnprune.model.layers import LAYER_TYPES
+from ewnprune.model.normalization import normalization_of
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -87,23 +88,27 @@ def trace(model: nn.Module, forward: Forward = call) -> Trace:
 
 
 def run(
-    trace: Trace, nodes: Iterable[fx.Node], values: dict[fx.Node, Any], free: bool = True
+    trace: Trace,
+    nodes: Iterable[fx.Node],
+    values: dict[fx.Node, Any],
+    root: nn.Module | None = None,
 ) -> Iterator[tuple[fx.Node, Any]]:
     """Run nodes in order, each from ``values``, and give each with its value.
+
+    A value is dropped after the last node of the whole graph that reads it.
 
     Args:
         trace: the traced model.
         nodes: the nodes to run.
         values: the values known so far; those computed are added.
-        free: drop a value after the last node of the whole graph that reads it.
+        root: a module to run in place of the traced one, by the same names; see `rooted`.
     """
     for node in nodes:
         args = fx.node.map_arg(node.args, values.__getitem__)
         kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
-        values[node] = value = _execute(trace.root, node, args, kwargs)
-        if free:
-            for source in trace.last_use[node]:
-                values.pop(source, None)
+        values[node] = value = _execute(root or trace.root, node, args, kwargs)
+        for source in trace.last_use[node]:
+            values.pop(source, None)
         yield node, value
 
 
@@ -163,7 +168,9 @@ class _Tracer(fx.Tracer):
         self.failed: nn.Module | None = None
 
     def is_leaf_module(self, module: nn.Module, qualname: str) -> bool:
-        whole = isinstance(module, LAYER_TYPES) or module in self.opaque
+        # a norm is called by its sizes, which would stand in the graph as numbers
+        kept = isinstance(module, LAYER_TYPES) or normalization_of(module) is not None
+        whole = kept or module in self.opaque
         return whole or super().is_leaf_module(module, qualname)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:

@@ -1,37 +1,64 @@
-"""Groups of channels that can only go together, and the units that they are cut by."""
+"""Groups: neurons that go together, whatever found them.
 
-from collections.abc import Iterable
+Scores, masks, zeros, cuts and checks act on these and on nothing else.
+
+The neurons of a layer in a chain are a group with one maker. Where layers are added, concatenated,
+grouped or attended to, several layers make the neurons of one group.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from torch import nn
+import torch
+from torch import Tensor
 
 from ewnprune.model.attention import Attention
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Places:
-    """Where the channels of a group lie in one layer: its index for the channel of the group."""
+    """Where the channels of a group lie along one dimension of a module's tensors.
 
-    layer: nn.Module
-    index: tuple[int, ...]
-    channel: tuple[int, ...]
+    Attributes:
+        index: places in the module, ``(n,)``.
+        channel: for each, the channel of the group that lies there, ``(n,)``.
+    """
 
-    def of(self, channels: Iterable[int]) -> list[int]:
-        """Where some of the channels lie."""
-        wanted = set(channels)
-        pairs = zip(self.index, self.channel, strict=True)
-        return [i for i, channel in pairs if channel in wanted]
+    index: Tensor
+    channel: Tensor
+
+    @classmethod
+    def of(cls, index: Sequence[int], channel: Sequence[int]) -> "Places":
+        """From plain numbers."""
+        return cls(torch.tensor(index, dtype=torch.long), torch.tensor(channel, dtype=torch.long))
+
+    @classmethod
+    def blocks(cls, channels: int, block: int = 1) -> "Places":
+        """Channel after channel, with so many places side by side for each.
+
+        >>> Places.blocks(2, 3).channel
+        tensor([0, 0, 0, 1, 1, 1])
+        """
+        return cls(torch.arange(channels * block), torch.arange(channels).repeat_interleave(block))
+
+    def keep(self, size: int, channels: Tensor) -> Tensor:
+        """Which of ``size`` places stay where these channels do: booleans, ``(size,)``.
+
+        >>> Places.of([3, 1], [0, 1]).keep(4, torch.tensor([False, True]))
+        tensor([ True,  True,  True, False])
+        """
+        keep = torch.ones(size, dtype=torch.bool)
+        keep[self.index] = channels[self.channel]
+        return keep
 
     def at(self, indices: Iterable[int]) -> list[int]:
         """The channels that lie at some places."""
-        wanted = set(indices)
-        pairs = zip(self.index, self.channel, strict=True)
-        return [channel for i, channel in pairs if i in wanted]
+        return self.channel[torch.isin(self.index, torch.tensor([*indices]))].tolist()
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
-    """Channels that go together: the neurons of the ``makers``, columns of the ``readers``.
+    """Channels that go together: the neurons of the ``makers``, inputs of the ``readers``.
 
     Attributes:
         name: the layer that gives the group its numbering, and its name; for the heads of
@@ -39,30 +66,50 @@ class Group:
         size: how many channels there are.
         makers: the layers whose neurons they are, by name.
         readers: the layers that read them, by name.
+        passed: BatchNorms and the like that treat each of them by itself, by name.
+        norms: the LayerNorms and GroupNorms that read across them, by name.
         embeddings: embeddings with these dimensions; they go along, and have no say in the score.
+        parameters: parameters that a model uses by themselves, by name, with the dimension that
+            counts the channels.
         blocks: channels stay in so many blocks of equal size (grouped convolutions, GroupNorm,
             heads of attention).
         whole: a unit is a whole block; otherwise it is one channel of each.
-        norms: the LayerNorms and GroupNorms that read across them, by name.
         stays: why none of them can go; empty if they can.
-        maskable: whether setting what the readers multiply them with to zero says the same as
-            removing them. It does not where a LayerNorm or GroupNorm reads across channels.
+        unfollowed: why they cannot be cut out, though nothing says that they must stay; empty if
+            they can. They are masked: where they are read, or if nobody knows who does, in their
+            own output.
+        after: the BatchNorm that directly follows the maker, where they are masked.
         opaque: something reads across channels that cannot be made to leave some of them out.
         attention: the attention whose heads they are, if they are that.
+        rescale: whether queries make up for attention that divides by the width that is left.
     """
 
     name: str
     size: int
     makers: dict[str, Places] = field(default_factory=dict)
     readers: dict[str, Places] = field(default_factory=dict)
-    embeddings: list[str] = field(default_factory=list)
+    passed: dict[str, Places] = field(default_factory=dict)
     norms: dict[str, Places] = field(default_factory=dict)
+    embeddings: dict[str, Places] = field(default_factory=dict)
+    parameters: dict[str, tuple[int, Places]] = field(default_factory=dict)
     blocks: int = 1
     whole: bool = False
     stays: str = ""
-    maskable: bool = True
+    unfollowed: str = ""
+    after: str | None = None
     opaque: bool = False
     attention: Attention | None = None
+    rescale: bool = False
+
+    @property
+    def free(self) -> bool:
+        """Whether its channels can be cut out."""
+        return not self.stays and not self.unfollowed
+
+    @property
+    def maskable(self) -> bool:
+        """Whether zeros where they are read say the same as removing them."""
+        return not self.norms and not self.opaque
 
     @property
     def width(self) -> int:
@@ -74,21 +121,24 @@ class Group:
         """How many units there are to remove."""
         return self.blocks if self.whole else self.width
 
-    def unit_of(self, channel: int) -> int:
-        """The unit that a channel belongs to.
+    @property
+    def touched(self) -> set[str]:
+        """Names of all modules that change when some of them go."""
+        owners = {name.rpartition(".")[0] for name in self.parameters}
+        return {*self.makers, *self.readers, *self.passed, *self.norms, *self.embeddings, *owners}
 
-        >>> [Group("conv", 6, blocks=2).unit_of(channel) for channel in range(6)]
-        [0, 1, 2, 0, 1, 2]
+    def unit_of(self) -> Tensor:
+        """The unit that each channel belongs to, ``(size,)``.
+
+        >>> Group("conv", 6, blocks=2).unit_of(), Group("heads", 6, blocks=2, whole=True).unit_of()
+        (tensor([0, 1, 2, 0, 1, 2]), tensor([0, 0, 0, 1, 1, 1]))
         """
-        return channel // self.width if self.whole else channel % self.width
+        channels = torch.arange(self.size)
+        return channels // self.width if self.whole else channels % self.width
 
-    def channels_of(self, units: Iterable[int]) -> list[int]:
-        """The channels of some units.
+    def channels(self, units: Tensor) -> Tensor:
+        """Which channels stay, ``(size,)``, where these units do, ``(units,)``.
 
-        >>> Group("conv", 6, blocks=2).channels_of([1])
-        [1, 4]
-        >>> Group("attention", 6, blocks=2, whole=True).channels_of([1])
-        [3, 4, 5]
+        Or these channels, ``(size,)``: a user may name others than those of whole units.
         """
-        wanted = set(units)
-        return [channel for channel in range(self.size) if self.unit_of(channel) in wanted]
+        return units if len(units) == self.size else units[self.unit_of()]

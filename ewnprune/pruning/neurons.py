@@ -1,138 +1,194 @@
-"""Read a model's neurons, score them and rank them."""
+"""What a score sees of a layer or group, made in one place; scores found, called and ranked."""
 
-import importlib
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 from zlib import crc32
 
 import torch
 from torch import Tensor, nn
 
-from ewnprune.model.anatomy import Anatomy
-from ewnprune.model.layers import neuron_rows
-from ewnprune.pruning import scores as known
+from ewnprune.model.layers import conv_groups, neuron_rows, num_inputs
+from ewnprune.pruning.groups import Group, Places
+from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking, Scope, rank
-from ewnprune.pruning.scores import Neurons
+from ewnprune.pruning.score_names import Score
+from ewnprune.pruning.scores import Neurons, OutgoingUnknownError
 
-Score = Callable[[Neurons], Tensor]
+Couple = Literal["mean", "max", "l2"]
+"""The score of neurons that go together, from those of the layers."""
 
 
-def find_scores(wanted: str | Score | Sequence[str | Score]) -> dict[str, Score]:
-    """Scores by the name they go by.
+@dataclass(frozen=True)
+class Facts:
+    """What scores may want to know beside the weights.
 
-    Args:
-        wanted: names of functions of `ewnprune.scores`, import paths
-            (``"package.module.function"``), functions, or a sequence of these.
-
-    Raises:
-        ValueError: no such score, or one is given twice.
-        TypeError: something that is no score.
-
-    >>> list(find_scores(["norm", "ewnprune.scores.random"]))
-    ['norm', 'ewnprune.scores.random']
+    Attributes:
+        couple: the score of neurons that go together, from those of the layers that make them:
+            their ``"mean"``, the ``"max"``, or ``"l2"``, the root of the sum of squares.
+        initial_norms: norms at initialisation, by layer name.
+        seed: seed of scores that draw numbers; None is 0.
+        outgoing: whether they may know the outgoing weights; those count as 1 otherwise.
     """
-    found: dict[str, Score] = {}
-    for item in [wanted] if isinstance(wanted, str) or callable(wanted) else wanted:
-        name = item if isinstance(item, str) else getattr(item, "__name__", type(item).__name__)
-        if name in found:
-            raise ValueError(f"score {name!r} is given twice: give each score once")
-        found[name] = _find(item) if isinstance(item, str) else item
-        if not callable(found[name]):
-            raise TypeError(f"score {item!r}: expected a function of ewnprune.scores.Neurons")
-    if not found:
-        raise ValueError(f"no score is given: choose among {_choices()}")
-    return found
+
+    couple: Couple = "mean"
+    initial_norms: Mapping[str, Tensor] | None = None
+    seed: int | None = None
+    outgoing: bool = True
+
+    def __post_init__(self) -> None:
+        if self.couple not in ("mean", "max", "l2"):
+            raise ValueError(f"couple={self.couple!r}: expected 'mean', 'max' or 'l2'")
 
 
-def rank_neurons(
+def rank_groups(
     name: str,
     score: Score,
-    anatomy: Anatomy,
-    scope: Scope = "layer",
-    initial_norms: Mapping[str, Tensor] | None = None,
-    seed: int | None = None,
-) -> Ranking:
-    """Score the neurons (or single weights) of the chosen layers, and rank them.
+    network: nn.Module,
+    groups: Sequence[Group],
+    chosen: Mapping[str, nn.Module],
+    scope: Scope,
+    facts: Facts,
+) -> tuple[Ranking, list[Note]]:
+    """Score the units of all groups, or the single weights of the chosen layers, and rank them.
+
+    Where a score wants outgoing weights and those of a group are not known, they count as 1, for
+    all groups: incoming times outgoing norm is then the incoming norm, which a note says.
 
     Args:
         name: the score's name, for messages.
         score: a function of `Neurons`.
-        anatomy: the layers, and who reads their neurons.
+        network: the network, plain.
+        groups: those of which units may go, by being cut or masked.
+        chosen: the layers in question.
         scope: see `rank`.
-        initial_norms: norms at initialisation, by layer name.
-        seed: seed of scores that draw numbers; None is 0.
+        facts: what the score may want to know.
 
     Raises:
         ValueError: what the score function raises, scores of the wrong shape, NaN scores, or
             neuron scores for one layer and weight scores for another.
     """
-    values = {}
-    for layer_name in anatomy.chosen:
-        neurons = _read(layer_name, anatomy, initial_norms, seed)
-        with torch.no_grad():
-            values[layer_name] = score(neurons)
-        check_scores(name, values[layer_name], neurons)
-    if len({value.ndim for value in values.values()}) > 1:
+    notes = []
+    try:
+        values = _unit_scores_of(name, score, network, groups, facts)
+    except OutgoingUnknownError as error:
+        facts = replace(facts, outgoing=False)
+        values = _unit_scores_of(name, score, network, groups, facts)
+        notes = [Note("score", f"{name}: outgoing weights count as 1 in all layers, since {error}")]
+    if values is None:
+        alone = {layer: _alone(layer, network, facts) for layer in chosen}
+        values = {layer: _score(name, score, neurons, 2) for layer, neurons in alone.items()}
+    return rank(values, scope), notes
+
+
+def _unit_scores_of(
+    name: str, score: Score, network: nn.Module, groups: Sequence[Group], facts: Facts
+) -> dict[str, Tensor] | None:
+    """The scores of the units of each group; None for a score that is one of single weights."""
+    if _ranks_weights(name, score, network, groups[0], facts):
+        return None
+    return {g.name: _unit_scores(name, score, network, g, facts) for g in groups}
+
+
+def _ranks_weights(name: str, score: Score, network: nn.Module, group: Group, facts: Facts) -> bool:
+    maker, places = next(iter(group.makers.items()))
+    neurons = _neurons(network, maker, places, group, facts)
+    with torch.no_grad():
+        values = score(neurons)
+    check_scores(name, values, neurons)
+    return values.ndim > 1
+
+
+def _score(name: str, score: Score, neurons: Neurons, ndim: int) -> Tensor:
+    with torch.no_grad():
+        values = score(neurons)
+    check_scores(name, values, neurons)
+    if values.ndim != ndim:
         raise ValueError(
             f"score {name!r} gives one number per neuron for some layers and one per weight for "
             "others: expected the same for all"
         )
-    # neurons are few, and on the CPU all devices order them alike
-    return rank({key: v.cpu() if v.ndim == 1 else v for key, v in values.items()}, scope)
+    return values
 
 
-def _find(path: str) -> Score:
-    module_name, _, function = path.rpartition(".")
-    if not module_name:
-        if path not in _choices():
-            raise ValueError(
-                f"unknown score {path!r}: choose among {', '.join(_choices())}, or give an "
-                "import path such as 'my_package.my_module.my_score'"
-            )
-        return getattr(known, path)  # type: ignore[no-any-return]
-    try:
-        return getattr(importlib.import_module(module_name), function)  # type: ignore[no-any-return]
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"score {path!r} cannot be imported: {error}") from error
+def _unit_scores(name: str, score: Score, network: nn.Module, group: Group, facts: Facts) -> Tensor:
+    """One score per unit, ``(units,)``, from those of all neurons in it; on the CPU.
+
+    Neurons are few, and on the CPU all devices order them alike.
+    """
+    rows = []
+    for maker, places in group.makers.items():
+        neurons = _neurons(network, maker, places, group, facts)
+        values = _score(name, score, neurons, 1).double().cpu()
+        # a layer that makes queries, keys and values has three neurons for a channel
+        parts = len(places.channel) // max(1, len(places.channel.unique()))
+        for index, channel in zip(
+            places.index.view(parts, -1), places.channel.view(parts, -1), strict=True
+        ):
+            row = torch.full((group.size,), torch.nan, dtype=torch.float64)
+            row[channel] = values[index]
+            table = row.view(group.blocks, group.width)
+            rows.append(table.T if group.whole else table)
+    if len(rows) == 1 and len(rows[0]) == 1:
+        return rows[0][0]
+    table = torch.cat(rows)
+    if facts.couple == "mean":
+        return table.nanmean(0)
+    if facts.couple == "max":
+        return table.nan_to_num(-torch.inf).amax(0)
+    return table.square().nansum(0).sqrt()
 
 
-def _choices() -> list[str]:
-    return [
-        name
-        for name, value in vars(known).items()
-        if inspect.isfunction(value) and value.__module__ == known.__name__ and name[0] != "_"
-    ]
+def _neurons(network: nn.Module, name: str, places: Places, group: Group, facts: Facts) -> Neurons:
+    neurons = _alone(name, network, facts, group.unfollowed or "no layer reads them alone")
+    if not facts.outgoing:
+        return replace(neurons, outgoing=neurons.rows.new_ones(len(neurons.rows), 1))
+    outgoing = _outgoing(network, group)
+    if outgoing is None:
+        return neurons
+    table = torch.zeros(len(neurons.rows), outgoing.shape[1], dtype=outgoing.dtype)
+    table[places.index] = outgoing[places.channel].cpu()
+    return replace(neurons, outgoing=table.to(neurons.rows.device))
 
 
-def _read(
-    name: str,
-    anatomy: Anatomy,
-    initial_norms: Mapping[str, Tensor] | None,
-    seed: int | None,
+def _alone(
+    name: str, network: nn.Module, facts: Facts, no_outgoing: str = "not asked for"
 ) -> Neurons:
-    layer, flow = anatomy.chosen[name], anatomy.flows[name]
+    """The neurons of a layer, without what reads them."""
+    layer: Any = network.get_submodule(name)
     rows = precise(neuron_rows(layer))
-    bias: Any = layer.bias
-    initial = None if initial_norms is None else initial_norms.get(name)
+    initial = None if facts.initial_norms is None else facts.initial_norms.get(name)
     if initial is not None and initial.numel() != len(rows):
         raise ValueError(
             f"initial_norms[{name!r}] has {initial.numel()} numbers: expected one for each of "
             f"the layer's {len(rows)} neurons"
         )
-    outgoing = [
-        _columns(anatomy.modules[reader.name], len(rows)).to(rows.device)
-        for reader in flow.consumers
-    ]
     return Neurons(
         layer=name,
         rows=rows,
-        bias=None if bias is None else precise(bias),
-        outgoing=torch.cat(outgoing, dim=1) if outgoing else None,
-        no_outgoing=flow.unknown,
+        bias=None if layer.bias is None else precise(layer.bias),
+        no_outgoing=no_outgoing,
         initial_norm=None if initial is None else precise(initial.flatten().to(rows.device)),
-        seed=layer_seed(name, seed),
+        seed=layer_seed(name, facts.seed),
     )
+
+
+def _outgoing(network: nn.Module, group: Group) -> Tensor | None:
+    """What the readers multiply each channel with, ``(size, fan_out)``."""
+    parts = []
+    for name, places in group.readers.items():
+        layer: Any = network.get_submodule(name)
+        rows, groups, inputs = precise(neuron_rows(layer)), conv_groups(layer), num_inputs(layer)
+        # (groups, outputs per group, inputs per group, kernel) -> one row per input
+        cells = rows.view(groups, len(rows) // groups, inputs // groups, -1)
+        columns = cells.transpose(1, 2).reshape(inputs, -1)
+        channels = places.channel.unique()
+        order = (places.channel * inputs + places.index).argsort()
+        read = columns[places.index[order]].reshape(len(channels), -1)
+        table = columns.new_zeros(group.size, read.shape[1])
+        table[channels] = read
+        parts.append(table)
+    return torch.cat(parts, dim=1) if parts else None
 
 
 def layer_seed(name: str, seed: int | None) -> int:
@@ -144,16 +200,6 @@ def layer_seed(name: str, seed: int | None) -> int:
     if not isinstance(seed, int | None):
         raise TypeError(f"seed={seed!r}: expected a whole number or None")
     return ((seed or 0) * 0x9E3779B1 + crc32(name.encode())) % 2**63
-
-
-def _columns(consumer: nn.Module, neurons: int) -> Tensor:
-    """What a layer multiplies each incoming neuron with: one row per neuron."""
-    rows = precise(neuron_rows(consumer))
-    groups: int = getattr(consumer, "groups", 1)
-    inputs: Any = consumer.in_features if isinstance(consumer, nn.Linear) else consumer.in_channels
-    # (groups, outputs per group, inputs per group, kernel) -> one row per input
-    cells = rows.view(groups, len(rows) // groups, inputs // groups, -1)
-    return cells.transpose(1, 2).reshape(neurons, -1)
 
 
 def precise(tensor: Tensor) -> Tensor:

@@ -1,30 +1,46 @@
 """Take neurons away for good: zero them in place, or build the smaller network."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from copy import deepcopy
-from importlib.util import find_spec
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from ewnprune.model.anatomy import Anatomy, dissect
 from ewnprune.model.layers import LayerPatterns, type_name
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.tensors import clone, close, device_of, same, to_device
 from ewnprune.model.tracing import Forward, call
-from ewnprune.pruning.choice import Choice, Indices, given
+from ewnprune.pruning.choice import Choice, choose, refuse_parametrized
+from ewnprune.pruning.finding import Found
 from ewnprune.pruning.heads import Heads
-from ewnprune.pruning.maskings import masking, neuron_masks
-from ewnprune.pruning.neurons import Score
+from ewnprune.pruning.indices import Indices
+from ewnprune.pruning.neurons import Couple
+from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Scope
-from ewnprune.pruning.surgery import (
-    refuse_unremovable,
-    refuse_unwritable,
-    shrink,
-    silence_parameters,
-    unequal_groups,
-)
+from ewnprune.pruning.repair import repaired
+from ewnprune.pruning.score_names import Score
+from ewnprune.pruning.smaller import largest_difference, masked, refuse_unfollowed, smaller
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A network without some of its neurons.
+
+    Attributes:
+        model: the smaller network.
+        left: neurons left of those that there were, for each group of neurons that go together, by
+            the name of one of its layers; of heads, their channels.
+        notes: for each group the layers in it and what was done; for each that stays, why.
+        difference: largest difference, on the example, between the outputs of the masked and of
+            the smaller network. Norms in the masked one go by the channels that stay. Groups that
+            something else reads across are left out.
+    """
+
+    model: nn.Module
+    left: dict[str, tuple[int, int]]
+    notes: tuple[Note, ...]
+    difference: float
 
 
 def remove_neurons(
@@ -39,37 +55,52 @@ def remove_neurons(
     scope: Scope = "layer",
     round_to: int = 1,
     heads: Heads = "keep",
+    couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
     seed: int | None = None,
+    repair: Any = None,
     forward: Forward = call,
 ) -> nn.Module:
     """Build the physically smaller network, without the neurons of the lowest scores.
 
-    A neuron goes with its bias, its outgoing weights and its BatchNorm channel. The new network is
-    run on the example and compared with the old one masked before it is returned.
+    A neuron goes with its bias, its outgoing weights, its BatchNorm channel and all that is coupled
+    with it. Where layers are added, concatenated, grouped or gated, their neurons can only go
+    together: each such group loses ``round(sparsity * n)`` of its ``n`` neurons (of its units,
+    where a grouped convolution or a GroupNorm needs blocks of equal size: one channel of each
+    block), and what a larger sparsity removes includes what a smaller one does.
 
-    Where neurons are coupled (by residual additions, concatenations, grouped convolutions, ...),
-    `remove_coupled_neurons` does it, with torch-pruning if that is installed; call it for its
-    options, and for notes on what was removed from where. A warning names layers that stay
-    against expectation, and those where a norm reads across neurons, which no mask can tell.
+    The new network is run on the example and compared with the old one masked before it is
+    returned. A warning names layers that stay against expectation; `remove_with_notes` tells all.
 
     Args:
-        model: a chain of Linear and convolution layers with activations, pooling, flattening and
-            BatchNorm in between, or a model that torch-pruning can follow; left as it is.
-            Reparametrized layers must be folded first.
-        sparsity: fraction of the neurons to remove, in [0, 1); never a whole layer.
-        example_input: a batch of inputs.
-        indices: instead of a sparsity, the neurons to remove by layer, ``{"fc1": [0, 7]}``; what
-            is coupled with them goes too. No other argument that says what goes has a meaning then.
-        score: what decides which neurons go, see `ewnprune.scores`.
-        layers: which layers, see `select_layers`; by default all but the last.
+        model: any module, left as it is. Reparametrized layers must be folded first.
+        sparsity: fraction of the neurons to remove, in [0, 1); never a whole group.
+        example_input: a batch of inputs; best of one sample, as its forward pass is recorded.
+        indices: instead of a sparsity, the neurons to remove by layer, ``{"conv1": [0, 7]}``. All
+            that is coupled with them goes too, so that layers of one group must be given the same
+            channels, or one of them alone. Heads, or their dimensions, are named by the module
+            that the attention lies in. No other argument that says what goes has a meaning then.
+        score: what decides which neurons go, see `ewnprune.scores`; one number per neuron.
+        layers: which layers, see `select_layers`, by default all but the last; a group goes only if
+            all its layers may.
         exclude: which of them to leave.
-        scope: ``"layer"`` or ``"global"``.
+        scope: ``"layer"`` removes the same fraction of each group, ``"global"`` the lowest scores
+            of all groups.
         round_to: the number of neurons that stay is rounded up to a multiple of this, as far as
             there are so many.
-        heads: ``"whole"`` or ``"dims"`` for heads of attention, see `remove_coupled_neurons`.
+        heads: what goes of attention made of Linear layers: ``"whole"`` heads, the same number of
+            ``"dims"`` of each, or nothing. Attributes such as ``num_heads`` and ``head_dim`` of the
+            module are set to what is left; its forward pass must go by them, or by the sizes.
+            torch's MultiheadAttention stays, as it ties its heads to the width of its inputs; see
+            `separate_attention`.
+        couple: the score of neurons that go together from those of the layers: their ``"mean"``,
+            the ``"max"``, or ``"l2"``, the root of the sum of squares (with the score ``"norm"``
+            the norm of all their incoming weights together).
         initial_norms: norms at initialisation by layer name, for scores that need them.
         seed: seed of scores that draw numbers.
+        repair: a batch of inputs, never test data where the result is to be tested: what removed
+            neurons gave on average over it is added to the biases that follow. No training. No
+            other bias comes nearer to the dense layer, in mean square. A layer without gets one.
         forward: from model and inputs to outputs; ``model(inputs)`` by default.
 
     Returns:
@@ -89,83 +120,36 @@ def remove_neurons(
     )
     >>> remove_neurons(net, indices={"0": [0, 7]}, example_input=torch.zeros(1, 4))[0]
     Linear(in_features=4, out_features=8, bias=True)
+    >>> _, x = torch.manual_seed(0), torch.randn(64, 4)
+    >>> small = remove_neurons(net, 0.5, x, repair=x)
+    >>> torch.allclose(small(x).mean(0), net(x).mean(0), atol=1e-6)
+    True
     """
-    choice = Choice(sparsity, indices, score, layers, exclude, scope, round_to, initial_norms, seed)
-    return remove_chosen(model, choice, example_input, forward, heads)
-
-
-Prepare = Callable[[nn.Module, Mapping[str, Tensor]], None]
-"""Changes a model before neurons are cut out; given for each layer which of its inputs go."""
-
-
-def remove_chosen(
-    model: nn.Module,
-    choice: Choice,
-    example_input: Any,
-    forward: Forward,
-    heads: Heads = "keep",
-    prepare: Prepare | None = None,
-) -> nn.Module:
-    """`remove_neurons`, with the choice made, and a copy that may be changed before the cut."""
-    small = deepcopy(model)
-    inputs = to_device(given(example_input), device_of(small))
-    if heads != "keep":
-        return _remove_coupled(model, choice, inputs, forward, heads, prepare)
-    with evaluating(small):
-        anatomy = dissect(small, forward, choice.select(small).chosen, inputs)
-        chain = not any(flow.unknown for flow in anatomy.flows.values())
-        keep = choice.keep(anatomy) if chain else {}
-        chain = chain and not unequal_groups(anatomy, keep)
-        # not where the forward pass cannot be traced: an example shows one way through it only
-        if not chain and anatomy.trace is not None and find_spec("torch_pruning"):
-            return _remove_coupled(model, choice, inputs, forward, heads, prepare)
-        keep = keep or choice.keep(anatomy)
-        refuse_unremovable(small, anatomy, keep)
-        if prepare is not None:
-            prepare(small, inputs_gone(anatomy, keep))
-        masks = neuron_masks(anatomy, keep)
-        with masking(anatomy.modules, masks) as active:
-            active.update(masks)
-            expected = forward(small, clone(inputs))
-    shrink(anatomy, keep)
-    with evaluating(small):
-        outputs = forward(small, clone(inputs))
-    if not same(outputs, expected, close):
-        raise ValueError(
-            f"the smaller {type_name(model)} does not give the outputs of the masked one on the "
-            "example: its forward pass depends on the number of neurons in a way that cannot be "
-            "followed; use mask_neurons, or leave layers with exclude="
-        )
-    return small
-
-
-def _remove_coupled(
-    model: nn.Module,
-    choice: Choice,
-    inputs: Any,
-    forward: Forward,
-    heads: Heads,
-    prepare: Prepare | None,
-) -> nn.Module:
-    from ewnprune.pruning.structured import remove_coupled
-
-    removal = remove_coupled(model, choice, inputs, forward, heads=heads, prepare=prepare)
-    if removal.unexpected:
-        warnings.warn("; ".join(removal.unexpected), stacklevel=4)
+    removal = remove_with_notes(
+        model,
+        sparsity,
+        example_input,
+        indices=indices,
+        score=score,
+        layers=layers,
+        exclude=exclude,
+        scope=scope,
+        round_to=round_to,
+        heads=heads,
+        couple=couple,
+        initial_norms=initial_norms,
+        seed=seed,
+        repair=repair,
+        forward=forward,
+    )
+    unexpected = [str(note) for note in removal.notes if note.kind in ("stays", "score")]
+    if unexpected:
+        more = f"; and {len(unexpected) - 3} more" if len(unexpected) > 3 else ""
+        warnings.warn("; ".join(unexpected[:3]) + more, stacklevel=2)
     return removal.model
 
 
-def inputs_gone(anatomy: Anatomy, keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """For each layer that reads removed neurons, which of its inputs those are."""
-    return {
-        reader.name: ~kept.repeat_interleave(reader.block)
-        for name, kept in keep.items()
-        if not kept.all()
-        for reader in anatomy.flows[name].consumers
-    }
-
-
-def mask_neurons(
+def remove_with_notes(
     model: nn.Module,
     sparsity: float | None = None,
     example_input: Any = None,
@@ -176,46 +160,82 @@ def mask_neurons(
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
     round_to: int = 1,
+    heads: Heads = "keep",
+    couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
     seed: int | None = None,
+    repair: Any = None,
     forward: Forward = call,
-) -> dict[str, Tensor]:
-    """Set the neurons of the lowest scores to zero, in place: weights, bias, what reads them.
+) -> Removal:
+    r"""`remove_neurons`, with notes on what was removed from where, and what stays and why.
 
-    Where the layers that read them are not known, only the neurons' own weights and biases (and
-    those of a BatchNorm that directly follows) are set to zero.
+    The arguments and errors are those of `remove_neurons`.
 
-    Args:
-        model: any model; reparametrized layers must be folded first.
-        sparsity: fraction of the neurons, in [0, 1); never a whole layer.
-        example_input: a batch of inputs.
-        indices: instead of a sparsity, the neurons by layer, see `remove_neurons`.
-        score: see `remove_neurons`, as for the arguments that follow.
-        layers: which layers.
-        exclude: which of them to leave.
-        scope: ``"layer"`` or ``"global"``.
-        round_to: a multiple for the number that stays.
-        initial_norms: norms at initialisation.
-        seed: seed of scores that draw numbers.
-        forward: from model and inputs to outputs.
-
-    Returns:
-        For each layer, which neurons stay, ``(n,)``.
-
-    Raises:
-        ValueError: a layer cannot be masked; it is named with the reason. Not exactly one of
-            ``sparsity`` and ``indices``, or indices that do not fit the model.
-
-    >>> import torch
-    >>> net = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 3))
-    >>> mask_neurons(net, 0.8, torch.zeros(1, 4))["0"].sum(), net[2].weight.count_nonzero()
-    (tensor(2), tensor(6))
+    >>> class Residual(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.first, self.second, self.head = (nn.Linear(8, n) for n in (8, 8, 2))
+    ...     def forward(self, x):
+    ...         x = self.first(x)
+    ...         return self.head(x + self.second(x).relu())
+    >>> removal = remove_with_notes(Residual(), 0.5, torch.zeros(1, 8))
+    >>> removal.model.second
+    Linear(in_features=4, out_features=4, bias=True)
+    >>> print(*removal.notes, sep="\n")
+    first, second: 4 of 8 neurons left
+    head: left: the last layer: its outputs are the model's
     """
-    choice = Choice(sparsity, indices, score, layers, exclude, scope, round_to, initial_norms, seed)
-    inputs = to_device(given(example_input), device_of(model))
+    choice = Choice(layers, exclude, scope, round_to, heads, couple, initial_norms, seed)
+    refuse_parametrized(model)
     with evaluating(model):
-        anatomy = dissect(model, forward, choice.select(model).chosen, inputs)
-        keep = choice.keep(anatomy)
-    refuse_unwritable(model, anatomy)
-    silence_parameters(anatomy, keep)
-    return keep
+        found, units, notes = choose(
+            model, example_input, sparsity, indices, score, choice, forward
+        )
+        refuse_unfollowed(model, found.unfollowed)
+        inputs = to_device(example_input, device_of(model))
+        network = found.network
+        if repair is not None:
+            calibration = to_device(repair, device_of(model))
+            network = repaired(network, found.groups, units, calibration, forward)
+        small = smaller(network, found.groups, units, share=False)
+        told = [group for group in found.groups if not group.opaque]
+        expected = forward(masked(network, told, units), clone(inputs))
+        outputs = forward(small, clone(inputs))
+        cut_told = outputs if len(told) == len(found.groups) else None
+        if cut_told is None:
+            cut_told = forward(smaller(network, told, units), clone(inputs))
+    if not same(cut_told, expected, close):
+        raise ValueError(
+            f"the smaller {type_name(model)} does not give the outputs of the masked one on the "
+            "example: its forward pass depends on the number of neurons in a way that cannot be "
+            "followed; use mask_neurons, or leave layers with exclude="
+        )
+    _as_it_was(small, model)
+    left = {g.name: (int(g.channels(units[g.name]).sum()), g.size) for g in found.asked(units)}
+    return Removal(
+        small, left, (*notes, *_notes(found, left)), largest_difference(cut_told, expected)
+    )
+
+
+def _as_it_was(small: nn.Module, model: nn.Module) -> None:
+    """Train flags, and which parameters train, as in the model; a bias that came trains."""
+    trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for name, parameter in small.named_parameters():
+        owner = name.rpartition(".")[0]
+        parameter.requires_grad_(trains.get(name, trains.get(f"{owner}.weight".lstrip("."), True)))
+    for module, original in zip(small.modules(), model.modules(), strict=True):
+        module.training = original.training
+
+
+def _notes(found: Found, left: Mapping[str, tuple[int, int]]) -> list[Note]:
+    notes = []
+    for group in found.groups:
+        few, size = left.get(group.name, (group.size, group.size))
+        what = f"{few} of {size} neurons left"
+        if group.whole:
+            what += f", {few // group.width} of {group.blocks} heads"
+        if few < size and not group.maskable:
+            what += "; not as zeros would, since a norm reads across them"
+        who = ", ".join([*group.makers, *group.embeddings])
+        notes.append(Note("removed", f"{who}: {what}"))
+    return notes + [note for note in found.notes() if note.kind in ("stays", "left")]

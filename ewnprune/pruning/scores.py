@@ -13,6 +13,7 @@ from torch import Tensor
 
 __all__ = [
     "Neurons",
+    "OutgoingUnknownError",
     "magnitude",
     "norm",
     "norm_change",
@@ -49,6 +50,10 @@ class Neurons:
     seed: int = 0
 
 
+class OutgoingUnknownError(ValueError):
+    """A score wants the outgoing weights of neurons that nobody knows the readers of."""
+
+
 def norm(neurons: Neurons) -> Tensor:
     """Norm of the incoming weights, ``||w_u||``.
 
@@ -70,7 +75,7 @@ def norm_product(neurons: Neurons) -> Tensor:
     neither the function nor this score.
 
     Raises:
-        ValueError: the outgoing weights are not known.
+        OutgoingUnknownError: the outgoing weights are not known.
     """
     return norm(neurons) * _outgoing_norm(neurons, "norm_product")
 
@@ -79,7 +84,7 @@ def norm_with_bias_product(neurons: Neurons) -> Tensor:
     """`norm_with_bias` times the outgoing norm; as unchanged by rescaling as `norm_product`.
 
     Raises:
-        ValueError: the outgoing weights are not known.
+        OutgoingUnknownError: the outgoing weights are not known.
     """
     return norm_with_bias(neurons) * _outgoing_norm(neurons, "norm_with_bias_product")
 
@@ -139,7 +144,7 @@ def _row_norms(rows: Tensor) -> Tensor:
 
 def _outgoing_norm(neurons: Neurons, score: str) -> Tensor:
     if neurons.outgoing is None:
-        raise ValueError(
+        raise OutgoingUnknownError(
             f"score {score!r} needs the outgoing weights of layer {neurons.layer!r}, which are "
             f"not known ({neurons.no_outgoing}): leave that layer out, or choose another score"
         )

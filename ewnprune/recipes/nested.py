@@ -1,6 +1,7 @@
 """Train the small networks inside the large one: `NestedTraining`, an option of the recipe."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,16 @@ from torch.utils.hooks import RemovableHandle
 
 from ewnprune.callback.batches import global_seed
 from ewnprune.curve.sweep import inputs_and_targets
-from ewnprune.model.anatomy import Anatomy, dissect
-from ewnprune.model.layers import LayerPatterns, select_layers
+from ewnprune.model.copying import plain_network
+from ewnprune.model.layers import LayerPatterns, num_inputs, spatial_dims
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.tracing import call
-from ewnprune.pruning.maskings import Site, neuron_sites
-from ewnprune.pruning.neurons import find_scores, rank_neurons
+from ewnprune.pruning.choice import Choice
+from ewnprune.pruning.finding import Found
+from ewnprune.pruning.groups import Group, Places
+from ewnprune.pruning.neurons import Facts, rank_groups
 from ewnprune.pruning.ranking import Ranking, check_sparsities
+from ewnprune.pruning.score_names import find_scores
 
 
 class NestedTraining(Callback):
@@ -63,23 +67,23 @@ class NestedTraining(Callback):
         self.sparsities = check_sparsities(sparsities)
         self.layers, self.exclude = layers, exclude
         self.batch = batch or inputs_and_targets
-        self._anatomy: Anatomy | None = None
+        self._found: Found | None = None
         self._handles: list[RemovableHandle] = []
-        self._masks: dict[Site, Tensor] = {}
+        self._masks: dict[tuple[str, str], Tensor] = {}
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         inputs, _ = self.batch(batch)
-        if self._anatomy is None:
-            self._attach(trainer, pl_module, inputs)
-        assert self._anatomy is not None
+        if self._found is None:
+            self._found = self._attach(trainer, pl_module, inputs)
         seed = (global_seed() or 0, trainer.current_epoch, batch_idx, trainer.global_rank)
         draws = draw_levels(len(tree_leaves(inputs)[0]), self.share, len(self.sparsities), seed)
         if draws.any():
-            (score,) = find_scores(self.score).values()
-            ranking = rank_neurons(self.score, score, self._anatomy)
-            self._masks.update(self._masks_of(ranking, draws, self._anatomy))
+            ((name, score),) = find_scores(self.score).items()
+            groups, chosen = self._found.groups, self._found.anatomy.chosen
+            ranking, _ = rank_groups(name, score, pl_module, groups, chosen, "layer", Facts())
+            self._masks.update(self._masks_of(ranking, draws, groups, pl_module))
 
     def on_train_batch_end(self, *_: Any) -> None:
         self._masks.clear()
@@ -92,52 +96,69 @@ class NestedTraining(Callback):
     ) -> None:
         self._detach()
 
-    def _attach(self, trainer: Trainer, pl_module: LightningModule, inputs: Any) -> None:
-        chosen = select_layers(pl_module, self.layers, self.exclude).chosen
+    def _attach(self, trainer: Trainer, pl_module: LightningModule, inputs: Any) -> Found:
+        choice = Choice(self.layers, self.exclude)
         with evaluating(pl_module), trainer.precision_plugin.forward_context():
-            anatomy = dissect(pl_module, call, chosen, inputs)
-        for at in neuron_sites(anatomy.chosen, anatomy.flows, anatomy.modules).values():
-            for site, _ in at:
-                module = anatomy.modules[site.module]
-                self._handles.append(
-                    module.register_forward_pre_hook(self._silence_input(site))
-                    if site.place == "input"
-                    else module.register_forward_hook(self._silence_output(site))
-                )
-        self._anatomy = anatomy
+            found = choice.find(plain_network(pl_module), call, inputs)
+        nested = [group for group in found.groups if group.maskable]
+        across = [group.name for group in found.groups if not group.maskable]
+        if not nested:
+            raise ValueError(
+                f"NestedTraining: a norm reads across the neurons of {', '.join(across)}, which "
+                "cannot be masked for one image alone: expected a layer without"
+            )
+        if across and trainer.is_global_zero:
+            print(f"ewnprune: not nested, since a norm reads across them: {', '.join(across)}")
+        for place, name in {place for group in nested for place in _places(group)}:
+            module = pl_module.get_submodule(name)
+            self._handles.append(
+                module.register_forward_pre_hook(self._silence_input(name))
+                if place == "input"
+                else module.register_forward_hook(self._silence_output(name))
+            )
+        return replace(found, groups=nested)
 
     def _detach(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles, self._anatomy = [], None
+        self._handles, self._found = [], None
         self._masks.clear()
 
-    def _masks_of(self, ranking: Ranking, draws: Tensor, anatomy: Anatomy) -> dict[Site, Tensor]:
+    def _masks_of(
+        self, ranking: Ranking, draws: Tensor, groups: Sequence[Group], model: LightningModule
+    ) -> dict[tuple[str, str], Tensor]:
         if ranking.unit != "neurons":
             raise ValueError(
                 f"NestedTraining: score {self.score!r} ranks single weights: expected one that "
                 "ranks neurons, such as 'norm_product'"
             )
         kept = [ranking.keep(level) for level in self.sparsities]
-        masks = {}
-        for name, at in neuron_sites(anatomy.chosen, anatomy.flows, anatomy.modules).items():
-            rows = [torch.ones_like(kept[0][name]), *(keep[name] for keep in kept)]
-            weight: Any = anatomy.chosen[name].weight
-            for site, shaped in at:
-                table = torch.stack([shaped(row) for row in rows])
-                masks[site] = table[draws].to(weight.device, weight.dtype)
+        masks: dict[tuple[str, str], Tensor] = {}
+        for group in groups:
+            rows = [group.channels(keep[group.name]) for keep in kept]
+            rows = [torch.ones_like(rows[0]), *rows]
+            for (place, name), places in _places(group).items():
+                # the BatchNorm after a layer has the layer's channels, in the layer's shape
+                layer: Any = model.get_submodule(group.name if place == "output" else name)
+                size = num_inputs(layer) if place == "input" else group.size
+                trailing = [1] * spatial_dims(layer)
+                table = torch.stack([places.keep(size, row).view(-1, *trailing) for row in rows])
+                weight = layer.weight
+                mask = table[draws].to(weight.device, weight.dtype)
+                known = masks.get((place, name))
+                masks[place, name] = mask if known is None else known * mask
         return masks
 
-    def _silence_input(self, site: Site) -> Any:
+    def _silence_input(self, name: str) -> Any:
         def hook(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            mask = self._masks.get(site)
+            mask = self._masks.get(("input", name))
             return None if mask is None else (times(args[0], mask), *args[1:])
 
         return hook
 
-    def _silence_output(self, site: Site) -> Any:
+    def _silence_output(self, name: str) -> Any:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            mask = self._masks.get(site)
+            mask = self._masks.get(("output", name))
             return None if mask is None else times(output, mask)
 
         return hook
@@ -167,3 +188,10 @@ def times(values: Tensor, mask: Tensor) -> Tensor:
         )
     between = [1] * (values.dim() - mask.dim())
     return values * mask.view(len(mask), *between, *mask.shape[1:]).to(values.dtype)
+
+
+def _places(group: Group) -> dict[tuple[str, str], Places]:
+    """Where the neurons of a group are silenced: the inputs of layers, or an output."""
+    if group.unfollowed:
+        return {("output", group.after or group.name): Places.blocks(group.size)}
+    return {("input", name): places for name, places in group.readers.items()}

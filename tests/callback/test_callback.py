@@ -373,7 +373,7 @@ def test_the_last_curve_is_of_the_averaged_weights(tmp_path, averaging, norm, ev
         assert last.points[0].correct == (model.eval()(x).argmax(1) == y).sum().item()
         expected = nn.functional.cross_entropy(model(x), y).item()
     assert last.points[0].loss == pytest.approx(expected, rel=1e-5)
-    assert any("averaged weights" in note for note in callback.curve.notes) == bool(every)
+    assert any("averaged weights" in str(note) for note in callback.curve.notes) == bool(every)
     assert "on_train_end" not in vars(model)
 
 

@@ -46,7 +46,7 @@ def test_removed_networks_are_as_good_as_masked_ones_and_smaller(network, data, 
         assert abs(point.metrics["bytes"] - path.stat().st_size) < 200
     assert all(value.equal(before[key]) for key, value in network.state_dict().items())
     assert network.training
-    assert "batch of 1, on cpu" in curve.notes[1]
+    assert "batch of 1, on cpu" in next(n.text for n in curve.notes if n.kind == "latency")
     write_curve(curve, tmp_path / "curve.json")
     assert read_curve(tmp_path / "curve.json") == curve
 
@@ -88,18 +88,18 @@ def test_latency_is_never_claimed_for_masks(network, data):
     assert "on paper" not in curve.where(score="norm").table()
 
 
-def test_a_function_of_ones_own_names_its_points(network, data):
-    def thinner(model, level, inputs, **options):
-        assert inputs.shape == (3, 20)  # not the loader's
-        return remove_neurons(model, level, inputs, **options)
-
-    example = torch.zeros(3, 20)
-    options = {"example_input": example, "latency_seconds": 0.01}
-    curve = sparsity_curve(network, data, (0, 0.5), realize=thinner, **options)
-    removed = sparsity_curve(network, data, (0, 0.5), realize="remove", **options)
-    assert [len(one) for one in (curve + removed).series()] == [2, 2]
-    assert {point.realize for point in curve} == {"thinner"}
-    assert [p.correct for p in curve] == [p.correct for p in removed]
+def test_a_repair_learns_from_the_example_given(network, data):
+    example = torch.randn(30, 20)
+    options = {"realize": "repair", "latency_seconds": 0.01}
+    curve = sparsity_curve(network, data, (0, 0.5), example_input=example, **options)
+    other = sparsity_curve(network, data, (0, 0.5), **options)
+    x, y = data.dataset.tensors
+    small = remove_neurons(network, 0.5, x[:1], repair=example).eval()
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(small(x), y).item()
+    assert curve.points[1].loss == pytest.approx(expected, rel=1e-5)
+    assert other.points[1].loss != curve.points[1].loss
+    assert {point.realize for point in curve} == {"repair"}
 
 
 def test_what_cannot_be_removed_is_told(network, data):

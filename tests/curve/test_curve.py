@@ -15,6 +15,9 @@ from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.curve.points import CurvePoint
 from ewnprune.model.size import Count
+from ewnprune.pruning.notes import Note
+
+REMOVED = Note("removed", "fc1: removed")
 
 text = st.text(max_size=8)
 whole = st.integers(0, 10**9)
@@ -30,8 +33,9 @@ points = st.builds(
     neurons=counts, weights=counts, parameters=counts, macs=counts,
     metrics=st.dictionaries(text, number, max_size=3),
 )  # fmt: skip
+notes = st.builds(Note, st.sampled_from(["removed", "left", "run"]), text)
 curves = st.builds(
-    Curve, st.lists(points, max_size=4).map(tuple), st.lists(text, max_size=2).map(tuple)
+    Curve, st.lists(points, max_size=4).map(tuple), st.lists(notes, max_size=2).map(tuple)
 )
 
 
@@ -244,12 +248,14 @@ def test_any_measure_can_be_summed_up():
 
 
 def test_selection_concatenation_and_series():
-    plain = replace(series([0.9, 0.8], method="plain", score="norm"), notes=("fc1: removed", "a"))
-    ewn = replace(series([0.9, 0.7], method="EWN", score="norm"), notes=("fc1: removed", "b"))
+    plain = replace(
+        series([0.9, 0.8], method="plain", score="norm"), notes=(REMOVED, Note("run", "a"))
+    )
+    ewn = replace(series([0.9, 0.7], method="EWN", score="norm"), notes=(REMOVED, Note("run", "b")))
     both = plain + ewn
     assert len(both) == 4
     assert list(both) == [*plain, *ewn]
-    assert both.notes == ("fc1: removed", "a", "b")
+    assert both.notes == (REMOVED, Note("run", "a"), Note("run", "b"))
     assert both.where(method="EWN").points == ewn.points
     assert both.where(method="EWN", score="random").points == ()
     assert [one.points for one in both.series()] == [plain.points, ewn.points]

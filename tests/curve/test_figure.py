@@ -6,6 +6,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from ewnprune import Note
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.figure import plot_curve
 from ewnprune.curve.points import CurvePoint
@@ -61,7 +62,8 @@ def test_other_axes_show_what_they_say():
             ("weights", 0, 200), ("weights", 0.5, 100), ("weights", 0.8, 40),
         )
     ]  # fmt: skip
-    curve = Curve(tuple(points), ("latency: median, batch of 1, on cpu", "fc1: left"))
+    notes = (Note("latency", "median, batch of 1, on cpu"), Note("left", "fc1: left"))
+    curve = Curve(tuple(points), notes)
     for x, expected, label in (
         ("parameters", [[0, 70, 85], [0, 50, 80]], "parameters removed (%)"),
         ("macs", [[50, 85, 92.5], [50, 75, 90]], "MACs removed (%, on paper for weights)"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ewnprune.pruning.structured import remove_coupled_neurons
+from ewnprune.pruning.removal import remove_with_notes
 
 
 class Words(nn.Module):
@@ -51,7 +51,7 @@ def _random(network):
 
 def test_embeddings_go_with_what_they_are_added_to():
     network, x = _random(Words()), torch.randint(0, 20, (3, 6))
-    removal = remove_coupled_neurons(network, indices={"back": [1, 6]}, example_input=x)
+    removal = remove_with_notes(network, indices={"back": [1, 6]}, example_input=x)
     small, kept = removal.model, [0, 2, 3, 4, 5, 7]
     masked = deepcopy(network)
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_embeddings_go_with_what_they_are_added_to():
     assert small.places.weight.equal(network.places.weight[:, kept])
     assert small.start.equal(network.start[..., kept])
     assert any(
-        note.startswith("back, words, places: 6 of 8 neurons left") for note in removal.notes
+        str(note).startswith("back, words, places: 6 of 8 neurons left") for note in removal.notes
     )
     small.train()(x).square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in small.parameters())
@@ -71,7 +71,7 @@ def test_embeddings_go_with_what_they_are_added_to():
 
 def test_embeddings_go_where_a_norm_reads_across_them():
     network, x = _random(Words(norm=True)), torch.randint(0, 20, (3, 6))
-    removal = remove_coupled_neurons(network, indices={"back": [1, 6]}, example_input=x)
+    removal = remove_with_notes(network, indices={"back": [1, 6]}, example_input=x)
     kept, norm = [0, 2, 3, 4, 5, 7], network.norm
     with torch.no_grad():  # by hand, channel by channel
         words = (network.words(x) + network.places.weight + network.start)[..., kept]
@@ -83,21 +83,23 @@ def test_embeddings_go_where_a_norm_reads_across_them():
         mean = (words + back).mean(1)
         expected = mean @ network.head.weight[:, kept].T + network.head.bias
     torch.testing.assert_close(removal.model(x), expected, rtol=1e-12, atol=1e-12)
-    assert any("not as a mask would, since a norm reads across" in note for note in removal.notes)
+    assert any(
+        "not as zeros would, since a norm reads across" in str(note) for note in removal.notes
+    )
 
 
 def test_an_embedding_that_no_layer_is_coupled_with_stays_and_is_named():
     network = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3))
-    removal = remove_coupled_neurons(network, 0.5, torch.randint(0, 20, (3, 6)))
+    removal = remove_with_notes(network, 0.5, torch.randint(0, 20, (3, 6)))
     assert removal.left == {"1": (6, 12)} and removal.model[0].embedding_dim == 8
-    assert "0: stays: its dimensions are no neurons of a layer" in removal.notes
-    assert not removal.unexpected
+    assert "0: left: neurons of Embedding are not chosen" in map(str, removal.notes)
+    assert {note.kind for note in removal.notes} == {"removed", "left"}
 
 
 @pytest.mark.parametrize("sparsity", [0.25, 0.6])
 def test_transposed_and_depthwise_convolutions_agree_with_a_mask_by_hand(sparsity):
     network, x = _random(Upwards()), torch.randn(2, 3, 6, 6, dtype=torch.float64)
-    removal = remove_coupled_neurons(network, sparsity, x, exclude="point")
+    removal = remove_with_notes(network, sparsity, x, exclude="point")
     small = removal.model
     kept = [network.first.bias.tolist().index(value) for value in small.first.bias.tolist()]
     gone = sorted(set(range(8)) - set(kept))
@@ -114,10 +116,10 @@ def test_transposed_and_depthwise_convolutions_agree_with_a_mask_by_hand(sparsit
     assert small.batch.running_var.equal(network.batch.running_var[kept])
 
 
-def test_grouped_transposed_convolutions_stay_and_are_named():
+def test_grouped_transposed_convolutions_lose_the_same_number_in_each_group():
     layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2, groups=2), nn.ReLU()]
     network = nn.Sequential(*layers, nn.Conv2d(6, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
-    removal = remove_coupled_neurons(network, 0.5, torch.randn(1, 3, 6, 6))
-    assert removal.left == {"4": (2, 4)}
-    stays = [note for note in removal.notes if "transposed convolution with 2 groups" in note]
-    assert [note.split(":")[0] for note in stays] == ["2", "0"]
+    removal = remove_with_notes(network, 1 / 3, torch.randn(1, 3, 6, 6))
+    assert removal.left == {"0": (6, 8), "2": (4, 6), "4": (3, 4)}
+    up = removal.model[2]
+    assert (up.in_channels, up.out_channels, up.groups) == (6, 4, 2)

@@ -10,9 +10,8 @@ from torchvision import models
 
 from ewnprune.model.attention import find_attention
 from ewnprune.model.tracing import call
-from ewnprune.pruning.removal import remove_neurons
+from ewnprune.pruning.removal import remove_neurons, remove_with_notes
 from ewnprune.pruning.separation import separate_attention
-from ewnprune.pruning.structured import remove_coupled_neurons
 
 
 class Separate(nn.Module):
@@ -125,7 +124,7 @@ def test_whole_heads_go(attention):
     reader = [m for m in masked.attn.modules() if isinstance(m, nn.Linear)][-1]
     with torch.no_grad():
         reader.weight.view(12, 4, 6)[:, [0, 2]] = 0
-    small = remove_coupled_neurons(
+    small = remove_with_notes(
         network, indices={"attn": [2, 0]}, example_input=x, heads="whole"
     ).model
     torch.testing.assert_close(small(x), masked(x), rtol=1e-12, atol=1e-12)
@@ -160,9 +159,7 @@ def test_dimensions_of_each_head_go(attention):
             layer.weight[rows] = 0
             if layer.bias is not None:
                 layer.bias[rows] = 0
-    removal = remove_coupled_neurons(
-        network, indices={"attn": [1, 4]}, example_input=x, heads="dims"
-    )
+    removal = remove_with_notes(network, indices={"attn": [1, 4]}, example_input=x, heads="dims")
     assert removal.left == {"attn": (16, 24)}
     torch.testing.assert_close(removal.model(x), masked(x), rtol=1e-12, atol=1e-12)
     assert float((removal.model(x) - network(x)).detach().abs().max()) > 1e-2
@@ -182,8 +179,8 @@ def test_the_lowest_scores_go_and_levels_nest(attention, heads):
                     weight[rows] *= [2, 0.1, 0.5, 8, 32, 128][h if heads == "whole" else d]
     layers = [f"attn.{name}" for name in names.split()]
     for sparsity, gone in ((0.25, 1), (0.5, 2)) if heads == "whole" else ((0.2, 1), (0.5, 3)):
-        removal = remove_coupled_neurons(network, sparsity, x, heads=heads, layers=layers)
-        named = remove_coupled_neurons(
+        removal = remove_with_notes(network, sparsity, x, heads=heads, layers=layers)
+        named = remove_with_notes(
             network, indices={"attn": [1, 2, 0][:gone]}, example_input=x, heads=heads
         )
         for name in names.split():
@@ -193,17 +190,17 @@ def test_the_lowest_scores_go_and_levels_nest(attention, heads):
 
 def test_heads_round_to_a_multiple_of_channels():
     network, x = _make(Separate)
-    removal = remove_coupled_neurons(network, 0.7, x, heads="whole", round_to=4, layers="attn.?")
+    removal = remove_with_notes(network, 0.7, x, heads="whole", round_to=4, layers="attn.?")
     assert removal.left == {"attn": (12, 24)}  # one head of 6 would not do, two have 12
-    removal = remove_coupled_neurons(network, 0.7, x, heads="dims", round_to=8, layers="attn.?")
+    removal = remove_with_notes(network, 0.7, x, heads="dims", round_to=8, layers="attn.?")
     assert removal.left == {"attn": (8, 24)}
 
 
 def test_by_default_heads_stay_and_each_is_named_with_the_reason():
     network, x = _make(Fused)
-    removal = remove_coupled_neurons(network, 0.5, x)
-    (note,) = [note for note in removal.notes if note.startswith("attn.qkv")]
-    assert "stays: its neurons are those of the 4 heads of 'attn': heads='whole'" in note
+    removal = remove_with_notes(network, 0.5, x)
+    (note,) = [note for note in removal.notes if str(note).startswith("attn.qkv")]
+    assert "stays: its neurons are those of the 4 heads of 'attn': heads='whole'" in str(note)
     assert removal.model.attn.qkv.out_features == 72
     with pytest.warns(UserWarning, match=r"attn.qkv: stays: .* 4 heads"):
         remove_neurons(network, 0.5, x)
@@ -223,13 +220,13 @@ def test_names_are_not_needed_to_find_heads():
 
 def test_what_cannot_be_told_apart_stays():
     network, x = _make(Grouped)
-    removal = remove_coupled_neurons(network, 0.5, x, heads="whole")
-    (note,) = [note for note in removal.notes if note.startswith("attn.q")]
-    assert "its heads share queries, keys or values" in note
+    removal = remove_with_notes(network, 0.5, x, heads="whole")
+    (note,) = [note for note in removal.notes if str(note).startswith("attn.q")]
+    assert "its heads share queries, keys or values" in str(note)
     network, x = _make(Fused)
-    removal = remove_coupled_neurons(network, 0.5, x[:, :1], heads="whole")
-    (note,) = [note for note in removal.notes if note.startswith("attn.qkv")]
-    assert "the example has one position only" in note
+    removal = remove_with_notes(network, 0.5, x[:, :1], heads="whole")
+    (note,) = [note for note in removal.notes if str(note).startswith("attn.qkv")]
+    assert "the example has one position only" in str(note)
 
 
 class Stream(Fused):
@@ -244,8 +241,8 @@ class Stream(Fused):
 
 def test_bad_input_gets_one_line():
     network, x = _make(Stream)
-    with pytest.raises(ValueError, match="the smaller Model does not run"):
-        remove_coupled_neurons(network, 0.5, x, heads="whole", layers="attn.qkv")
+    with pytest.raises(ValueError, match="without them the network does not run"):
+        remove_with_notes(network, 0.5, x, heads="whole", layers="attn.qkv")
     network, x = _make(Separate)
     cases = (
         ({"heads": "half"}, {}, "heads='half': expected 'keep', 'whole' or 'dims'"),
@@ -256,7 +253,7 @@ def test_bad_input_gets_one_line():
     )
     for options, indices, message in cases:
         with pytest.raises(ValueError, match=message):
-            remove_coupled_neurons(
+            remove_with_notes(
                 network,
                 indices=indices or None,
                 sparsity=None if indices else 0.5,
@@ -310,7 +307,7 @@ def test_torchs_encoder_and_torchvisions_vit_lose_heads_once_separated():
     for dense, inputs in ((network, x), (vit, image)):
         separated = separate_attention(dense)
         torch.testing.assert_close(separated(inputs), dense(inputs))
-        removal = remove_coupled_neurons(
+        removal = remove_with_notes(
             separated, 0.4, inputs, heads="whole", layers=["*.query", "*.key", "*.value"]
         )
         assert len(removal.left) == 2 and removal.difference < 1e-12
@@ -324,7 +321,7 @@ def test_torchs_encoder_and_torchvisions_vit_lose_heads_once_separated():
 def test_masked_heads_are_removed_heads_beside_a_removed_stream():
     """LayerNorm over the channels that stay, by hand, in the dense network."""
     network, x = _make(Fused)
-    removal = remove_coupled_neurons(
+    removal = remove_with_notes(
         network, 0.5, x, layers=["first", "back", "attn.*"], exclude="attn.qkv"
     )
     (stream,) = removal.left

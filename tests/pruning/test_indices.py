@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from ewnprune.pruning.removal import mask_neurons, remove_neurons
-from ewnprune.pruning.repair import remove_and_repair
-from ewnprune.pruning.structured import remove_coupled_neurons
+from ewnprune.pruning.removal import remove_neurons, remove_with_notes
+from ewnprune.pruning.zeroing import mask_neurons
 from lightning_modules import CNN, MLP
+
+
+def _repaired(model, sparsity=None, example_input=None, **options):
+    return remove_neurons(model, sparsity, example_input, repair=example_input, **options)
 
 
 def _mlp():
@@ -86,13 +89,13 @@ def test_masked_and_removed_agree():
 def test_what_is_coupled_goes_too(indices):
     torch.manual_seed(0)
     net, x = Residual(), torch.randn(2, 3)
-    removal = remove_coupled_neurons(net, indices=indices, example_input=x)
+    removal = remove_with_notes(net, indices=indices, example_input=x)
     kept = [0, 1, 3]
     assert removal.left == {"first": (3, 4)} or removal.left == {"second": (3, 4)}
     assert removal.model.first.weight.equal(net.first.weight[kept])
     assert removal.model.second.weight.equal(net.second.weight[kept][:, kept])
     assert removal.model.head.weight.equal(net.head.weight[:, kept])
-    assert any(note.startswith("head: stays: ") for note in removal.notes)
+    assert any(str(note).startswith("head: left: ") for note in removal.notes)
     small = remove_neurons(net, indices=indices, example_input=x)
     assert small.second.weight.equal(removal.model.second.weight)
 
@@ -106,7 +109,7 @@ def test_layers_that_hold_a_part_of_a_group():
         other = remove_neurons(net, indices=indices, example_input=x)
         for key, value in small.state_dict().items():
             assert other.state_dict()[key].equal(value)
-    with pytest.raises(ValueError, match=r"indices for 'both' and 'two' do not agree: .* coupled"):
+    with pytest.raises(ValueError, match=r"indices for 'two' and 'both' do not agree: .* coupled"):
         remove_neurons(net, indices={"two": [1], "both": [4]}, example_input=x)
 
 
@@ -114,7 +117,7 @@ def test_blocks_lose_the_channel_at_the_same_place_in_each():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 4, 3)]
     net, x = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 5)), torch.randn(1, 3, 8, 8)
-    small = remove_coupled_neurons(net, indices={"0": [1]}, example_input=x).model
+    small = remove_with_notes(net, indices={"0": [1]}, example_input=x).model
     assert small[0].bias.equal(net[0].bias[[0, 2, 3, 4, 6, 7]])
 
 
@@ -139,7 +142,7 @@ def test_blocks_lose_the_channel_at_the_same_place_in_each():
         ({"fc3": [0]}, "'fc3'.*outputs of the model"),
     ],
 )
-@pytest.mark.parametrize("remove", [remove_neurons, remove_coupled_neurons, remove_and_repair])
+@pytest.mark.parametrize("remove", [remove_neurons, remove_with_notes, _repaired])
 def test_bad_indices_get_one_clear_line(remove, indices, message):
     net, x = _mlp()
     with pytest.raises(ValueError, match=message) as caught:
@@ -147,9 +150,7 @@ def test_bad_indices_get_one_clear_line(remove, indices, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "remove", [remove_neurons, remove_coupled_neurons, remove_and_repair, mask_neurons]
-)
+@pytest.mark.parametrize("remove", [remove_neurons, remove_with_notes, _repaired, mask_neurons])
 def test_exactly_one_of_sparsity_and_indices(remove):
     net, x = _mlp()
     with pytest.raises(ValueError, match="both of sparsity and indices given"):

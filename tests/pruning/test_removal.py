@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ewnprune import EWN, fold, reparametrize
 from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.model.layers import select_layers
-from ewnprune.pruning.removal import mask_neurons, remove_neurons
+from ewnprune.pruning.removal import remove_neurons
+from ewnprune.pruning.zeroing import mask_neurons
 from lightning_modules import CNN, MLP, Classifier
 from lightning_modules.files import TEST_IMAGES, TEST_LABELS, read
 
@@ -248,28 +249,23 @@ def test_grouped_layers_are_cut_where_their_groups_stay_equal(kind):
     torch.testing.assert_close(outputs(small, x), outputs(masked, x))
 
 
-def test_groups_that_would_become_unequal_are_refused_by_name(monkeypatch):
-    monkeypatch.setattr("ewnprune.pruning.removal.find_spec", lambda name: None)  # no torch-pruning
+def test_groups_of_convolutions_lose_the_same_number_each():
+    torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 12, 3, groups=4), nn.ReLU(), nn.Conv1d(12, 5, 1)
     )
+    x = torch.randn(4, 3, 9)
     with torch.no_grad():
         net[0].weight[0] *= 0
-    x = torch.randn(4, 3, 9)
-    with pytest.raises(
-        ValueError, match=r"'0' \(the 4 groups of '2' would keep different numbers of inputs"
-    ):
-        remove_neurons(net, 1 / 8, x, layers="0")
-    with torch.no_grad():
-        net[2].weight[3] *= 0
-    with pytest.raises(
-        ValueError, match=r"'2' \(the 4 groups of '2' would keep different numbers of outp"
-    ):
-        remove_neurons(net, 1 / 12, x, layers="2")
+        net[0].weight[4] *= 0  # the lowest two lie in two of the four blocks of two
+    small = remove_neurons(net, 1 / 2, x, layers="0")
+    assert small[2].in_channels == 4 and small[2].groups == 4
+    kept = [net[0].bias.tolist().index(value) for value in small[0].bias.tolist()]
+    assert kept == [1, 3, 5, 7]
+    assert remove_neurons(net, 1 / 8, x, layers="0")[0].out_channels == 8  # rounds to none of two
+    named = remove_neurons(net, indices={"0": [0, 3, 4, 7]}, example_input=x)
+    assert named[0].bias.equal(net[0].bias[[1, 2, 5, 6]])
     depthwise = nn.Sequential(nn.Conv1d(3, 8, 3), nn.Conv1d(8, 8, 3, groups=8), nn.Conv1d(8, 5, 1))
-    with pytest.raises(ValueError, match=r"'0' \(the 8 groups of '1' would keep different numbers"):
-        remove_neurons(depthwise, 0.5, x, layers="0")
-    monkeypatch.undo()  # with it depthwise convolutions go with the channels that they read
     small = remove_neurons(depthwise, 0.5, x)
     assert [layer.out_channels for layer in small] == [4, 4, 5] and small[1].groups == 4
 
@@ -319,24 +315,29 @@ def between(module):
 @pytest.mark.parametrize(
     ("make", "layer", "reason"),
     [
-        (Residual, "fc1", r"add joins them with other values"),
-        (Residual, "fc2", r"add joins them with other values"),
+        (Residual, "fc1", "without them the network does not run"),
         (Branching, "fc1", r"cannot be traced \(TraceError: symbolically traced variables"),
-        (lambda: between(nn.LayerNorm(8)), "0", "LayerNorm '1' reads them"),
-        (lambda: between(nn.Softmax(-1)), "0", "Softmax '1' reads them"),
-        (lambda: between(nn.ReLU()), "2", "they are outputs of the model"),
-        (lambda: Tied("parameter"), "fc1", "'fc1' shares its weight with 'fc2'"),
-        (lambda: Tied("outside"), "fc2", "matmul joins them"),
-        (lambda: Tied("outside"), "fc1", "parameters of 'fc2' are used outside of it"),
+        (lambda: between(nn.ReLU()), "2", "its channels are outputs of the model"),
+        (lambda: Tied("parameter"), "fc1", "shares its weight with"),
+        (lambda: Tied("outside"), "fc2", "its neurons are those of attention"),
+        (lambda: Tied("outside"), "fc1", "without them the network does not run"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_removed_is_refused_by_name(make, layer, reason, monkeypatch):
-    monkeypatch.setattr("ewnprune.pruning.removal.find_spec", lambda name: None)  # no torch-pruning
+def test_what_cannot_be_removed_is_refused_by_name(make, layer, reason):
     with pytest.raises(ValueError, match=reason) as caught:
         remove_neurons(make(), 0.5, torch.randn(4, 6), layers=layer)
     assert f"'{layer}'" in str(caught.value)
     assert f"exclude=['{layer}']" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_norm_reads_across_can_be_removed():
+    net, x = between(nn.LayerNorm(8)), torch.randn(4, 6)
+    small = remove_neurons(net, 0.5, x)
+    kept = [net[0].bias.tolist().index(value) for value in small[0].bias.tolist()]
+    hidden = (x @ net[0].weight.T + net[0].bias)[:, kept]
+    across = F.layer_norm(hidden, (4,))
+    torch.testing.assert_close(small(x), across @ net[2].weight[:, kept].T + net[2].bias)
 
 
 def test_reparametrized_layers_must_be_folded_first(images):
@@ -371,7 +372,7 @@ def test_a_layer_that_is_never_called_is_refused():
         def forward(self, x):
             return self.fc(self.attention(x, x, x)[0])
 
-    with pytest.raises(ValueError, match=r"layer 'attention.out_proj' .* is never called"):
+    with pytest.raises(ValueError, match=r"pruned \('attention.out_proj': it is never called"):
         remove_neurons(Attention(), 0.5, torch.randn(5, 2, 8))
 
 
@@ -384,9 +385,7 @@ def test_a_size_that_is_written_into_the_forward_pass_is_found_out():
         def forward(self, x):
             return self.fc2(self.fc1(x) / self.fc1.out_features)
 
-    with pytest.raises(
-        ValueError, match="the smaller Written does not give the outputs of the masked"
-    ):
+    with pytest.raises(ValueError, match="does not give what the masked one gives"):
         remove_neurons(Written().eval(), 0.5, torch.randn(4, 6))
 
 

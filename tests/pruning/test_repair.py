@@ -5,8 +5,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.pruning.removal import remove_neurons
-from ewnprune.pruning.repair import remove_and_repair
 from lightning_modules import MLP
+
+
+def _repaired(model, sparsity=None, example_input=None, **options):
+    return remove_neurons(model, sparsity, example_input, repair=example_input, **options)
 
 
 def _constant(layer, neurons):
@@ -28,9 +31,9 @@ def test_neurons_that_are_constant_go_without_a_trace():
     _constant(network[7], [1, 2, 5])
     x = torch.randn(5, 2, 8, 8, dtype=torch.float64)
     expected = network(x)
-    small = remove_and_repair(network, 0.5, x[:3], layers="0")
+    small = _repaired(network, 0.5, x[:3], layers="0")
     assert small[0].out_channels == 4 and small[3].bias is not None and network[3].bias is None
-    small = remove_and_repair(small, 0.3, x[:3], layers="7")
+    small = _repaired(small, 0.3, x[:3], layers="7")
     assert small[7].out_features == 7
     torch.testing.assert_close(small(x), expected, rtol=1e-10, atol=1e-10)
     without = remove_neurons(network, 0.5, x, layers="0")
@@ -43,7 +46,7 @@ def test_the_mean_outputs_stay_and_the_neurons_are_those_of_remove_neurons(score
     torch.manual_seed(0)
     network = MLP(6, (12,), 3).double()
     x = torch.randn(40, 6, dtype=torch.float64)
-    small = remove_and_repair(network, 0.5, x, score=score, seed=5)
+    small = _repaired(network, 0.5, x, score=score, seed=5)
     torch.testing.assert_close(small(x).mean(0), network(x).mean(0))
     plain = remove_neurons(network, 0.5, x, score=score, seed=5)
     assert small.fc1.weight.equal(plain.fc1.weight) and small.fc2.weight.equal(plain.fc2.weight)
@@ -56,15 +59,13 @@ def test_a_curve_under_its_own_name():
     x = torch.randn(40, 6)
     data = DataLoader(TensorDataset(x, network(x).argmax(1)), 40)
     curves = {
-        method: sparsity_curve(
-            network, data, (0, 0.5), realize=remove, method=method, latency_seconds=0.01
-        )
-        for method, remove in (("removed", remove_neurons), ("repaired", remove_and_repair))
+        word: sparsity_curve(network, data, (0, 0.5), realize=word, latency_seconds=0.01)
+        for word in ("remove", "repair")
     }
-    assert len((curves["removed"] + curves["repaired"]).series()) == 2
-    small = remove_and_repair(network, 0.5, x)
+    assert len((curves["remove"] + curves["repair"]).series()) == 2
+    small = _repaired(network, 0.5, x)
     right = int((small(x).argmax(1) == network(x).argmax(1)).sum())
-    assert curves["repaired"].points[1].correct == right
+    assert curves["repair"].points[1].correct == right
 
 
 class Residual(nn.Module):
@@ -113,7 +114,7 @@ def test_biases_get_the_mean_of_what_is_lost_by_brute_force(layer):
     network, x = _residual()
     gone = [1, 4] if layer in ("low", "mix") else [1, 2]
     indices = {layer: gone}
-    small = remove_and_repair(network, indices=indices, calibration=x)
+    small = _repaired(network, example_input=x, indices=indices)
     plain = remove_neurons(network, indices=indices, example_input=x)
     readers = {  # by name, which of its inputs go
         "first": {"second": gone, "gate": gone, "up": gone, "low": [4 + i for i in gone]},
@@ -149,13 +150,13 @@ def test_biases_get_the_mean_of_what_is_lost_by_brute_force(layer):
 def test_a_repaired_residual_network_is_nearer_to_the_dense_one():
     network, x = _residual()
     dense = network(x)
-    errors = {remove_and_repair: 0.0, remove_neurons: 0.0}
+    errors = {_repaired: 0.0, remove_neurons: 0.0}
     for seed in range(6):
         for remove in errors:
             small = remove(network, 0.3, x, score="random", seed=seed)
             assert small.first.out_channels == 4
             errors[remove] += float((small(x) - dense).detach().square().mean())
-    assert errors[remove_and_repair] < 0.7 * errors[remove_neurons]
+    assert errors[_repaired] < 0.7 * errors[remove_neurons]
 
 
 class Normed(nn.Module):
@@ -174,6 +175,6 @@ def test_bad_input():
     with pytest.raises(
         ValueError, match=r"first, second cannot be repaired, since a norm reads acr"
     ):
-        remove_and_repair(Normed(), 0.5, x)
+        _repaired(Normed(), 0.5, x)
     with pytest.raises(ValueError, match="single weights"):
-        remove_and_repair(MLP(4, (8,), 2), 0.5, x, score="magnitude")
+        _repaired(MLP(4, (8,), 2), 0.5, x, score="magnitude")

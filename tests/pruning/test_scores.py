@@ -7,10 +7,10 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from ewnprune import EWN, reparametrize
-from ewnprune.model.anatomy import dissect
-from ewnprune.model.layers import select_layers
+from ewnprune.model.copying import plain_network
 from ewnprune.model.tracing import call
-from ewnprune.pruning.neurons import find_scores, rank_neurons
+from ewnprune.pruning.choice import Choice
+from ewnprune.pruning.score_names import find_scores
 from ewnprune.pruning.scores import (
     Neurons,
     magnitude,
@@ -32,9 +32,10 @@ def seen(model, inputs, score, **options):
         shown[neurons.layer] = neurons
         return score(neurons)
 
+    choice = Choice(**options)
     with torch.no_grad():
-        anatomy = dissect(model.eval(), call, select_layers(model).chosen, inputs)
-    ranking = rank_neurons("spy", spy, anatomy, **options)
+        found = choice.find(plain_network(model.eval()), call, inputs)
+    ranking, _ = choice.rank(found, "spy", spy)
     return shown, ranking
 
 

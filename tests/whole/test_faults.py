@@ -288,7 +288,7 @@ def test_out_of_memory_means_smaller_batches_and_is_said(realize, monkeypatch):
         assert (one.correct, one.total) == (expected.correct, expected.total)
         assert one.loss == pytest.approx(expected.loss, rel=1e-6)
         assert one.metrics["MulticlassF1Score"] == expected.metrics["MulticlassF1Score"]
-    assert "memory was short: batches were evaluated in 4 parts each" in found.notes
+    assert "memory was short: batches were evaluated in 4 parts each" in map(str, found.notes)
 
 
 def test_out_of_memory_with_one_sample_or_data_that_cannot_begin_anew_is_the_error():

@@ -234,7 +234,7 @@ def test_several_validation_loaders_and_an_unlimited_stream(tmp_path):
     dense = callback.curve.where(score="norm", sparsity=0.0).points[0]
     x, y = (tensor[:32] for tensor in _data(40, 1).tensors)
     assert (dense.total, dense.correct) == (32, int((model(x).argmax(1) == y).sum()))
-    assert "measured on the first of 2 val data loaders" in callback.curve.notes
+    assert "measured on the first of 2 val data loaders" in map(str, callback.curve.notes)
 
 
 @pytest.mark.parametrize("task", ["regression", "multilabel", "segmentation"])

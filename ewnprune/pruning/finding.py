@@ -1,0 +1,212 @@
+"""Which neurons of a network go together: found, and rehearsed, so that what is said holds."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ewnprune.model.anatomy import Anatomy, dissect
+from ewnprune.model.layers import Selection, type_name
+from ewnprune.model.tensors import first_samples
+from ewnprune.model.tracing import Forward
+from ewnprune.pruning.chains import chain_group, chain_groups
+from ewnprune.pruning.groups import Group
+from ewnprune.pruning.heads import Heads
+from ewnprune.pruning.notes import Note
+from ewnprune.pruning.smaller import rehearse
+
+_SAMPLES = 4  # of one alone, derivatives by which heads are found may be zero
+_WITHOUT_NEURONS = (nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The groups of a network.
+
+    Attributes:
+        network: the network, plain and whole; it shares its tensors with the model.
+        groups: those of which units can go, or be masked.
+        staying: those of which none can, each with its reason.
+        selection: the layers asked for, and those left.
+        anatomy: the network as seen on the example.
+    """
+
+    network: nn.Module
+    groups: Sequence[Group]
+    staying: Sequence[Group]
+    selection: Selection
+    anatomy: Anatomy
+
+    @property
+    def unfollowed(self) -> dict[str, str]:
+        """Layers of which nobody knows who reads their neurons, each with the reason."""
+        return {group.name: group.unfollowed for group in self.groups if group.unfollowed}
+
+    def asked(self, units: Mapping[str, Tensor]) -> list[Group]:
+        """The groups that a choice of units says something of."""
+        return [group for group in self.groups if group.name in units]
+
+    def notes(self) -> list[Note]:
+        """What is done to each group, and which layers are left."""
+        return [
+            *map(_note, self.groups),
+            *(Note("stays", f"{_who(group)}: stays: {group.stays}") for group in self.staying),
+            *(
+                Note("left", f"{name}: left: {reason}")
+                for name, reason in self.selection.left.items()
+            ),
+            *self._others(),
+        ]
+
+    def _others(self) -> Iterator[Note]:
+        """Modules with weights, of kinds that have no neurons to choose."""
+        seen = {name for group in (*self.groups, *self.staying) for name in group.touched}
+        for name, module in self.network.named_modules():
+            if isinstance(module, _WITHOUT_NEURONS) and name not in seen:
+                yield Note("left", f"{name}: left: neurons of {type_name(module)} are not chosen")
+
+
+def find_groups(
+    network: nn.Module,
+    forward: Forward,
+    inputs: Any,
+    selection: Selection,
+    heads: Heads = "keep",
+    wanted: Sequence[str] = (),
+) -> Found:
+    """Find which neurons go together, by the trace of a chain or by torch-pruning's graph.
+
+    That removing half of each group gives what masking it gives is tried on the inputs; a group of
+    which that does not hold is one that nobody can follow.
+
+    Args:
+        network: a plain network, in eval mode; without gradients. See `plain_network`.
+        forward: gives the outputs from network and inputs.
+        inputs: one batch, best a small one.
+        selection: the layers asked for, and those left.
+        heads: what may go of attention.
+        wanted: names of groups or layers that go whatever the selection says.
+
+    Raises:
+        ValueError: the network does not run, has lazy layers, or nothing of it can be pruned.
+    """
+    if heads not in ("keep", "whole", "dims"):
+        raise ValueError(f"heads={heads!r}: expected 'keep', 'whole' or 'dims'")
+    chosen = {name: network.get_submodule(name) for name in selection.chosen}
+    anatomy = dissect(network, forward, chosen, inputs)
+    sample = first_samples(inputs, _SAMPLES)
+    groups = chain_groups(anatomy)
+    for group in groups:
+        if group.name in anatomy.idle:
+            group.unfollowed, group.stays = "", anatomy.idle[group.name]
+    if (heads != "keep" or any(g.unfollowed for g in groups)) and not anatomy.branches:
+        groups = _coupled(network, forward, sample, heads, selection, wanted, anatomy)
+    for group in groups:
+        if group.free:
+            group.unfollowed = unwritable(network, [group]).get(group.name, "")
+    rehearse(network, forward, sample, [group for group in groups if group.free])
+    order = [name for name, _ in network.named_modules()]  # the model's, not that of the search
+    groups.sort(key=lambda group: min(map(order.index, group.makers), default=len(order)))
+    staying = [group for group in groups if group.stays]
+    usable = [part for g in groups if not g.stays for part in _as_masked(g, anatomy)]
+    # where all have to stay, they are masked at least
+    usable = usable or [part for group in staying for part in _as_masked(group, anatomy)]
+    if not usable:
+        reasons = "; ".join(f"{group.name!r}: {group.stays}" for group in staying)
+        raise ValueError(f"no neuron of {type_name(network)} can be pruned ({reasons})")
+    return Found(network, usable, staying, selection, anatomy)
+
+
+def _as_masked(group: Group, anatomy: Anatomy) -> list[Group]:
+    """A group that can be cut as it is; another layer by layer, as each can be masked."""
+    if group.free:
+        return [group]
+    parts = []
+    for name in group.makers:
+        if name in anatomy.chosen and name not in anatomy.idle:
+            part = chain_group(name, anatomy)
+            part.unfollowed, part.blocks = group.unfollowed or group.stays, 1
+            parts.append(part)
+    return parts
+
+
+def _coupled(
+    network: nn.Module,
+    forward: Forward,
+    inputs: Any,
+    heads: Heads,
+    selection: Selection,
+    wanted: Sequence[str],
+    anatomy: Anatomy,
+) -> list[Group]:
+    # imported here: torch-pruning takes a second, and chains do without
+    from ewnprune.pruning.coupling import coupled_groups
+
+    try:
+        groups = coupled_groups(network, forward, inputs, heads)
+    except ValueError as error:
+        groups = chain_groups(anatomy)
+        for group in groups:
+            group.unfollowed += f", and {error}" if group.unfollowed else ""
+        return groups
+    for group in groups:
+        names = {group.name, *group.makers}
+        if names & {*wanted}:
+            continue
+        held = next((name for name in group.makers if name in selection.left), None)
+        if not group.stays and (held is not None or wanted):
+            reason = selection.left.get(held or "", "not among the layers asked for")
+            alone = len(group.makers) == 1 or held is None
+            group.stays = ("" if alone else f"coupled with {held!r}: ") + reason
+    seen = {name for group in groups for name in group.makers}
+    for name in selection.chosen:
+        if name not in seen:
+            idle = Group(name, 0, makers={}, stays="its weights are used without calling it")
+            groups.append(idle)
+    # those left are told of by themselves
+    return [g for g in groups if g.free or not {*g.makers} <= {*selection.left} or not g.makers]
+
+
+def _note(group: Group) -> Note:
+    readers = ", ".join(group.readers)
+    if group.unfollowed:
+        place = f"after {group.after}" if group.after else "in its own output"
+        place = f"where {readers} reads them" if readers else place
+        return Note("masked", f"{_who(group)}: neurons masked {place}, since {group.unfollowed}")
+    what = "neurons removed with bias and outgoing weights"
+    if len(group.makers) > 1 or group.norms:
+        what = "neurons removed together, with all that belongs to them"
+    return Note("removed", f"{_who(group)}: {what}, read by {readers or 'no layer'}")
+
+
+def _who(group: Group) -> str:
+    return ", ".join([*group.makers, *group.embeddings]) or group.name
+
+
+def unwritable(network: nn.Module, groups: Sequence[Group]) -> Mapping[str, str]:
+    """Groups with tensors that cannot be cut for one module alone, each with the reason."""
+    owners: dict[int, dict[int, str]] = {}
+    for name, module in network.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners.setdefault(id(parameter), {})[id(module)] = name
+    found: dict[str, str] = {}
+    for group in groups:
+        for name in group.touched:
+            reason = _why(name, network.get_submodule(name), owners)
+            if reason:
+                found.setdefault(group.name, reason)
+    return found
+
+
+def _why(name: str, module: nn.Module, owners: Mapping[int, Mapping[int, str]]) -> str:
+    if "parametrizations" in module._modules:
+        return f"{name!r} is parametrized"
+    if not isinstance(getattr(module, "weight", None), nn.Parameter | None):
+        return f"the weight of {name!r} is no parameter (the older weight_norm, or prune?)"
+    for key, parameter in module._parameters.items():
+        for other in {} if parameter is None else owners[id(parameter)].values():
+            if other != name:
+                return f"{name!r} shares its {key} with {other!r}"
+    return ""

@@ -1,0 +1,62 @@
+"""Scores by name, by import path, or as functions of one's own."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from ewnprune.pruning import scores as known
+from ewnprune.pruning.scores import Neurons
+
+Score = Callable[[Neurons], Tensor]
+
+
+def find_scores(wanted: str | Score | Sequence[str | Score]) -> dict[str, Score]:
+    """Scores by the name they go by.
+
+    Args:
+        wanted: names of functions of `ewnprune.scores`, import paths
+            (``"package.module.function"``), functions, or a sequence of these.
+
+    Raises:
+        ValueError: no such score, or one is given twice.
+        TypeError: something that is no score.
+
+    >>> list(find_scores(["norm", "ewnprune.scores.random"]))
+    ['norm', 'ewnprune.scores.random']
+    """
+    found: dict[str, Score] = {}
+    for item in [wanted] if isinstance(wanted, str) or callable(wanted) else wanted:
+        name = item if isinstance(item, str) else getattr(item, "__name__", type(item).__name__)
+        if name in found:
+            raise ValueError(f"score {name!r} is given twice: give each score once")
+        found[name] = _find(item) if isinstance(item, str) else item
+        if not callable(found[name]):
+            raise TypeError(f"score {item!r}: expected a function of ewnprune.scores.Neurons")
+    if not found:
+        raise ValueError(f"no score is given: choose among {_choices()}")
+    return found
+
+
+def _find(path: str) -> Score:
+    module_name, _, function = path.rpartition(".")
+    if not module_name:
+        if path not in _choices():
+            raise ValueError(
+                f"unknown score {path!r}: choose among {', '.join(_choices())}, or give an "
+                "import path such as 'my_package.my_module.my_score'"
+            )
+        return getattr(known, path)  # type: ignore[no-any-return]
+    try:
+        return getattr(importlib.import_module(module_name), function)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"score {path!r} cannot be imported: {error}") from error
+
+
+def _choices() -> list[str]:
+    return [
+        name
+        for name, value in vars(known).items()
+        if inspect.isfunction(value) and value.__module__ == known.__name__ and name[0] != "_"
+    ]

@@ -1,0 +1,151 @@
+"""The smaller network: copied, cut, and compared with the one that is masked instead."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ewnprune.model.copying import copy_network
+from ewnprune.model.layers import type_name
+from ewnprune.model.tensors import clone, close, same
+from ewnprune.model.tracing import Forward
+from ewnprune.pruning.cutting import cut_heads, cut_network, cut_of
+from ewnprune.pruning.groups import Group
+from ewnprune.pruning.masking import mask_outputs, silence
+
+Units = Mapping[str, Tensor]
+"""For each group, by name, which of its units stay, ``(units,)``."""
+
+
+def smaller(
+    network: nn.Module,
+    groups: Iterable[Group],
+    units: Units,
+    share: bool = True,
+    whole: Collection[str] = (),
+) -> nn.Module:
+    """A copy of a network without some units of its groups.
+
+    Args:
+        network: the network, plain; left as it is.
+        groups: its groups; what cannot be cut is masked.
+        units: which units stay.
+        share: whether tensors that are not cut are those of the network.
+        whole: layers whose neurons are left, since somebody else picks those that stay.
+    """
+    groups = list(groups)
+    small = copy_network(network, share)
+    free = [group for group in groups if group.free]
+    cut_network(small, cut_of(network, free, units), whole)
+    cut_heads(small, free, units)
+    _mask(small, [group for group in groups if not group.free], units)
+    return small
+
+
+def masked(network: nn.Module, groups: Iterable[Group], units: Units) -> nn.Module:
+    """A copy of a network at full width, with zeros for some units of its groups.
+
+    It gives what `smaller` gives, but for groups that something opaque reads across.
+    """
+    full = copy_network(network, share=True)
+    _mask(full, groups, units)
+    return full
+
+
+def _mask(network: nn.Module, groups: Iterable[Group], units: Units) -> None:
+    groups = list(groups)
+    silence(network, [group for group in groups if group.readers], units)
+    mask_outputs(network, [group for group in groups if not group.readers], units)
+
+
+def rehearse(network: nn.Module, forward: Forward, inputs: Any, groups: Sequence[Group]) -> None:
+    """Try on an example that removal gives what masking gives, with half of each group.
+
+    Groups of which that does not hold are marked as such that nobody can follow.
+
+    Args:
+        network: the network, plain and whole.
+        forward: gives the outputs from network and inputs.
+        inputs: the example.
+        groups: those that can be cut, as far as it is known.
+    """
+    dense = forward(network, clone(inputs))
+    if not groups or not why_broken(network, forward, inputs, dense, groups):
+        return
+    for group in groups:
+        group.unfollowed = why_broken(network, forward, inputs, dense, [group])
+    sound = [group for group in groups if not group.unfollowed]
+    reason = why_broken(network, forward, inputs, dense, sound) if sound else ""
+    for group in sound:
+        group.unfollowed = reason
+
+
+def why_broken(
+    network: nn.Module, forward: Forward, inputs: Any, dense: Any, groups: Sequence[Group]
+) -> str:
+    """What is wrong with the network without half of some groups; empty if nothing is.
+
+    Groups with dimensions of heads are marked where queries have to be scaled anew.
+    """
+    half = {g.name: torch.arange(g.units) >= g.units // 2 for g in groups}
+    told = [group for group in groups if not group.opaque]
+    expected = forward(masked(network, told, half), clone(inputs))
+    narrowed = [group for group in told if group.attention is not None and not group.whole]
+    differences = []
+    for rescale in (False, True) if narrowed else (False,):
+        for group in narrowed:
+            group.rescale = rescale
+        try:
+            outputs = forward(smaller(network, told, half), clone(inputs))
+            if len(told) < len(groups):
+                all_gone = forward(smaller(network, groups, half), clone(inputs))
+                if not same(all_gone, dense, lambda one, other: True):
+                    return _broken("gives outputs of another shape")
+        except Exception as error:  # any code of the user
+            reason = " ".join(str(error).split())[:100]
+            return _broken(f"does not run ({type(error).__name__}: {reason})")
+        if not same(outputs, dense, lambda one, other: one.shape == other.shape):
+            return _broken("gives outputs of another shape")
+        differences.append(largest_difference(outputs, expected))
+        agrees = same(outputs, expected, close)
+        if agrees and not narrowed:
+            return ""
+    if narrowed:
+        # whether attention divides by a number that it keeps, or by one that has become smaller,
+        # only its outputs tell
+        better = differences.index(min(differences))
+        for group in narrowed:
+            group.rescale = bool(better)
+        agrees = same(forward(smaller(network, told, half), clone(inputs)), expected, close)
+    return "" if agrees else _broken("does not give what the masked one gives")
+
+
+def largest_difference(outputs: Any, expected: Any) -> float:
+    """Between two results of the same form."""
+    pairs = zip(tree_leaves(outputs), tree_leaves(expected), strict=True)
+    differences = [
+        float((a.double() - b.double()).abs().max())
+        for a, b in pairs
+        if isinstance(a, Tensor) and a.numel() and not a.is_complex()
+    ]
+    return max(differences, default=0.0)
+
+
+def _broken(what: str) -> str:
+    return f"without them the network {what}: its forward pass depends on how many there are"
+
+
+def refuse_unfollowed(network: nn.Module, unfollowed: Mapping[str, str]) -> None:
+    """Refuse to remove what nobody can follow.
+
+    Raises:
+        ValueError: names the layers with the reasons.
+    """
+    if unfollowed:
+        reasons = "; ".join(f"{name!r} ({reason})" for name, reason in unfollowed.items())
+        raise ValueError(
+            f"neurons of {type_name(network)} cannot be removed safely from {reasons}: leave these "
+            f"layers with exclude={list(unfollowed)}, or use mask_neurons"
+        )

@@ -1,0 +1,129 @@
+"""Networks that several tests look at: small members of the families that people prune."""
+
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.models.convnext import CNBlockConfig
+
+from ewnprune import separate_attention
+
+CONVNEXT = [CNBlockConfig(8, 16, 2), CNBlockConfig(16, 24, 1), CNBlockConfig(24, None, 1)]
+
+
+class UNet(nn.Module):
+    """Skips that are concatenated, a residual and a transposed convolution; classes per pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.down1, self.norm1 = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.down2 = nn.Conv2d(6, 10, 3, padding=1, stride=2)
+        self.middle = nn.Conv2d(10, 10, 3, padding=1)
+        self.up = nn.ConvTranspose2d(10, 8, 2, stride=2)
+        self.join = nn.Conv2d(14, 8, 3, padding=1)
+        self.out = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        high = self.norm1(self.down1(x)).relu()
+        low = self.down2(high).relu()
+        low = low + self.middle(low).relu()
+        return self.out(self.join(torch.cat([high, self.up(low)], dim=1)).relu())
+
+
+class Block(nn.Module):
+    """A transformer's block, with queries, keys and values by one layer."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, x):
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.qkv(self.norm1(x)).chunk(3, -1)
+        )
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.proj(mixed)
+        return x + self.mlp(self.norm2(x))
+
+
+class Transformer(nn.Module):
+    """Words in, classes out."""
+
+    def __init__(self, width=16, heads=4, blocks=2):
+        super().__init__()
+        self.words = nn.Embedding(20, width)
+        self.places = nn.Parameter(torch.randn(6, width))
+        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(blocks)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 5)
+
+    def forward(self, words):
+        return self.head(self.norm(self.blocks(self.words(words) + self.places)).mean(1))
+
+
+def chain():
+    return nn.Sequential(
+        nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+        nn.Conv2d(10, 12, 3, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(12 * 25, 20),
+        nn.Dropout(), nn.Sigmoid(), nn.Linear(20, 5),
+    )  # fmt: skip
+
+
+def resnet18():
+    return models.resnet18(num_classes=5)
+
+
+def resnext():
+    return models.ResNet(
+        models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=5, groups=4, width_per_group=4
+    )
+
+
+def mobilenet():
+    return models.mobilenet_v3_small(num_classes=5)
+
+
+def densenet():
+    return models.DenseNet(8, (2, 3), 16, num_classes=5)
+
+
+def convnext():
+    return models.ConvNeXt(CONVNEXT, num_classes=5, layer_scale=1.0)
+
+
+def vit():
+    return models.VisionTransformer(32, 8, 2, 3, 24, 48, num_classes=5)
+
+
+def separate_vit():
+    return separate_attention(vit())
+
+
+def group_norm():
+    layers = [nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 12, 3, groups=2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(12 * 4 * 4, 5))
+
+
+SHAPES = {UNet: (3, 16, 16), group_norm: (3, 8, 8), chain: (3, 16, 16)}
+
+
+def make(build, dtype=torch.float64, samples=2):
+    """The network in eval mode, with norms and heads that matter, and inputs."""
+    torch.manual_seed(0)
+    network = build().to(dtype).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
+            nn.init.normal_(module.weight, 1, 0.3)
+            nn.init.normal_(module.bias)
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight)  # torchvision's ViT starts with a head of zeros
+    if build is Transformer:
+        return network, torch.randint(20, (samples, 6))
+    return network, torch.randn(samples, *SHAPES.get(build, (3, 32, 32)), dtype=dtype)
