@@ -1,9 +1,9 @@
 """`ewnprune compare`: a study, methods by seeds, each run in a folder of its own."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from ewnprune.configs import config_path
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.study.engines import Events, run_locally
+from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.methods import Method, find_methods, parse_methods, parse_seeds
 from ewnprune.study.plan import Run, expand, merge
 from ewnprune.study.ray_engine import import_ray, run_on_ray
@@ -115,10 +116,10 @@ def collect(folder: Path, methods: Mapping[str, Method]) -> Curve:
     )
     points = Curve((), found.notes)
     for name, method in methods.items():
-        for label in dict.fromkeys(point.method for point in found):
-            trained = re.split(r"\[| @ ", label)[0]
-            if trained == (method.trains or name):
-                renamed = name + label.removeprefix(trained)
+        for label in labels_of(found):
+            trained = Label.parse(label)
+            if trained.method == (method.trains or name):
+                renamed = str(replace(trained, method=name))
                 for score in method.scores:
                     points += found.where(method=label, score=score).tagged(method=renamed)
     return points

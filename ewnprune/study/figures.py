@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from ewnprune.curve.budget import LEFT
+from ewnprune.study.labels import labels_of
 from ewnprune.study.run import SETTINGS
-from ewnprune.study.statistics import labels
 from ewnprune.study.tables import Study, difference_rows, level_rows, size_rows
 
 Rows = list[dict[str, Any]]
@@ -26,7 +26,7 @@ def draw_curves(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
     """Accuracy against sparsity: mean, band of one standard deviation, single seeds."""
     figure, axes = _axes("removed (%)", f"accuracy on {study.split} data (%)")
     rows = level_rows(study)
-    for index, label in enumerate(labels(study.curve)):
+    for index, label in enumerate(labels_of(study.curve)):
         style = _style(index)
         of_method = [row for row in rows if row["method"] == label]
         x = [100 * row["sparsity"] for row in of_method]
@@ -53,7 +53,7 @@ def draw_differences(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
     axes.axhline(0, color="#888", linewidth=1)
     names = list(dict.fromkeys(row["method"] for row in rows))
     levels = sorted({row["sparsity"] for row in rows})
-    order = labels(study.curve)
+    order = labels_of(study.curve)
     for index, label in enumerate(names):
         found = [row for row in rows if row["method"] == label]
         # side by side, the levels evenly apart: intervals do not hide each other
@@ -79,7 +79,7 @@ def draw_sizes(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
         return None, []
     figure, axes = _axes("parameters left (%)", f"accuracy on {study.split} data (%)")
     axes.set_xscale("log")
-    for index, label in enumerate(labels(study.curve)):
+    for index, label in enumerate(labels_of(study.curve)):
         found = [r for r in rows if r["method"] == label and r["size"] == "parameters"]
         x, y = ([100 * row[key] for row in found] for key in ("left", "mean"))
         if found:
@@ -99,7 +99,7 @@ def draw_norms(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
     rows = [row for row in rows if row["seed"] == first]
     figure, axes = _axes("neurons, largest norm first (%)", "norm of the incoming weights")
     _logarithmic(axes)
-    order = labels(study.curve)
+    order = labels_of(study.curve)
     for label in sorted({row["method"] for row in rows}, key=order.index):
         layers = dict.fromkeys(row["layer"] for row in rows if row["method"] == label)
         for dash, layer in zip(_DASHES * len(layers), layers, strict=False):
@@ -120,7 +120,7 @@ def draw_training(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
     rows = [row for row in _of_taken(study, runs, "training.csv") if row.get("train/loss")]
     figure, axes = _axes("epoch", "training loss")
     _logarithmic(axes)
-    order = labels(study.curve)
+    order = labels_of(study.curve)
     named = set()
     of_runs = {(row["method"], row["seed"]) for row in rows}
     for method, seed in sorted(of_runs, key=lambda run: (order.index(run[0]), run[1])):

@@ -5,9 +5,8 @@ sample: each is one training run, and runs of the same seed share data order and
 methods are compared in pairs.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from scipy import stats
 
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.points import CurvePoint
+from ewnprune.study.labels import Label, labels_of
 
 REPORTED = (0.5, 0.8, 0.9, 0.95, 0.98)
 """The levels that are compared, and that p values are corrected over."""
@@ -180,19 +180,20 @@ def differences(
 ) -> list[Difference]:
     """Every other method against the reference, at each level that both have.
 
-    A label's part after ``" @ "``, the settings that a study varies, must be the same in both.
+    The settings that a study varies must be the same in both.
 
     Raises:
         ValueError: the curve has no such method.
     """
-    methods = labels(curve)
-    if reference not in {_without_settings(method) for method in methods}:
+    methods = labels_of(curve)
+    if reference not in {Label.parse(method).method for method in methods}:
         raise ValueError(f"reference {reference!r} is not among the methods {methods}")
     found = []
     for method in methods:
-        if _without_settings(method) == reference:
+        label = Label.parse(method)
+        if label.method == reference:
             continue
-        against = reference + method.removeprefix(_without_settings(method))
+        against = str(replace(label, method=reference))
         rows = []
         for level in levels:
             ours, theirs = (values_at(curve, name, level) for name in (method, against))
@@ -208,7 +209,7 @@ def differences(
 def summaries(curve: Curve) -> list[Summary]:
     """Area and largest sparsities of each method."""
     found = []
-    for method in labels(curve):
+    for method in labels_of(curve):
         series = curve.where(method=method).series()
         whole = [one for one in series if one.points[0].sparsity == 0 and len(one) > 1]
         seed_of = {id(one): one.points[0].seed for one in whole}
@@ -226,16 +227,17 @@ def summaries(curve: Curve) -> list[Summary]:
 def chosen(curve: Curve) -> tuple[Curve, dict[str, tuple[str, str]]]:
     """For each method the candidate and the score with the largest area on validation data.
 
-    Candidates are labels that differ in a part in brackets: of ``"lasso[0.1]"`` and ``"lasso[1]"``
-    one becomes ``"lasso"``. Areas are means over the seeds that all candidates of a method have.
-    Methods without validation points of at least two levels keep their first score.
+    Of ``"lasso[0.1]"`` and ``"lasso[1]"`` one becomes ``"lasso"``. Areas are means over the seeds
+    that all candidates of a method have. Methods without validation points of at least two levels
+    keep their first score.
 
     Returns:
         The points of the chosen, on all splits; and for each method the label and score taken.
     """
     pairs: dict[str, dict[tuple[str, str], None]] = {}
     for point in curve:
-        pairs.setdefault(without(point.method), {})[(point.method, point.score)] = None
+        method = str(Label.parse(point.method).chosen())
+        pairs.setdefault(method, {})[(point.method, point.score)] = None
     taken: dict[str, tuple[str, str]] = {}
     points: list[CurvePoint] = []
     for method, candidates in pairs.items():
@@ -248,29 +250,6 @@ def chosen(curve: Curve) -> tuple[Curve, dict[str, tuple[str, str]]]:
         taken[method] = pair
         points += curve.where(method=pair[0], score=pair[1]).tagged(method=method).points
     return Curve(tuple(points), curve.notes), taken
-
-
-def labels(curve: Iterable[CurvePoint]) -> list[str]:
-    """The methods, in order of first appearance."""
-    return list(dict.fromkeys(point.method for point in curve))
-
-
-def candidate(label: str) -> str:
-    """The part of a label in brackets.
-
-    >>> candidate("lasso[0.1] @ epochs=5"), without("lasso[0.1] @ epochs=5")
-    ('0.1', 'lasso @ epochs=5')
-    """
-    return label.partition("[")[2].partition("]")[0]
-
-
-def without(label: str) -> str:
-    """A label without the part in brackets: the method that it is a candidate of."""
-    return re.sub(r"\[[^]]*\]", "", label)
-
-
-def _without_settings(label: str) -> str:
-    return label.partition(" @ ")[0]
 
 
 def _validation_areas(curve: Curve, method: str, score: str) -> dict[int | None, float]:

@@ -7,6 +7,7 @@ from typing import Any
 from ewnprune.curve.budget import LEFT
 from ewnprune.curve.curve import Curve
 from ewnprune.study.checklist import Item, caveats, edges, reporting_items
+from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.run import write_rows
 from ewnprune.study.statistics import (
     Difference,
@@ -14,7 +15,6 @@ from ewnprune.study.statistics import (
     chosen,
     differences,
     estimate,
-    labels,
     summaries,
     values_at,
 )
@@ -52,8 +52,8 @@ def analyse(points: Curve, reference: str) -> Study:
     best, taken = chosen(points)
     split = "test" if best.where(split="test").points else "val"
     curve = best.where(split=split)
-    known = {label.partition(" @ ")[0] for label in labels(curve)}
-    reference = reference if reference in known else labels(curve)[0].partition(" @ ")[0]
+    known = [Label.parse(label).method for label in labels_of(curve)]
+    reference = reference if reference in known else known[0]
     return Study(
         curve,
         best.where(split="val"),
@@ -70,7 +70,7 @@ def analyse(points: Curve, reference: str) -> Study:
 def level_rows(study: Study) -> list[dict[str, Any]]:
     """One row per method and level: mean, sample standard deviation, and every seed."""
     rows = []
-    for label in labels(study.curve):
+    for label in labels_of(study.curve):
         of_method = study.curve.where(method=label)
         for level in sorted({point.sparsity for point in of_method}):
             values = values_at(study.curve, label, level)
@@ -103,7 +103,7 @@ def size_rows(study: Study) -> list[dict[str, Any]]:
         return []
     rows = []
     for size in ("parameters", "macs"):
-        for label in labels(study.curve):
+        for label in labels_of(study.curve):
             of_method = study.curve.where(method=label)
             if any(getattr(point, size) is None for point in of_method):
                 continue

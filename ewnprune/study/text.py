@@ -4,14 +4,13 @@ from math import isnan
 from textwrap import wrap
 
 from ewnprune.curve.budget import LEFT
+from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.statistics import (
     REPORTED,
     WITHIN,
     Difference,
     Estimate,
-    candidate,
     estimate,
-    labels,
     values_at,
 )
 from ewnprune.study.tables import Study, size_rows
@@ -19,7 +18,7 @@ from ewnprune.study.tables import Study, size_rows
 
 def format_study(study: Study) -> str:
     """The study as text, about 100 columns wide."""
-    names = labels(study.curve)
+    names = labels_of(study.curve)
     measured = {point.sparsity for point in study.curve}
     levels = [level for level in (0.0, *REPORTED) if level in measured]
     data = {"test": "test", "val": "validation"}[study.split]
@@ -47,7 +46,7 @@ def format_study(study: Study) -> str:
     for s in study.summaries:
         if s.area is not None:
             label, score = study.taken[s.method]
-            inside = candidate(label)
+            inside = Label.parse(label).candidate
             how = f"{inside}, {score}" if inside else score
             cells = [_interval(s.area), *(_interval(s.within[points], 0) for points in WITHIN)]
             rows.append([s.method, how.rpartition(".")[2] if "." in score else how, *cells])
