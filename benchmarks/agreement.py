@@ -14,7 +14,6 @@ gradient descent with finite gradients on the smaller network.
 """
 
 import argparse
-import csv
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from benchmarks.networks import Recurrent, Transformer, UNet
-from ewnprune.files import replacing
+from ewnprune.files import write_rows
 from ewnprune.model.size import count_parameters
 from ewnprune.pruning.removal import mask_neurons, remove_neurons
 from ewnprune.pruning.separation import separate_attention
@@ -176,10 +175,7 @@ def main() -> None:
         cells = [f"{value:,}" if isinstance(value, int) else value for value in row.values()]
         print(f"| {' | '.join(cells)} |", flush=True)
     if names == list(NETWORKS):
-        with replacing(FILE) as path, path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(table)
+        write_rows(FILE, table, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,13 @@ from tqdm import tqdm
 from ewnprune.configs import config_path
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
+from ewnprune.files import write_text
 from ewnprune.study.engines import Events, run_locally
 from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.methods import Method, find_methods, parse_methods, parse_seeds
 from ewnprune.study.plan import Run, expand, merge
 from ewnprune.study.ray_engine import import_ray, run_on_ray
-from ewnprune.study.run import CONFIG, FINISHED, SETTINGS, write_text
+from ewnprune.study.run import CONFIG, FINISHED, SETTINGS
 from ewnprune.study.tables import analyse, write_tables
 from ewnprune.study.text import format_study
 
@@ -158,6 +159,7 @@ def _prepare(runs: list[Run]) -> list[Run]:
     """Write the settings of the runs that are to do."""
     todo = [run for run in runs if not (run.folder / FINISHED).is_file()]
     for run in todo:
+        run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "progress").unlink(missing_ok=True)
         recorder = {
             "class_path": "ewnprune.study.run.Recorder",

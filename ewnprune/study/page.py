@@ -11,8 +11,9 @@ from markupsafe import Markup
 
 from ewnprune.curve.files import read_curve
 from ewnprune.drawing import save_figure
+from ewnprune.files import write_rows, write_text
 from ewnprune.study.figures import FIGURES
-from ewnprune.study.run import SETTINGS, write_rows, write_text
+from ewnprune.study.run import SETTINGS
 from ewnprune.study.tables import (
     analyse,
     difference_rows,

@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +30,7 @@ from ewnprune.callback.hooks import PruningHooks
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.errors import exit_status
-from ewnprune.files import replacing
+from ewnprune.files import write_rows, write_text
 from ewnprune.model.layers import select_layers
 from ewnprune.model.size import Count
 from ewnprune.study.dense import COUNTS_FILE
@@ -110,22 +109,6 @@ def main(folder: Path) -> int:
     _write_training(folder)
     write_curve(_labelled(folder, sum(curves[1:], curves[0])), folder / FINISHED)
     return 0
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8", newline="")
-
-
-def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a CSV file with the columns of the rows, whole or not at all."""
-    rows = list(rows)
-    with replacing(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _phase(folder: Path, name: str) -> list[str]:

@@ -6,9 +6,9 @@ from typing import Any
 
 from ewnprune.curve.budget import LEFT
 from ewnprune.curve.curve import Curve
+from ewnprune.files import write_rows
 from ewnprune.study.checklist import Item, caveats, edges, reporting_items
 from ewnprune.study.labels import Label, labels_of
-from ewnprune.study.run import write_rows
 from ewnprune.study.statistics import (
     Difference,
     Summary,
