@@ -8,13 +8,13 @@ from ewnprune.curve.budget import LEFT
 from ewnprune.curve.curve import Curve
 from ewnprune.files import write_rows
 from ewnprune.study.checklist import Item, caveats, edges, reporting_items
+from ewnprune.study.estimates import estimate, estimate_accuracy
 from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.statistics import (
     Difference,
     Summary,
     chosen,
     differences,
-    estimate,
     summaries,
     values_at,
 )
@@ -74,7 +74,7 @@ def level_rows(study: Study) -> list[dict[str, Any]]:
         of_method = study.curve.where(method=label)
         for level in sorted({point.sparsity for point in of_method}):
             values = values_at(study.curve, label, level)
-            found, point = estimate(values), of_method.where(sparsity=level).points[0]
+            found, point = estimate_accuracy(values), of_method.where(sparsity=level).points[0]
             row = {
                 "method": label,
                 "score": point.score,

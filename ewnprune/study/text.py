@@ -4,13 +4,12 @@ from math import isnan
 from textwrap import wrap
 
 from ewnprune.curve.budget import LEFT
+from ewnprune.study.estimates import Estimate, estimate
 from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.statistics import (
     REPORTED,
     WITHIN,
     Difference,
-    Estimate,
-    estimate,
     values_at,
 )
 from ewnprune.study.tables import Study, size_rows
