@@ -62,7 +62,7 @@ def reporting_items(curve: Curve, taken: Mapping[str, tuple[str, str]]) -> list[
         Item(
             "five levels or more, up to where accuracy collapses",
             len(levels) >= 5 and collapse,
-            f"{len(levels)} levels up to {max(levels, default=0):.0%}"
+            f"{len(levels)} levels up to {100 * max(levels, default=0):g} %"
             + ("" if collapse else ", none of which loses a tenth of the accuracy"),
         ),
         Item(

@@ -138,7 +138,7 @@ def _find_engine(engine: str, address: str | None) -> Callable[..., Events]:
 def _run(todo: list[Run], start: Callable[..., Events], workers: int | None) -> list[Path]:
     """Run them and show how far the study is; gives back the folders of those that failed."""
     failed, ended = [], set()
-    layout = "{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs, {elapsed} gone, {remaining} left"
+    layout = "{percentage:3.0f} %|{bar}| {n:.1f}/{total} runs, {elapsed} gone, {remaining} left"
     with tqdm(total=len(todo), bar_format=layout, smoothing=0, mininterval=1) as bar:
         try:
             for event in start([run.folder for run in todo], workers):

@@ -71,6 +71,15 @@ def test_a_study_leaves_the_files_it_left_before(tmp_path):
         assert _rounded(tmp_path / name) == _rounded(KEPT / name), name
 
 
+def test_no_line_is_longer_than_a_terminal():
+    lines = (KEPT / "study.txt").read_text(encoding="utf-8").splitlines()
+    assert max(map(len, lines)) < 80
+    for line in lines:  # no number, interval or percentage is broken over two
+        assert line.count("[") == line.count("]")
+        assert not line.strip().startswith(("%", "±"))
+        assert not line.endswith(("±", "["))
+
+
 def _rounded(path):
     """Another version of NumPy or SciPy may give another last digit."""
     text = path.read_bytes().decode()
