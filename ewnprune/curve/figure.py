@@ -160,7 +160,7 @@ def _draw_legend(axes: "Axes", legend: dict[str, dict[str, Any]], place: Any) ->
 
 
 def _space(set_scale: Callable[..., None], cap: float) -> None:
-    """Per cent by the logarithm of what is missing to a hundred, up to a cap."""
+    """Percent by the logarithm of what is missing to a hundred, up to a cap."""
     set_scale(
         "function",
         functions=(

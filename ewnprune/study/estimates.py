@@ -29,7 +29,7 @@ class Estimate:
     high: float
 
 
-def estimate(values: Mapping[int | None, float], confidence: float = 0.95) -> Estimate:
+def estimate(values: Mapping[int | None, float]) -> Estimate:
     """Mean with a t interval, which is exact for normal values at any number of seeds.
 
     Raises:
@@ -41,12 +41,12 @@ def estimate(values: Mapping[int | None, float], confidence: float = 0.95) -> Es
     """
     x = _sample(values)
     sd = float(x.std(ddof=1)) if len(x) > 1 else float("nan")
-    half = float(stats.t.ppf(0.5 + confidence / 2, max(len(x) - 1, 1))) * sd / len(x) ** 0.5
+    half = float(stats.t.ppf(0.975, max(len(x) - 1, 1))) * sd / len(x) ** 0.5
     mean = float(x.mean())
     return Estimate(dict(values), mean, sd, mean - half, mean + half)
 
 
-def estimate_accuracy(values: Mapping[int | None, float], confidence: float = 0.95) -> Estimate:
+def estimate_accuracy(values: Mapping[int | None, float]) -> Estimate:
     """Mean of values in [0, 1] with an interval that lies there too.
 
     The t interval of the mean's logit, ``log(mean / (1 - mean))``, with the standard error that
@@ -61,7 +61,7 @@ def estimate_accuracy(values: Mapping[int | None, float], confidence: float = 0.
     >>> round(found.mean, 3), round(found.low, 3), round(found.high, 3)
     (0.938, 0.524, 0.995)
     """
-    found = estimate(values, confidence)
+    found = estimate(values)
     slope = found.mean * (1 - found.mean)  # of the logit, its inverse
     if slope <= 0:
         return found  # all are 0, or all are 1
@@ -70,7 +70,7 @@ def estimate_accuracy(values: Mapping[int | None, float], confidence: float = 0.
     return replace(found, low=low, high=high)
 
 
-def bootstrap_estimate(values: Mapping[int | None, float], confidence: float = 0.95) -> Estimate:
+def bootstrap_estimate(values: Mapping[int | None, float]) -> Estimate:
     """Mean with a percentile bootstrap interval over seeds, for values that are not near normal.
 
     With few seeds it is too narrow: for normal values and 5 seeds it covers about 83 % where it
@@ -85,7 +85,7 @@ def bootstrap_estimate(values: Mapping[int | None, float], confidence: float = 0
     drawn = stats.bootstrap(
         (x,),
         np.mean,
-        confidence_level=confidence,
+        confidence_level=0.95,
         method="percentile",
         rng=np.random.default_rng(0),
     )

@@ -33,7 +33,7 @@ from ewnprune.errors import exit_status
 from ewnprune.files import write_rows, write_text
 from ewnprune.model.layers import select_layers
 from ewnprune.model.size import Count
-from ewnprune.study.dense import COUNTS_FILE
+from ewnprune.study.dense import DenseOfPrunedSize
 from ewnprune.training.norms import neuron_norms
 
 FINISHED = "curve.json"
@@ -157,9 +157,9 @@ def _labelled(folder: Path, curve: Curve) -> Curve:
     tags: dict[str, Any] = {"method": settings["method"], "seed": settings["seed"]}
     if settings["part"] is not None:
         tags["sparsity"] = settings["part"]
-        for file in folder.glob(f"fit_*/{COUNTS_FILE}"):
-            counts = json.loads(file.read_text(encoding="utf-8"))["counts"]
-            tags |= {name: Count(*pair) for name, pair in counts.items()}
+        states = read_checkpoint(folder / _FINAL, map_location="meta")["callbacks"]
+        counts = states.get(DenseOfPrunedSize.__qualname__, {})
+        tags |= {name: Count(*pair) for name, pair in counts.items()}
     # a checkpoint is evaluated without its step and epoch
     return curve.tagged(**tags, epoch=None, step=None)
 

@@ -55,13 +55,11 @@ class Summary:
 
     Attributes:
         method: the method.
-        score: the score its neurons were ranked by.
         area: mean accuracy over the levels (`Curve.area`); None where level 0 was not measured.
         within: largest sparsity that loses at most so many points; empty where `area` is None.
     """
 
     method: str
-    score: str
     area: Estimate | None
     within: Mapping[float, Estimate]
 
@@ -120,17 +118,20 @@ def summaries(curve: Curve) -> list[Summary]:
     """Area and largest sparsities of each method."""
     found = []
     for method in labels_of(curve):
-        series = curve.where(method=method).series()
-        whole = [one for one in series if one.points[0].sparsity == 0 and len(one) > 1]
-        seed_of = {id(one): one.points[0].seed for one in whole}
-        area = estimate_accuracy({seed_of[id(one)]: one.area() for one in whole}) if whole else None
+        whole = {
+            one.points[0].seed: one
+            for one in curve.where(method=method).series()
+            if one.points[0].sparsity == 0 and len(one) > 1
+        }
+        areas = {seed: one.area() for seed, one in whole.items()}
+        area = estimate_accuracy(areas) if whole else None
         within = {
             points: bootstrap_estimate(
-                {seed_of[id(one)]: one.largest_sparsity(points) for one in whole}
+                {s: one.largest_sparsity(points) for s, one in whole.items()}
             )
             for points in (WITHIN if whole else ())
         }
-        found.append(Summary(method, series[0].points[0].score, area, within))
+        found.append(Summary(method, area, within))
     return found
 
 

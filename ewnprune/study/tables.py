@@ -26,7 +26,6 @@ class Study:
 
     Attributes:
         curve: the points reported: one score per method, on test data where there are any.
-        validation: the same on validation data.
         split: which data `curve` is on.
         taken: for each method the label and score that were chosen.
         reference: what the others are compared with.
@@ -37,7 +36,6 @@ class Study:
     """
 
     curve: Curve
-    validation: Curve
     split: str
     taken: dict[str, tuple[str, str]]
     reference: str
@@ -56,7 +54,6 @@ def analyse(points: Curve, reference: str) -> Study:
     reference = reference if reference in known else known[0]
     return Study(
         curve,
-        best.where(split="val"),
         split,
         taken,
         reference,
@@ -148,8 +145,8 @@ def summary_rows(study: Study) -> list[dict[str, Any]]:
     """One row per method: its area, and the largest sparsity within 0.5, 1 and 2 points."""
     rows = []
     for summary in study.summaries:
-        label, _ = study.taken[summary.method]
-        row: dict[str, Any] = {"method": summary.method, "taken": label, "score": summary.score}
+        label, score = study.taken[summary.method]
+        row: dict[str, Any] = {"method": summary.method, "taken": label, "score": score}
         if summary.area is not None:
             row |= {"area": summary.area.mean, "area_low": summary.area.low}
             row |= {"area_high": summary.area.high}
