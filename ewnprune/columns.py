@@ -2,10 +2,11 @@
 
 import textwrap
 from collections.abc import Sequence
-from itertools import zip_longest
 
 WIDTH = 79
 """The longest line: of a terminal of 80 columns, which breaks a longer one where it will."""
+
+_HEADING = 15  # characters that a heading has at least before it goes on in a second line
 
 Column = Sequence[str]
 """A heading and cells, one a row."""
@@ -48,13 +49,16 @@ def blocks(shared: Sequence[Column], columns: Sequence[Column], left: int = 0) -
     b                                     2
     """
     count = len(shared)
-    folded = _fold([*shared, *columns])
-    found = [folded[:count]]
-    for column in folded[count:]:
+    folded = [_fold(column, index < count) for index, column in enumerate([*shared, *columns])]
+    rows = [_beside(row, above=not index) for index, row in enumerate(zip(*folded, strict=True))]
+    whole: list[Column] = [[line for row in rows for line in row[i]] for i in range(len(folded))]
+    found = [whole[:count]]
+    for column in whole[count:]:
         if _width([*found[-1], column]) > WIDTH and len(found[-1]) > 1:
-            found.append(folded[:1])
+            found.append(whole[:1])
         found[-1] = [*found[-1], column]
-    return [align(block, left) for block in found if columns]
+    # a heading that took more lines may be in another block
+    return [align(block, left).lstrip("\n") for block in found if columns]
 
 
 def fill(text: str, indent: str = "", later: str = "", width: int = WIDTH) -> list[str]:
@@ -70,13 +74,19 @@ def fill(text: str, indent: str = "", later: str = "", width: int = WIDTH) -> li
     return [line.replace("\N{NO-BREAK SPACE}%", " %") for line in lines]
 
 
-def _fold(columns: Sequence[Column]) -> list[Column]:
-    """Cells of so many words that two could not stand side by side go on in further lines."""
-    rows: list[Column] = []
-    for row in zip(*columns, strict=True):
-        lines = [fill(cell, later="  ", width=WIDTH // 2 - 1) for cell in row]
-        rows += zip_longest(*lines, fillvalue="") if any(row) else [row]
-    return list(zip(*rows, strict=True))
+def _fold(column: Column, shared: bool) -> list[list[str]]:
+    """The lines of each cell: two cells can stand side by side, and a heading is not much wider."""
+    heading, *cells = column
+    widest = WIDTH // 2 - 1
+    width = widest if shared else max(_HEADING, min(widest, max(map(len, cells), default=0)))
+    return [fill(heading, width=width), *(fill(cell, later="  ", width=widest) for cell in cells)]
+
+
+def _beside(cells: Sequence[list[str]], above: bool) -> list[list[str]]:
+    """Cells of one row as high as the highest, with empty lines above or below."""
+    height = max(1, *map(len, cells))
+    empty = [[""] * (height - len(lines)) for lines in cells]
+    return [e + lines if above else lines + e for e, lines in zip(empty, cells, strict=True)]
 
 
 def _width(columns: Sequence[Column]) -> int:

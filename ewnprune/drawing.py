@@ -29,10 +29,10 @@ _ALIASES |= {"from scratch": "dense"}
 _METADATA: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
-def known_method(name: str) -> str:
+def _key(name: str) -> str:
     """The key in `COLORS` of a method, or of what begins with one; empty where there is none.
 
-    >>> [known_method(name) for name in ("EWN", "none @ epochs=5", "SWN, slice", "mine")]
+    >>> [_key(name) for name in ("EWN", "none @ epochs=5", "SWN, slice", "mine")]
     ['ewn', 'plain', 'swn', '']
     """
     whole = name.casefold()
@@ -48,7 +48,7 @@ def method_colors(names: Iterable[str]) -> dict[str, str]:
     >>> method_colors(["EWN", "mine"])
     {'EWN': '#0072B2', 'mine': '#D55E00'}
     """
-    known = {name: known_method(name) for name in names}
+    known = {name: _key(name) for name in names}
     free = [key for key in COLORS if key not in known.values()] or list(COLORS)
     others = [name for name, key in known.items() if not key]
     known |= {name: free[index % len(free)] for index, name in enumerate(others)}
