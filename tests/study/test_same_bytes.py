@@ -1,4 +1,7 @@
-"""A study's files keep their bytes, and its runs their folders: what they were is in tests/data."""
+"""A study's files and its runs' folders stay as they are in tests/data, unless a change says so.
+
+Such a change calls ``write(KEPT)``, and shows what it made of them.
+"""
 
 import re
 from math import exp
