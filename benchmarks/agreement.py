@@ -14,7 +14,6 @@ output. ``trains`` is one step of gradient descent with finite gradients on the 
 """
 
 import argparse
-import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from torchvision import models
 
 from benchmarks.networks import Recurrent, Transformer, UNet
 from ewnprune import select_layers, sparsity_curve
-from ewnprune.files import replacing
+from ewnprune.files import write_rows
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.size import count_macs, count_parameters, sizes_of
 from ewnprune.model.tracing import call
@@ -189,10 +188,7 @@ def main() -> None:
         cells = [f"{value:,}" if isinstance(value, int) else value for value in row.values()]
         print(f"| {' | '.join(cells)} |", flush=True)
     if names == list(NETWORKS):
-        with replacing(FILE) as path, path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(table)
+        write_rows(FILE, table, COLUMNS)
 
 
 if __name__ == "__main__":

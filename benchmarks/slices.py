@@ -26,7 +26,7 @@ from ewnprune import EWN, SWN, sparsity_curve
 from ewnprune.callback import WeightNormPruning
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
-from ewnprune.files import replacing
+from ewnprune.drawing import line_styles, save_figure
 from ewnprune.model.latency import measure_latency
 from lightning_modules import CNN, MLP, Classifier, MNISTDataModule
 
@@ -119,8 +119,8 @@ def show(path: Path) -> None:
         small = curve.where(method=methods[0], sparsity=float(level)).points[0]
         print(f"| {100 * level:g} % | {small.parameters.left:,} |", *cells)
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for method, rows in latency.items():
-        axes.plot(*zip(*rows, strict=True), "o-", label=method)
+    for (method, rows), style in zip(latency.items(), line_styles([*latency]), strict=True):
+        axes.plot(*zip(*rows, strict=True), marker="o", label=method, **style)
     axes.set(
         xlabel="measured latency, 128 images, one CPU thread, ms",
         ylabel="test accuracy, %",
@@ -128,8 +128,7 @@ def show(path: Path) -> None:
     )
     axes.legend()
     axes.grid(alpha=0.3)
-    with replacing(path.with_suffix(".png")) as file:
-        figure.savefig(file, format="png", dpi=110)
+    save_figure(figure, path.with_suffix(".png"), dpi=110)
 
 
 def main() -> None:

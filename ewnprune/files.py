@@ -1,10 +1,12 @@
 """Files that are replaced at once or not at all."""
 
+import csv
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -29,6 +31,38 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file of UTF-8, line ends as they are, at once or not at all."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="")
+
+
+def write_rows(
+    path: str | os.PathLike[str],
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[str] | None = None,
+    line_end: str = "\r\n",
+) -> None:
+    """Write a CSV file, at once or not at all.
+
+    Args:
+        path: the file.
+        rows: a cell that a row lacks is empty.
+        columns: by default those that any row has, in order of first appearance.
+        line_end: of every line.
+
+    Raises:
+        ValueError: a row has other columns than those given.
+    """
+    rows = list(rows)
+    if columns is None:
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+    with replacing(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator=line_end)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _umask() -> int:

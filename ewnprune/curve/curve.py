@@ -135,7 +135,7 @@ class Curve:
         return value_at(self._single(), left, size, measure)  # type: ignore[arg-type]
 
     def table(self, measure: str | None = None) -> str:
-        """The curve as text, fewer than 100 columns wide; see `ewnprune.curve.text`."""
+        """The curve as text, for a terminal of 80 columns; see `ewnprune.curve.text`."""
         return format_curve(self, measure)
 
     def __str__(self) -> str:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -11,15 +10,12 @@ from ewnprune.curve.budget import fraction_left
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.naming import line_key, series_names, shared_facts
 from ewnprune.curve.points import CurvePoint
-from ewnprune.files import replacing
+from ewnprune.drawing import DASHES, line_styles, method_colors, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# told apart with any colour vision: Okabe & Ito, https://jfly.uni-koeln.de/color/
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_DASHES: Any = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 3)))
 _GREY = "0.4"
 X = Literal["sparsity", "parameters", "macs", "latency"]
 _STYLE: Any = {
@@ -29,7 +25,6 @@ _STYLE: Any = {
     "axes.grid": True,
     "grid.color": "0.9",
     "legend.frameon": False,
-    "svg.hashsalt": "ewnprune",  # the same curve gives the same file
 }
 # by how readily they are shown
 _TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.98, 20, 70, 60, 40, 30, 10)
@@ -75,10 +70,8 @@ def plot_curve(
         axes.set_title(title or shared_facts(curve), loc="left", fontsize="small", color=_GREY)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once: the same in every file
-        for path in map(Path, paths):
-            metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
-            with replacing(path) as temporary:
-                figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+        for path in paths:
+            save_figure(figure, path)
     return figure
 
 
@@ -167,7 +160,7 @@ def _draw_legend(axes: "Axes", legend: dict[str, dict[str, Any]], place: Any) ->
 
 
 def _space(set_scale: Callable[..., None], cap: float) -> None:
-    """Per cent by the logarithm of what is missing to a hundred, up to a cap."""
+    """Percent by the logarithm of what is missing to a hundred, up to a cap."""
     set_scale(
         "function",
         functions=(
@@ -196,21 +189,19 @@ def _styles(
 ) -> tuple[dict[tuple[Any, ...], dict[str, Any]], dict[str, dict[str, Any]]]:
     """A style for each line, and what the legend says of them.
 
-    With several methods, one colour for each, and dashes for what else differs; otherwise a colour
-    for each line.
+    The colour is the method's, and dashes tell its lines apart. With several methods, dashes are
+    for what else differs, and the legend has both.
     """
-    methods = list(dict.fromkeys(key[0] for key in keys))
-    others = list(dict.fromkeys(key[1:] for key in keys))
-    if len(methods) > 1 and len(others) > 1:
-        color = {key: _COLORS[methods.index(key[0]) % len(_COLORS)] for key in keys}
-        dashes = {key: _DASHES[others.index(key[1:]) % len(_DASHES)] for key in keys}
-        styles = {key: {"color": color[key], "linestyle": dashes[key]} for key in keys}
-        legend = {key[0] or "(no name)": {"color": color[key]} for key in keys}
-        legend |= {
-            name: {"color": _GREY, "linestyle": dashes[key]}
-            for name, key in zip(series_names([key[1:] for key in keys]), keys, strict=True)
-        }
-        return styles, legend
     unique = list(dict.fromkeys(keys))
-    styles = {key: {"color": _COLORS[i % len(_COLORS)]} for i, key in enumerate(unique)}
-    return styles, {name: styles[k] for name, k in zip(series_names(unique), unique, strict=True)}
+    colors = method_colors(key[0] for key in unique)
+    others = list(dict.fromkeys(key[1:] for key in unique))
+    if len(set(colors.values())) < len(colors) or len(colors) == 1 or len(others) == 1:
+        styles = dict(zip(unique, line_styles([key[0] for key in unique]), strict=True))
+        names = series_names(unique)
+        return styles, {n: styles[key] for n, key in zip(names, unique, strict=True)}
+    dashes = {other: DASHES[index % len(DASHES)] for index, other in enumerate(others)}
+    legend: dict[str, dict[str, Any]]
+    legend = {method or "(no name)": {"color": color} for method, color in colors.items()}
+    for name, other in zip(series_names(others), others, strict=True):
+        legend[name] = {"color": _GREY, "linestyle": dashes[other]}
+    return {k: {"color": colors[k[0]], "linestyle": dashes[k[1:]]} for k in unique}, legend

@@ -7,20 +7,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.points import CurvePoint
-from ewnprune.files import replacing
+from ewnprune.files import write_rows, write_text
 from ewnprune.model.size import Count
 from ewnprune.pruning.notes import Note
 
-_COUNTS = ("neurons", "weights", "parameters", "macs")
-_KINDS: dict[str, type] = {
-    **dict.fromkeys(("method", "score", "unit", "scope", "realize", "split"), str),
-    **dict.fromkeys(("seed", "epoch", "step", "correct", "total"), int),
-    **dict.fromkeys(("sparsity", "accuracy", "loss"), float),
-}
+# a column for each plain field of a point, several for each count: listed there alone
+_HINTS = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(CurvePoint).items()}
+_COUNTS = tuple(name for name, kinds in _HINTS.items() if kinds[0] is Count)
+_KINDS = {name: kinds[0] for name, kinds in _HINTS.items() if kinds[0] in (str, int, float)}
+_KINDS.pop("metrics")  # names and numbers, each a column of its own
 _LATER = ("realize",)  # columns that older files lack
 _METRIC = "metric."
 _FORMAT = 1
@@ -38,9 +37,10 @@ def write_curve(curve: Curve, path: str | os.PathLike[str]) -> Path:
         OSError: the file cannot be written.
     """
     path = Path(path)
-    text = _to_csv(curve) if _kind(path) == ".csv" else curve_to_json(curve)
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+    if _kind(path) == ".csv":
+        write_rows(path, map(_row, curve), _columns(curve))
+    else:
+        write_text(path, curve_to_json(curve))
     return path
 
 
@@ -70,24 +70,20 @@ def _kind(path: Path) -> str:
     return path.suffix.lower()
 
 
-def _to_csv(curve: Curve) -> str:
-    names = list(dict.fromkeys(name for point in curve for name in point.metrics))
-    columns = [item.name for item in fields(CurvePoint) if item.name in _KINDS]
-    columns += [f"{name}_{part}" for name in _COUNTS for part in ("left", "total", "sparsity")]
-    columns += [_METRIC + name for name in names]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    for point in curve:
-        row = {name: _cell(name, getattr(point, name)) for name in columns if name in _KINDS}
-        for name in _COUNTS:
-            count = getattr(point, name)
-            if count is not None:
-                row |= {f"{name}_{part}": getattr(count, part) for part in ("left", "total")}
-                row[f"{name}_sparsity"] = repr(count.sparsity)
-        row |= {_METRIC + name: repr(float(value)) for name, value in point.metrics.items()}
-        writer.writerow(row)
-    return text.getvalue()
+def _columns(curve: Curve) -> list[str]:
+    counts = [f"{name}_{part}" for name in _COUNTS for part in ("left", "total", "sparsity")]
+    metrics = dict.fromkeys(_METRIC + name for point in curve for name in point.metrics)
+    return [*_KINDS, *counts, *metrics]
+
+
+def _row(point: CurvePoint) -> dict[str, object]:
+    row: dict[str, object] = {name: _cell(name, getattr(point, name)) for name in _KINDS}
+    for name in _COUNTS:
+        count = getattr(point, name)
+        if count is not None:
+            row |= {f"{name}_{part}": getattr(count, part) for part in ("left", "total")}
+            row[f"{name}_sparsity"] = repr(count.sparsity)
+    return row | {_METRIC + name: repr(float(value)) for name, value in point.metrics.items()}
 
 
 def _cell(name: str, value: object) -> str:

@@ -16,7 +16,7 @@ from ewnprune.pruning.groups import Group
 from ewnprune.pruning.masking import mask_weights
 from ewnprune.pruning.ranking import Ranking
 from ewnprune.pruning.repair import repaired
-from ewnprune.pruning.smaller import masked, smaller
+from ewnprune.pruning.smaller import build_masked, build_smaller
 
 
 @dataclass(eq=False)
@@ -68,8 +68,8 @@ class Variant:
             mask_weights(network, {n: ranks >= self.gone[n] for n, ranks in self.ranks.items()})
             return network
         if not self.compact:
-            return masked(base, self.groups, self.units)
-        return smaller(base, self.groups, self.units, whole=whole)
+            return build_masked(base, self.groups, self.units)
+        return build_smaller(base, self.groups, self.units, whole=whole)
 
 
 @dataclass(frozen=True)
@@ -151,12 +151,12 @@ def _measured(
     base = variant.found.network if variant.base is None else variant.base
     groups = variant.groups
     told = [group for group in groups if not group.opaque]
-    expected = forward(masked(base, told, variant.units), clone(sample))
+    expected = forward(build_masked(base, told, variant.units), clone(sample))
     network, given = variant.network(), list[Any]()
     macs, _ = count_macs(network, _noting(forward, given), clone(sample))
     variant.outputs = compared = given[0]
     if len(told) < len(groups):
-        compared = forward(smaller(base, told, variant.units), clone(sample))
+        compared = forward(build_smaller(base, told, variant.units), clone(sample))
     if not same(compared, expected, close):
         variant.compact, variant.outputs = False, expected
     left = sizes_of(network, chosen, macs)

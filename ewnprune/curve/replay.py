@@ -12,7 +12,7 @@ from ewnprune.model.layers import layer_weight, spatial_dims
 from ewnprune.model.readers import is_elementwise, is_stock
 from ewnprune.model.tensors import clone, close, first_samples, identical, same
 from ewnprune.model.tracing import Forward, Trace, rooted, run
-from ewnprune.pruning.cutting import cut_of
+from ewnprune.pruning.groups import cut_of
 
 
 @dataclass

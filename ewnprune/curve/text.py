@@ -1,9 +1,9 @@
 """A curve as text for the terminal."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ewnprune.columns import Column, blocks, fill
 from ewnprune.curve.budget import LEFT, Size
 from ewnprune.curve.naming import line_key, series_names, shared_facts
 from ewnprune.curve.points import CurvePoint
@@ -11,13 +11,9 @@ from ewnprune.curve.points import CurvePoint
 if TYPE_CHECKING:
     from ewnprune.curve.curve import Curve
 
-_WIDTH = 99
 _SIZES = {"neurons": "neurons left", "parameters": "parameters left", "macs": "MACs left"}
 _WITHIN = (0.5, 1, 2)
 _COSTS = ("bytes", "latency_ms")  # of networks that were built
-
-Column = list[str]
-"""A heading and cells."""
 
 
 def format_curve(curve: "Curve", measure: str | None = None) -> str:
@@ -47,11 +43,11 @@ def format_curve(curve: "Curve", measure: str | None = None) -> str:
             for name, one in zip(names, series, strict=True)
             if cost != measure and all(cost in point.metrics for point in one)
         ]
-    parts = [shared_facts(curve), *_blocks(shared, columns)]
+    parts = [shared_facts(curve), *blocks(shared, columns)]
     if len({point.unit for point in curve}) > 1:
         parts += [format_at_equal(curve, size, measure) for size in ("parameters", "macs")]
     who = [["", *names]] if len(series) > 1 else []
-    parts += _blocks(who, _summary(series, measure))
+    parts += blocks(who, _summary(series, measure))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -72,7 +68,7 @@ def format_at_equal(
         left: the fractions.
     """
     series = curve.series()
-    columns = []
+    columns: list[Column] = []
     for name, one in zip(_names(series), series, strict=True):
         values = [one.at(fraction, size, measure) for fraction in left]
         cells = ["-" if value is None else _format(value, measure) for value in values]
@@ -81,13 +77,12 @@ def format_at_equal(
     heading = "MACs left" if size == "macs" else f"{size} left"
     heading += ", on paper for weights" if size == "macs" and weights else ""
     rows = [heading, *(f"{100 * fraction:g} %" for fraction in left)]
-    return "\n\n".join(_blocks([rows], columns))
+    return "\n\n".join(blocks([rows], columns))
 
 
 def format_notes(curve: "Curve") -> str:
     """The curve's notes, one to a line, long ones wrapped."""
-    fill = textwrap.TextWrapper(_WIDTH, subsequent_indent="    ", break_long_words=False)
-    return "\n".join(line for note in curve.notes for line in fill.wrap(str(note)))
+    return "\n".join(line for note in curve.notes for line in fill(str(note), later="    "))
 
 
 def measured(point: CurvePoint) -> list[str]:
@@ -103,7 +98,7 @@ def _names(series: Sequence["Curve"]) -> list[str]:
 
 def _sizes(series: Sequence["Curve"], levels: Sequence[float]) -> list[Column]:
     """What is left of the network, where all series have as much left."""
-    columns = []
+    columns: list[Column] = []
     for field, heading in _SIZES.items():
         counts = {
             level: {getattr(p, field) for one in series for p in one if p.sparsity == level}
@@ -127,7 +122,7 @@ def _values(series: "Curve", levels: Sequence[float], measure: str) -> list[str]
 
 def _details(series: "Curve", measure: str) -> list[Column]:
     levels = [point.sparsity for point in series]
-    columns = [[_heading(measure), *_values(series, levels, measure)]]
+    columns: list[Column] = [[_heading(measure), *_values(series, levels, measure)]]
     if measure == "accuracy" and all(point.total for point in series):
         bounds = [point.interval() for point in series]
         cells = [f"{100 * low:.2f} - {100 * high:.2f}" for low, high in bounds]
@@ -140,7 +135,7 @@ def _summary(series: Sequence["Curve"], measure: str) -> list[Column]:
     """Dense, mean and what can be removed; only of accuracy, where more is known to be better."""
     if measure != "accuracy" or any(len(one) < 2 or one.points[0].sparsity for one in series):
         return []
-    columns = [
+    columns: list[Column] = [
         ["dense", *(_format(one.points[0].measure(), measure) for one in series)],
         ["mean", *(_format(one.area(), measure) for one in series)],
     ]
@@ -158,26 +153,3 @@ def _format(value: float, measure: str) -> str:
     if measure == "accuracy":
         return f"{100 * value:.2f}"
     return f"{value:,.0f}" if measure == "bytes" else f"{value:.4g}"
-
-
-def _blocks(shared: list[Column], columns: list[Column]) -> list[str]:
-    """The columns beside the shared ones; where too wide, in blocks that repeat the first."""
-    blocks = [list(shared)]
-    for column in columns:
-        if _width([*blocks[-1], column]) > _WIDTH and len(blocks[-1]) > 1:
-            blocks.append(shared[:1])
-        blocks[-1] = [*blocks[-1], column]
-    return [_align(block) for block in blocks if columns]
-
-
-def _width(columns: Sequence[Column]) -> int:
-    return sum(max(map(len, column)) for column in columns) + 2 * (len(columns) - 1)
-
-
-def _align(columns: Sequence[Column]) -> str:
-    widths = [max(map(len, column)) for column in columns]
-    rows = zip(*columns, strict=True) if columns else ()
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )

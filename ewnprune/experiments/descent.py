@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ewnprune.drawing import method_colors
 from ewnprune.training.loss_rate import LossDrivenRate, RateState
 from ewnprune.training.optimizers import weight_space_step
 
 Method = Literal["EWN", "SWN", "none"]
 METHODS: tuple[Method, ...] = ("EWN", "SWN", "none")
-# Okabe & Ito, https://jfly.uni-koeln.de/color/, as in the curve's figure
-COLORS = {"EWN": "#0072B2", "SWN": "#D55E00", "none": "#009E73"}
+COLORS = method_colors(METHODS)
 
 LogLoss = Callable[[list[Tensor]], Tensor]
 """From the weights of each layer, ``(runs, neurons, inputs)``, to ``log L``, ``(runs,)``."""

@@ -1,6 +1,5 @@
 """Acceptance criteria, the files that an experiment leaves, and reading them again."""
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,10 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 
-from ewnprune.files import replacing
+from ewnprune.columns import align
+from ewnprune.drawing import save_figure
+from ewnprune.files import write_rows, write_text
 
 FLOAT_FORMAT = "{:.9g}"
 
@@ -71,7 +71,7 @@ def write_verdict(out: Path, settings: Mapping[str, Any], criteria: Sequence[Cri
             for c in criteria
         ],
     }
-    _write(out / "verdict.json", json.dumps(content, indent=2) + "\n")
+    write_text(out / "verdict.json", json.dumps(content, indent=2) + "\n")
 
 
 def finished(out: Path, settings: Mapping[str, Any]) -> list[Criterion] | None:
@@ -90,40 +90,19 @@ def table(criteria: Iterable[Criterion]) -> str:
     rows = [
         ("pass" if c.passed else "FAIL", c.id, c.what, f"{c.value:.6g}", c.bound) for c in criteria
     ]
-    widths = [max((len(row[k]) for row in rows), default=0) for k in range(4)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]])
-        for row in rows
-    )
+    return align(list(zip(*rows, strict=True)), left=5)
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows with the same keys."""
-    rows = list(rows)
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(
-                {k: FLOAT_FORMAT.format(v) if isinstance(v, float) else v for k, v in row.items()}
-            )
+    """Write rows; a key that a row lacks is empty there."""
+    written = (
+        {k: FLOAT_FORMAT.format(v) if isinstance(v, float) else v for k, v in row.items()}
+        for row in rows
+    )
+    write_rows(path, written, line_end="\n")
 
 
 def write_figure(out: Path, figure: Figure, name: str = "figure") -> None:
     """Write ``<name>.png`` and ``<name>.svg``."""
     for suffix in ("png", "svg"):
-        metadata = {"Date": None} if suffix == "svg" else None
-        # without a date and with fixed ids the same data give the same file
-        with (
-            matplotlib.rc_context({"svg.hashsalt": "ewnprune"}),
-            replacing(out / f"{name}.{suffix}") as temporary,
-        ):
-            figure.savefig(temporary, format=suffix, dpi=150, metadata=metadata)
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        save_figure(figure, out / f"{name}.{suffix}", dpi=150)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ewnprune.columns import align
 from ewnprune.export.formats import Format, Network, format_versions
 from ewnprune.export.trained import Trained
 from ewnprune.model.latency import measure_latency
@@ -88,24 +89,35 @@ def make_card(
 
 
 def summary(card: dict[str, Any]) -> str:
-    """The card's figures as text."""
+    """The card's figures as text.
+
+    >>> card = {name: {"before": 4000, "after": 1000} for name in ("parameters", "macs", "bytes")}
+    >>> card |= {"accuracy": {"test": {"before": 0.98, "after": 0.9765}}, "latency": []}
+    >>> print(summary(card | {"pruning": {"sparsity": 0.8, "score": "norm"}}))
+    80 % of the neurons removed, by norm
+                     before    after
+    parameters        4,000    1,000
+    MACs              4,000    1,000
+    bytes             4,000    1,000
+    accuracy, test  98.00 %  97.65 %
+    """
     rows = [
         ("parameters", card["parameters"], "{:,}"),
         ("MACs", card["macs"], "{:,}"),
         ("bytes", card["bytes"], "{:,}"),
-        *((f"accuracy, {split}", row, "{:.4f}") for split, row in card["accuracy"].items()),
+        *((f"accuracy, {split}", row, "{:.2%}") for split, row in card["accuracy"].items()),
         *(
             (f"ms, batch {row['batch_size']}, {row['device']}", row, "{:.3f}")
             for row in card["latency"]
         ),
     ]
     pruning = card["pruning"]
-    lines = [f"{pruning['sparsity']:g} of the neurons removed, by {pruning['score']}"]
-    lines.append(f"{'':24}{'before':>14}{'after':>14}")
-    for title, row, shape in rows:
-        cells = ("-" if row[k] is None else shape.format(row[k]) for k in ("before", "after"))
-        lines.append(f"{title:24}" + "".join(f"{cell:>14}" for cell in cells))
-    return "\n".join(lines)
+    columns = [["", *(title for title, *_ in rows)]]
+    for when in ("before", "after"):
+        cells = ("-" if row[when] is None else shape.format(row[when]) for _, row, shape in rows)
+        columns.append([when, *(cell.replace("%", " %") for cell in cells)])
+    head = f"{100 * pruning['sparsity']:g} % of the neurons removed, by {pruning['score']}"
+    return f"{head}\n{align(columns, left=1)}"
 
 
 def _latencies(

@@ -6,13 +6,15 @@ The neurons of a layer in a chain are a group with one maker. Where layers are a
 grouped or attended to, several layers make the neurons of one group.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ewnprune.model.attention import Attention
+from ewnprune.model.layers import num_inputs, num_neurons
+from ewnprune.model.normalization import channels_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,3 +144,52 @@ class Group:
         Or these channels, ``(size,)``: a user may name others than those of whole units.
         """
         return units if len(units) == self.size else units[self.unit_of()]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What stays of each module, as booleans, where some units of some groups do not.
+
+    Attributes:
+        rows: neurons of layers, by name.
+        columns: inputs of layers.
+        channels: channels of normalizations and the like, and dimensions of embeddings.
+        parameters: of parameters that a model uses by themselves, with the dimension.
+    """
+
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    channels: dict[str, Tensor] = field(default_factory=dict)
+    parameters: dict[str, tuple[int, Tensor]] = field(default_factory=dict)
+
+
+def cut_of(network: nn.Module, groups: Iterable[Group], units: Mapping[str, Tensor]) -> Cut:
+    """What stays of a network's modules.
+
+    Args:
+        network: the network, whole.
+        groups: those of which some units may go; not those that nobody can follow.
+        units: for each group, by name, which units stay, ``(units,)``; all of those not named.
+    """
+    cut = Cut()
+    for group in groups:
+        if group.name not in units or units[group.name].all():
+            continue
+        channels = group.channels(units[group.name].cpu())
+
+        def note(
+            table: dict[str, Tensor], name: str, places: Places, size: int, kept: Tensor = channels
+        ) -> None:
+            keep = places.keep(size, kept)
+            table[name] = table[name] & keep if name in table else keep
+
+        for name, places in group.makers.items():
+            note(cut.rows, name, places, num_neurons(network.get_submodule(name)))
+        for name, places in group.readers.items():
+            note(cut.columns, name, places, num_inputs(network.get_submodule(name)))
+        for name, places in {**group.passed, **group.norms, **group.embeddings}.items():
+            note(cut.channels, name, places, channels_of(network.get_submodule(name)))
+        for name, (dim, places) in group.parameters.items():
+            size = network.get_parameter(name).shape[dim]
+            cut.parameters[name] = (dim, places.keep(size, channels))
+    return cut

@@ -1,6 +1,6 @@
 """The heads of attention as groups, and the numbers that modules of attention keep."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -49,7 +49,16 @@ def _group(attention: Attention, name: str, heads: Heads) -> Group:
     return group
 
 
-def set_counts(network: nn.Module, group: Group, units: int) -> None:
+def cut_heads(network: nn.Module, groups: Iterable[Group], units: Mapping[str, Tensor]) -> None:
+    """After a cut: have attention count the heads that are left."""
+    for group in groups:
+        if group.attention is not None and group.name in units and not units[group.name].all():
+            _set_counts(network, group, int(units[group.name].sum()))
+            if group.rescale:
+                _rescale_queries(network, group, group.channels(units[group.name].cpu()))
+
+
+def _set_counts(network: nn.Module, group: Group, units: int) -> None:
     """Set the numbers that modules of attention keep, where so many units of heads are left."""
     attention = group.attention
     assert attention is not None
@@ -67,7 +76,7 @@ def set_counts(network: nn.Module, group: Group, units: int) -> None:
                     setattr(module, name, after)
 
 
-def rescale_queries(network: nn.Module, group: Group, channels: Tensor) -> None:
+def _rescale_queries(network: nn.Module, group: Group, channels: Tensor) -> None:
     """After a cut, make up for attention that divides by the root of the width that is left.
 
     ``softmax(q k / sqrt(width))`` would otherwise become sharper, as with what

@@ -16,8 +16,7 @@ from ewnprune.model.layers import (
     to_weight,
 )
 from ewnprune.model.normalization import mask_channels
-from ewnprune.pruning.cutting import cut_of
-from ewnprune.pruning.groups import Group
+from ewnprune.pruning.groups import Group, cut_of
 
 
 def silence(network: nn.Module, groups: Iterable[Group], units: Mapping[str, Tensor]) -> None:

@@ -20,7 +20,12 @@ from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Scope
 from ewnprune.pruning.repair import repaired
 from ewnprune.pruning.score_names import Score
-from ewnprune.pruning.smaller import largest_difference, masked, refuse_unfollowed, smaller
+from ewnprune.pruning.smaller import (
+    build_masked,
+    build_smaller,
+    largest_difference,
+    refuse_unfollowed,
+)
 
 
 @dataclass(frozen=True)
@@ -197,13 +202,13 @@ def remove_with_notes(
         if repair is not None:
             calibration = to_device(repair, device_of(model))
             network = repaired(network, found.groups, units, calibration, forward)
-        small = smaller(network, found.groups, units, share=False)
+        small = build_smaller(network, found.groups, units, share=False)
         told = [group for group in found.groups if not group.opaque]
-        expected = forward(masked(network, told, units), clone(inputs))
+        expected = forward(build_masked(network, told, units), clone(inputs))
         outputs = forward(small, clone(inputs))
         cut_told = outputs if len(told) == len(found.groups) else None
         if cut_told is None:
-            cut_told = forward(smaller(network, told, units), clone(inputs))
+            cut_told = forward(build_smaller(network, told, units), clone(inputs))
     if not same(cut_told, expected, close):
         raise ValueError(
             f"the smaller {type_name(model)} does not give the outputs of the masked one on the "

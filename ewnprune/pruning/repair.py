@@ -12,8 +12,7 @@ from ewnprune.model.copying import copy_network
 from ewnprune.model.layers import replace_tensor, spatial_dims
 from ewnprune.model.tensors import clone
 from ewnprune.model.tracing import Forward
-from ewnprune.pruning.cutting import cut_of
-from ewnprune.pruning.groups import Group
+from ewnprune.pruning.groups import Group, cut_of
 
 
 def repaired(

@@ -11,15 +11,16 @@ from ewnprune.model.copying import copy_network
 from ewnprune.model.layers import type_name
 from ewnprune.model.tensors import clone, close, same
 from ewnprune.model.tracing import Forward
-from ewnprune.pruning.cutting import cut_heads, cut_network, cut_of
-from ewnprune.pruning.groups import Group
+from ewnprune.pruning.cutting import cut_network
+from ewnprune.pruning.groups import Group, cut_of
+from ewnprune.pruning.heads import cut_heads
 from ewnprune.pruning.masking import mask_outputs, silence
 
 Units = Mapping[str, Tensor]
 """For each group, by name, which of its units stay, ``(units,)``."""
 
 
-def smaller(
+def build_smaller(
     network: nn.Module,
     groups: Iterable[Group],
     units: Units,
@@ -44,7 +45,7 @@ def smaller(
     return small
 
 
-def masked(network: nn.Module, groups: Iterable[Group], units: Units) -> nn.Module:
+def build_masked(network: nn.Module, groups: Iterable[Group], units: Units) -> nn.Module:
     """A copy of a network at full width, with zeros for some units of its groups.
 
     It gives what `smaller` gives, but for groups that something opaque reads across.
@@ -91,16 +92,16 @@ def why_broken(
     """
     half = {g.name: torch.arange(g.units) >= g.units // 2 for g in groups}
     told = [group for group in groups if not group.opaque]
-    expected = forward(masked(network, told, half), clone(inputs))
+    expected = forward(build_masked(network, told, half), clone(inputs))
     narrowed = [group for group in told if group.attention is not None and not group.whole]
     differences = []
     for rescale in (False, True) if narrowed else (False,):
         for group in narrowed:
             group.rescale = rescale
         try:
-            outputs = forward(smaller(network, told, half), clone(inputs))
+            outputs = forward(build_smaller(network, told, half), clone(inputs))
             if len(told) < len(groups):
-                all_gone = forward(smaller(network, groups, half), clone(inputs))
+                all_gone = forward(build_smaller(network, groups, half), clone(inputs))
                 if not same(all_gone, dense, lambda one, other: True):
                     return _broken("gives outputs of another shape")
         except Exception as error:  # any code of the user
@@ -118,7 +119,7 @@ def why_broken(
         better = differences.index(min(differences))
         for group in narrowed:
             group.rescale = bool(better)
-        agrees = same(forward(smaller(network, told, half), clone(inputs)), expected, close)
+        agrees = same(forward(build_smaller(network, told, half), clone(inputs)), expected, close)
     return "" if agrees else _broken("does not give what the masked one gives")
 
 

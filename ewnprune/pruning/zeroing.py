@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ewnprune.model.layers import LayerPatterns, num_neurons, to_weight
+from ewnprune.model.layers import LayerPatterns, kept_cells, num_neurons, to_weight
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.choice import Choice, choose, refuse_parametrized
-from ewnprune.pruning.cutting import cut_of, kept_cells
 from ewnprune.pruning.finding import unwritable
-from ewnprune.pruning.groups import Group
+from ewnprune.pruning.groups import Group, cut_of
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import Indices
 from ewnprune.pruning.neurons import Couple

@@ -11,7 +11,7 @@ from typing import Any
 from scipy import stats
 
 from ewnprune.curve.curve import Curve
-from ewnprune.study.statistics import candidate, labels, without
+from ewnprune.study.labels import Label, labels_of
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ def reporting_items(curve: Curve, taken: Mapping[str, tuple[str, str]]) -> list[
     lowest = [p.accuracy for p in curve if p.accuracy is not None]
     collapse = bool(dense) and min(lowest) < 0.9 * max(dense)
     counted = all(p.parameters is not None and p.macs is not None for p in curve)
-    names = {label.partition(" @ ")[0] for label in taken}
+    shown = [Label.parse(label) for label in taken]
+    names = {label.method for label in shown}
     baselines = [name for name in ("random", "random_ratios", "magnitude") if name not in names]
-    varied = [label for label in taken if " @ " in label]
+    varied = any(label.settings for label in shown)
     splits = {p.split for p in curve}
     return [
         Item(
@@ -61,7 +62,7 @@ def reporting_items(curve: Curve, taken: Mapping[str, tuple[str, str]]) -> list[
         Item(
             "five levels or more, up to where accuracy collapses",
             len(levels) >= 5 and collapse,
-            f"{len(levels)} levels up to {max(levels, default=0):.0%}"
+            f"{len(levels)} levels up to {100 * max(levels, default=0):g} %"
             + ("" if collapse else ", none of which loses a tenth of the accuracy"),
         ),
         Item(
@@ -128,13 +129,14 @@ def edges(points: Curve, taken: Mapping[str, tuple[str, str]]) -> list[str]:
         taken: what that chose.
     """
     sentences = []
+    candidates = [Label.parse(label) for label in labels_of(points)]
     for method, (label, _) in taken.items():
-        grid = {candidate(other): None for other in labels(points) if without(other) == method}
+        grid = [other.candidate for other in candidates if str(other.chosen()) == method]
         try:
             numbers = {float(name): name for name in grid}
         except ValueError:
             continue  # one without candidates, or with others than strengths
-        end = float(candidate(label))
+        end = float(Label.parse(label).candidate)
         if len(numbers) > 1 and end in (min(numbers), max(numbers)):
             which = "weakest" if end == min(numbers) else "strongest"
             tried = ", ".join(numbers[number] for number in sorted(numbers))
@@ -145,4 +147,4 @@ def edges(points: Curve, taken: Mapping[str, tuple[str, str]]) -> list[str]:
 
 
 def _seeds(curve: Curve) -> dict[str, set[Any]]:
-    return {m: {p.seed for p in curve if p.method == m} for m in labels(curve)}
+    return {m: {p.seed for p in curve if p.method == m} for m in labels_of(curve)}

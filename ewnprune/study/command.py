@@ -1,9 +1,9 @@
 """`ewnprune compare`: a study, methods by seeds, each run in a folder of its own."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +15,13 @@ from tqdm import tqdm
 from ewnprune.configs import config_path
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
+from ewnprune.files import write_text
 from ewnprune.study.engines import Events, run_locally
+from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.methods import Method, find_methods, parse_methods, parse_seeds
 from ewnprune.study.plan import Run, expand, merge
 from ewnprune.study.ray_engine import import_ray, run_on_ray
-from ewnprune.study.run import CONFIG, FINISHED, SETTINGS, write_text
+from ewnprune.study.run import CONFIG, FINISHED, SETTINGS
 from ewnprune.study.tables import analyse, write_tables
 from ewnprune.study.text import format_study
 
@@ -115,10 +117,10 @@ def collect(folder: Path, methods: Mapping[str, Method]) -> Curve:
     )
     points = Curve((), found.notes)
     for name, method in methods.items():
-        for label in dict.fromkeys(point.method for point in found):
-            trained = re.split(r"\[| @ ", label)[0]
-            if trained == (method.trains or name):
-                renamed = name + label.removeprefix(trained)
+        for label in labels_of(found):
+            trained = Label.parse(label)
+            if trained.method == (method.trains or name):
+                renamed = str(replace(trained, method=name))
                 for score in method.scores:
                     points += found.where(method=label, score=score).tagged(method=renamed)
     return points
@@ -136,7 +138,7 @@ def _find_engine(engine: str, address: str | None) -> Callable[..., Events]:
 def _run(todo: list[Run], start: Callable[..., Events], workers: int | None) -> list[Path]:
     """Run them and show how far the study is; gives back the folders of those that failed."""
     failed, ended = [], set()
-    layout = "{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs, {elapsed} gone, {remaining} left"
+    layout = "{percentage:3.0f} %|{bar}| {n:.1f}/{total} runs, {elapsed} gone, {remaining} left"
     with tqdm(total=len(todo), bar_format=layout, smoothing=0, mininterval=1) as bar:
         try:
             for event in start([run.folder for run in todo], workers):
@@ -157,6 +159,7 @@ def _prepare(runs: list[Run]) -> list[Run]:
     """Write the settings of the runs that are to do."""
     todo = [run for run in runs if not (run.folder / FINISHED).is_file()]
     for run in todo:
+        run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "progress").unlink(missing_ok=True)
         recorder = {
             "class_path": "ewnprune.study.run.Recorder",

@@ -1,7 +1,5 @@
 """A dense network of the pruned size, trained from scratch: what pruning must beat."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +9,6 @@ from torch import nn
 from ewnprune.curve.sweep import inputs_and_targets, sparsity_curve
 from ewnprune.model.layers import neuron_rows, select_layers
 from ewnprune.pruning.removal import remove_neurons
-
-COUNTS_FILE = "dense_of_pruned_size.json"
 
 
 class DenseOfPrunedSize(Callback):
@@ -27,8 +23,7 @@ class DenseOfPrunedSize(Callback):
         sparsity: fraction of the neurons to be without, in [0, 1).
         seed: of the removal.
 
-    The counts of what it has of what the full network has go to ``dense_of_pruned_size.json`` in
-    the run's folder.
+    Its state in a checkpoint is the counts of what it has of what the full network has.
     """
 
     def __init__(self, sparsity: float, seed: int = 0) -> None:
@@ -59,12 +54,8 @@ class DenseOfPrunedSize(Callback):
         for name, child in small.named_children():
             setattr(pl_module, name, child)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = trainer.log_dir  # asks all processes
-        if folder and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            text = json.dumps({"sparsity": self.sparsity, "counts": self._counts})
-            (Path(folder) / COUNTS_FILE).write_text(text, encoding="utf-8")
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._counts)
 
 
 def _fan_ins(model: nn.Module) -> dict[str, int]:

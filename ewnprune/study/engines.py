@@ -13,17 +13,16 @@ from pathlib import Path
 Events = Iterator[tuple[Path, int] | None]
 """A folder and its run's exit status as each ends; None after each look at them."""
 
+LOOK_EVERY = 0.5  # seconds
 
-def run_locally(
-    folders: Sequence[Path], workers: int | None = None, interval: float = 0.5
-) -> Events:
+
+def run_locally(folders: Sequence[Path], workers: int | None = None) -> Events:
     """Run each folder's run in a process of its own, several at a time.
 
     Args:
         folders: the runs' folders, in the order to start them.
         workers: how many at a time; as many as there are cores (or runs) by default. The cores are
             shared evenly: each process computes with ``cores // workers`` threads.
-        interval: seconds between two looks at the processes.
 
     Yields:
         A folder and its exit status as each ends; None after each look, so that the caller can
@@ -44,7 +43,7 @@ def run_locally(
                 while waiting and len(running) < workers:
                     folder = waiting.pop(0)
                     running[folder] = start_run(folder, environment)
-                time.sleep(interval)
+                time.sleep(LOOK_EVERY)
                 for folder, process in list(running.items()):
                     if process.poll() is not None:
                         process.communicate()  # closes the pipe

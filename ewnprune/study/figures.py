@@ -11,23 +11,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from ewnprune.curve.budget import LEFT
+from ewnprune.drawing import DASHES, line_styles
+from ewnprune.study.labels import labels_of
 from ewnprune.study.run import SETTINGS
-from ewnprune.study.statistics import labels
 from ewnprune.study.tables import Study, difference_rows, level_rows, size_rows
 
 Rows = list[dict[str, Any]]
-
-# Okabe & Ito, https://jfly.uni-koeln.de/color/: told apart with any colour vision
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_DASHES = ("-", "--", ":", "-.")
 
 
 def draw_curves(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
     """Accuracy against sparsity: mean, band of one standard deviation, single seeds."""
     figure, axes = _axes("removed (%)", f"accuracy on {study.split} data (%)")
     rows = level_rows(study)
-    for index, label in enumerate(labels(study.curve)):
-        style = _style(index)
+    for label, style in _styles(study).items():
         of_method = [row for row in rows if row["method"] == label]
         x = [100 * row["sparsity"] for row in of_method]
         mean, sd = ([100 * row[key] for row in of_method] for key in ("mean", "sd"))
@@ -53,7 +49,6 @@ def draw_differences(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
     axes.axhline(0, color="#888", linewidth=1)
     names = list(dict.fromkeys(row["method"] for row in rows))
     levels = sorted({row["sparsity"] for row in rows})
-    order = labels(study.curve)
     for index, label in enumerate(names):
         found = [row for row in rows if row["method"] == label]
         # side by side, the levels evenly apart: intervals do not hide each other
@@ -61,7 +56,7 @@ def draw_differences(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
         x = [levels.index(row["sparsity"]) + shift for row in found]
         mean = [100 * row["mean"] for row in found]
         error = [[100 * abs(row["mean"] - row[end]) for row in found] for end in ("low", "high")]
-        color = _style(order.index(label))["color"]
+        color = _styles(study)[label]["color"]
         bars = None if any(row["seeds"] < 2 for row in found) else error
         axes.errorbar(x, mean, bars, fmt="o", color=color, capsize=3, label=label, markersize=4)
     axes.set_xticks(range(len(levels)), [f"{100 * level:g}" for level in levels])
@@ -79,12 +74,12 @@ def draw_sizes(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
         return None, []
     figure, axes = _axes("parameters left (%)", f"accuracy on {study.split} data (%)")
     axes.set_xscale("log")
-    for index, label in enumerate(labels(study.curve)):
+    for label, style in _styles(study).items():
         found = [r for r in rows if r["method"] == label and r["size"] == "parameters"]
         x, y = ([100 * row[key] for row in found] for key in ("left", "mean"))
         if found:
             name = f"{label} ({found[0]['unit']})"
-            axes.plot(x, y, marker="o", markersize=4, label=name, **_style(index))
+            axes.plot(x, y, marker="o", markersize=4, label=name, **style)
     axes.set_xticks([100 * left for left in LEFT], [f"{100 * left:g}" for left in LEFT])
     axes.set_xticks([], minor=True)
     axes.invert_xaxis()
@@ -99,18 +94,19 @@ def draw_norms(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
     rows = [row for row in rows if row["seed"] == first]
     figure, axes = _axes("neurons, largest norm first (%)", "norm of the incoming weights")
     _logarithmic(axes)
-    order = labels(study.curve)
-    for label in sorted({row["method"] for row in rows}, key=order.index):
+    shown = {row["method"] for row in rows}
+    for label, style in _styles(study).items():
+        if label not in shown:
+            continue
         layers = dict.fromkeys(row["layer"] for row in rows if row["method"] == label)
-        for dash, layer in zip(_DASHES * len(layers), layers, strict=False):
+        for dash, layer in zip(DASHES * len(layers), layers, strict=False):
             of_layer = [r for r in rows if r["method"] == label and r["layer"] == layer]
             norms = sorted((float(row["norm"]) for row in of_layer), reverse=True)
             # a logarithmic axis has no zero: exact zeros are where the line ends
-            shown = [norm for norm in norms if norm > 0]
-            x = [100 * (i + 1) / len(norms) for i in range(len(shown))]
+            positive = [norm for norm in norms if norm > 0]
+            x = [100 * (i + 1) / len(norms) for i in range(len(positive))]
             name = label if len(layers) == 1 else f"{label}, {layer}"
-            color = _style(order.index(label))["color"]
-            axes.plot(x, shown, color=color, linestyle=dash, label=name)
+            axes.plot(x, positive, color=style["color"], linestyle=dash, label=name)
     _legend(figure, axes)
     return (figure if rows else None), rows
 
@@ -120,17 +116,16 @@ def draw_training(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
     rows = [row for row in _of_taken(study, runs, "training.csv") if row.get("train/loss")]
     figure, axes = _axes("epoch", "training loss")
     _logarithmic(axes)
-    order = labels(study.curve)
+    styles = _styles(study)
     named = set()
     of_runs = {(row["method"], row["seed"]) for row in rows}
-    for method, seed in sorted(of_runs, key=lambda run: (order.index(run[0]), run[1])):
+    for method, seed in sorted(of_runs, key=lambda run: ([*styles].index(run[0]), run[1])):
         of_run = [row for row in rows if (row["method"], row["seed"]) == (method, seed)]
         name = "_nolegend_" if method in named else method
         named.add(method)
         epochs = [int(row["epoch"]) + 1 for row in of_run]
         loss = [float(row["train/loss"]) for row in of_run]
-        style = _style(order.index(method))
-        axes.plot(epochs, loss, linewidth=1, marker=".", label=name, **style)
+        axes.plot(epochs, loss, linewidth=1, marker=".", label=name, **styles[method])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _legend(figure, axes)
     return (figure if rows else None), rows
@@ -191,9 +186,9 @@ def _logarithmic(axes: Axes) -> None:
         place(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
 
 
-def _style(index: int) -> dict[str, Any]:
-    dash = _DASHES[index // len(_COLORS) % len(_DASHES)]
-    return {"color": _COLORS[index % len(_COLORS)], "linestyle": dash}
+def _styles(study: Study) -> dict[str, dict[str, Any]]:
+    labels = labels_of(study.curve)
+    return dict(zip(labels, line_styles(labels), strict=True))
 
 
 def _of_taken(study: Study, runs: Path, name: str) -> Rows:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ewnprune.study.labels import check_names
+
 # a neuron without weights may be kept as a constant: the last one counts that
 NEURON_SCORES = ("norm", "norm_product", "norm_with_bias_product")
 
@@ -84,7 +86,7 @@ def find_methods(wanted: str | list[str], own: Mapping[str, Method]) -> dict[str
         own: what a study defines.
 
     Raises:
-        ValueError: an unknown name, a name given twice or none.
+        ValueError: an unknown name, one that no label can hold, one given twice, or none.
 
     >>> list(find_methods("none,ewn", {}))
     ['none', 'ewn']
@@ -97,8 +99,7 @@ def find_methods(wanted: str | list[str], own: Mapping[str, Method]) -> dict[str
                 f"--methods: unknown method {name!r}: choose among {', '.join(known)}, or define "
                 "it under `own` in the study's YAML file"
             )
-        if set(name) & set("[]@/"):
-            raise ValueError(f"method name {name!r}: expected one without [, ], @ and /")
+        check_names(name, known[name].candidates)
     if len(set(names)) < len(names) or not names:
         raise ValueError(
             f"--methods {','.join(names)}: expected each method once, and one at least"

@@ -1,7 +1,6 @@
 """`ewnprune report`: a study as one HTML page that needs nothing else; figures lie beside it."""
 
 import json
-from io import StringIO
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,12 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from ewnprune.curve.files import read_curve
+from ewnprune.drawing import save_figure
+from ewnprune.files import write_rows, write_text
 from ewnprune.study.figures import FIGURES
-from ewnprune.study.run import SETTINGS, write_rows, write_text
+from ewnprune.study.run import SETTINGS
 from ewnprune.study.tables import (
     analyse,
     difference_rows,
@@ -54,8 +53,8 @@ def report(runs: Path, out: Path | None = None) -> None:
         if figure is None:
             continue
         write_rows(folder / f"{name}.csv", rows)
-        svg = _svg(figure, name)
-        write_text(folder / f"{name}.svg", svg)
+        save_figure(figure, folder / f"{name}.svg")
+        svg = (folder / f"{name}.svg").read_text(encoding="utf-8")
         inline = svg[svg.index("<svg") :]
         figures.append({"title": title, "text": text, "svg": inline, "name": name})
 
@@ -99,14 +98,6 @@ def _versions(runs: Path) -> str:
         run = f"{settings['method']}, seed {settings['seed']}: {seconds} s"
         found.setdefault(text, []).append(run)
     return "\n\n".join(f"{text}\nruns:\n  " + "\n  ".join(of) for text, of in found.items())
-
-
-def _svg(figure: Figure, name: str) -> str:
-    text = StringIO()
-    # ids must differ between the figures of one page, and be the same each time
-    with rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ewnprune.study.labels import Label, describe
 from ewnprune.study.methods import METHODS, Method
 
 
@@ -39,8 +40,7 @@ def expand(
     runs: dict[Path, Run] = {}
     for seed, values in product(seeds, list(product(*vary.values()))):
         varied = dict(zip(vary, values, strict=True))
-        suffix = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in varied.items())
-        suffix = suffix.replace("[", "(").replace("]", ")")  # brackets are for candidates
+        settings = describe(varied)
         for asked, method in methods.items():
             name = method.trains or asked
             method = everything[name]
@@ -48,16 +48,16 @@ def expand(
             for other in everything.values():
                 scores |= dict.fromkeys(other.scores if other.trains == name else ())
             variants: list[tuple[str, float | None, Mapping[str, Any]]] = [
-                *((f"{name}[{key}]", None, options) for key, options in method.candidates.items()),
-                *((name, float(level), options) for level, options in method.parts.items()),
+                *((str(key), None, options) for key, options in method.candidates.items()),
+                *(("", float(level), options) for level, options in method.parts.items()),
             ]
-            for label, part, options in variants or [(name, None, {})]:
+            for candidate, part, options in variants or [("", None, {})]:
                 config = merge(merge(base, method.fit), options)
                 config = merge(config, {"prune": {"scores": list(scores)}})
                 for key, value in varied.items():
                     config = merge(config, _nested(key, value))
                 config = _seeded(config, seed)
-                label = f"{label} @ {suffix}" if suffix else label
+                label = str(Label(name, candidate, settings))
                 path = folder / _folder_name(label, part, seed, config)
                 runs[path] = Run(path, label, seed, part, config)
     return list(runs.values())

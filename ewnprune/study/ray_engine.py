@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from ewnprune import __version__
 from ewnprune.study.engines import (
+    LOOK_EVERY,
     Events,
     check_workers,
     start_run,
@@ -49,7 +50,6 @@ def run_on_ray(
     folders: Sequence[Path],
     workers: int | None = None,
     address: str | None = None,
-    interval: float = 0.5,
 ) -> Events:
     """Run each folder's run as a task of a Ray cluster.
 
@@ -61,7 +61,6 @@ def run_on_ray(
         workers: how many at a time; by default as many as the cluster has room for.
         address: of the cluster, ``host:port``, or ``auto`` for the one that this machine belongs
             to. By default one is started on this machine, and stopped at the end.
-        interval: seconds between two looks at the tasks.
 
     Yields:
         As `engines.run_locally` does.
@@ -88,7 +87,7 @@ def run_on_ray(
                 while waiting and len(tasks) < (workers or len(folders)):
                     folder = waiting.pop(0)
                     tasks[task.remote(folder, os.getcwd(), kept)] = folder
-                done, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=interval)
+                done, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=LOOK_EVERY)
                 for reference in done:
                     folder = tasks.pop(reference)
                     yield given[folder], _status(ray, reference, folder)

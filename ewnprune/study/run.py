@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -31,10 +30,10 @@ from ewnprune.callback.hooks import PruningHooks
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.errors import exit_status
-from ewnprune.files import replacing
+from ewnprune.files import write_rows, write_text
 from ewnprune.model.layers import select_layers
 from ewnprune.model.size import Count
-from ewnprune.study.dense import COUNTS_FILE
+from ewnprune.study.dense import DenseOfPrunedSize
 from ewnprune.training.norms import neuron_norms
 
 FINISHED = "curve.json"
@@ -112,22 +111,6 @@ def main(folder: Path) -> int:
     return 0
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8", newline="")
-
-
-def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a CSV file with the columns of the rows, whole or not at all."""
-    rows = list(rows)
-    with replacing(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def _phase(folder: Path, name: str) -> list[str]:
     """The options of one command, with its own folder to log to."""
     config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
@@ -174,9 +157,9 @@ def _labelled(folder: Path, curve: Curve) -> Curve:
     tags: dict[str, Any] = {"method": settings["method"], "seed": settings["seed"]}
     if settings["part"] is not None:
         tags["sparsity"] = settings["part"]
-        for file in folder.glob(f"fit_*/{COUNTS_FILE}"):
-            counts = json.loads(file.read_text(encoding="utf-8"))["counts"]
-            tags |= {name: Count(*pair) for name, pair in counts.items()}
+        states = read_checkpoint(folder / _FINAL, map_location="meta")["callbacks"]
+        counts = states.get(DenseOfPrunedSize.__qualname__, {})
+        tags |= {name: Count(*pair) for name, pair in counts.items()}
     # a checkpoint is evaluated without its step and epoch
     return curve.tagged(**tags, epoch=None, step=None)
 

@@ -6,15 +6,15 @@ from typing import Any
 
 from ewnprune.curve.budget import LEFT
 from ewnprune.curve.curve import Curve
+from ewnprune.files import write_rows
 from ewnprune.study.checklist import Item, caveats, edges, reporting_items
-from ewnprune.study.run import write_rows
+from ewnprune.study.estimates import estimate, estimate_accuracy
+from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.statistics import (
     Difference,
     Summary,
     chosen,
     differences,
-    estimate,
-    labels,
     summaries,
     values_at,
 )
@@ -26,7 +26,6 @@ class Study:
 
     Attributes:
         curve: the points reported: one score per method, on test data where there are any.
-        validation: the same on validation data.
         split: which data `curve` is on.
         taken: for each method the label and score that were chosen.
         reference: what the others are compared with.
@@ -37,7 +36,6 @@ class Study:
     """
 
     curve: Curve
-    validation: Curve
     split: str
     taken: dict[str, tuple[str, str]]
     reference: str
@@ -52,11 +50,10 @@ def analyse(points: Curve, reference: str) -> Study:
     best, taken = chosen(points)
     split = "test" if best.where(split="test").points else "val"
     curve = best.where(split=split)
-    known = {label.partition(" @ ")[0] for label in labels(curve)}
-    reference = reference if reference in known else labels(curve)[0].partition(" @ ")[0]
+    known = [Label.parse(label).method for label in labels_of(curve)]
+    reference = reference if reference in known else known[0]
     return Study(
         curve,
-        best.where(split="val"),
         split,
         taken,
         reference,
@@ -70,11 +67,11 @@ def analyse(points: Curve, reference: str) -> Study:
 def level_rows(study: Study) -> list[dict[str, Any]]:
     """One row per method and level: mean, sample standard deviation, and every seed."""
     rows = []
-    for label in labels(study.curve):
+    for label in labels_of(study.curve):
         of_method = study.curve.where(method=label)
         for level in sorted({point.sparsity for point in of_method}):
             values = values_at(study.curve, label, level)
-            found, point = estimate(values), of_method.where(sparsity=level).points[0]
+            found, point = estimate_accuracy(values), of_method.where(sparsity=level).points[0]
             row = {
                 "method": label,
                 "score": point.score,
@@ -103,7 +100,7 @@ def size_rows(study: Study) -> list[dict[str, Any]]:
         return []
     rows = []
     for size in ("parameters", "macs"):
-        for label in labels(study.curve):
+        for label in labels_of(study.curve):
             of_method = study.curve.where(method=label)
             if any(getattr(point, size) is None for point in of_method):
                 continue
@@ -148,8 +145,8 @@ def summary_rows(study: Study) -> list[dict[str, Any]]:
     """One row per method: its area, and the largest sparsity within 0.5, 1 and 2 points."""
     rows = []
     for summary in study.summaries:
-        label, _ = study.taken[summary.method]
-        row: dict[str, Any] = {"method": summary.method, "taken": label, "score": summary.score}
+        label, score = study.taken[summary.method]
+        row: dict[str, Any] = {"method": summary.method, "taken": label, "score": score}
         if summary.area is not None:
             row |= {"area": summary.area.mean, "area_low": summary.area.low}
             row |= {"area_high": summary.area.high}

@@ -1,86 +1,79 @@
 """A study's results as text, for the terminal."""
 
 from math import isnan
-from textwrap import wrap
 
+from ewnprune.columns import blocks, fill
 from ewnprune.curve.budget import LEFT
+from ewnprune.study.estimates import Estimate, estimate
+from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.statistics import (
     REPORTED,
     WITHIN,
     Difference,
-    Estimate,
-    candidate,
-    estimate,
-    labels,
     values_at,
 )
 from ewnprune.study.tables import Study, size_rows
 
 
 def format_study(study: Study) -> str:
-    """The study as text, about 100 columns wide."""
-    names = labels(study.curve)
+    """The study as text, for a terminal of 80 columns."""
+    names = labels_of(study.curve)
     measured = {point.sparsity for point in study.curve}
     levels = [level for level in (0.0, *REPORTED) if level in measured]
     data = {"test": "test", "val": "validation"}[study.split]
     head = f"accuracy on {data} data, %, mean ± sample standard deviation over seeds"
-    rows = [["removed", *(f"{level:.0%}" for level in levels)]]
+    rows = [["removed", *(f"{100 * level:g} %" for level in levels)]]
     for name in names:
         cells = [_mean_sd(values_at(study.curve, name, level)) for level in levels]
         unit = study.curve.where(method=name).points[0].unit
         rows.append([name + ("" if unit == "neurons" else f" ({unit})"), *cells])
-    lines = [head, *_columns(rows), ""]
+    lines = _table(head, rows)
 
     sizes = size_rows(study)
     for size, name in (("parameters", "parameters"), ("macs", "MACs (on paper for weights)")):
         means = {(r["method"], r["left"]): r["mean"] for r in sizes if r["size"] == size}
         if means:
             head = f"mean accuracy at equal {name}, %, between levels by straight lines"
-            rows = [["left", *(f"{left:.0%}" for left in LEFT)]]
+            rows = [["left", *(f"{100 * left:g} %" for left in LEFT)]]
             for label in dict.fromkeys(method for method, _ in means):
                 found = [means.get((label, left)) for left in LEFT]
                 rows.append([label, *("-" if v is None else f"{100 * v:.1f}" for v in found)])
-            lines += [head, *_columns(rows), ""]
+            lines += _table(head, rows)
 
-    head = "mean over the curve, and largest % removed within so many points of dense [95 %]"
+    head = "mean over the curve, largest % removed within so many points of dense [95 %]"
     rows = [["", "taken", "curve", *(f"within {points:g}" for points in WITHIN)]]
     for s in study.summaries:
         if s.area is not None:
             label, score = study.taken[s.method]
-            inside = candidate(label)
+            inside = Label.parse(label).candidate
             how = f"{inside}, {score}" if inside else score
             cells = [_interval(s.area), *(_interval(s.within[points], 0) for points in WITHIN)]
             rows.append([s.method, how.rpartition(".")[2] if "." in score else how, *cells])
-    lines += [head, *_columns(rows), ""]
+    lines += _table(head, rows)
 
     if study.differences:
         pairs = {(d.method, d.sparsity): d for d in study.differences}
         compared = list(dict.fromkeys(method for method, _ in pairs))
-        top = ["removed", *(f"{level:.0%}" for level in levels if level)]
+        top = ["removed", *(f"{100 * level:g} %" for level in levels if level)]
         for head, show in (
             (f"difference to {study.reference} in pairs of one seed, points [95 %]", _points),
             ("its p, by exact permutation, corrected over the levels by Holm", _p),
         ):
             rows = [[name, *(show(pairs.get((name, x))) for x in levels if x)] for name in compared]
-            lines += [head, *_columns([top, *rows]), ""]
+            lines += _table(head, [top, *rows])
     for sentence in study.caveats:
-        lines += wrap(sentence, 98)
+        lines += fill(sentence)
     lines += ["", "Of what a comparison should report (Blalock et al. 2020), this one lacks:"]
     for item in study.items:
         if not item.met:
-            lines += wrap(
-                f"{item.demand}: {item.note}", 98, initial_indent="  ", subsequent_indent="    "
-            )
+            lines += fill(f"{item.demand}: {item.note}", "  ", "    ")
     return "\n".join(lines) + "\n"
 
 
-def _columns(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for first, *rest in rows:
-        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        lines.append("  ".join(["", first.ljust(widths[0]), *cells]).rstrip())
-    return lines
+def _table(head: str, rows: list[list[str]]) -> list[str]:
+    """The heading, the table in as many blocks as it takes, and an empty line."""
+    first, *others = zip(*rows, strict=True)
+    return [*fill(head), "\n\n".join(blocks([first], others, left=1)), ""]
 
 
 def _mean_sd(values: dict[int | None, float]) -> str:

@@ -300,23 +300,22 @@ def full(method="", score="norm", levels=(0, 0.5, 0.98), total=10000):
 def test_the_table_of_one_series():
     lines = full("EWN").table().splitlines()
     assert lines[0] == "EWN, ranked by norm, test data"
-    assert lines[2].split("  ")[-1].strip() == "loss"
     assert lines[3].split() == [
-        "0", "%", "1024", "of", "1024", "100.0", "%", "100.0", "%",
-        "98.00", "97.71", "-", "98.26", "0.1",
+        "0", "%", "1024", "of", "1024", "100.0", "%", "100.0", "%", "98.00", "97.71", "-", "98.26",
     ]  # fmt: skip
     assert lines[5].split()[:2] == ["98", "%"]
-    assert lines[7] == "dense   mean  within 0.5 pt  within 1 pt  within 2 pt"
-    assert lines[8] == "98.00  93.10            0 %          0 %          0 %"
+    assert [line.split() for line in lines[7:9]] == [["removed", "loss"], ["0", "%", "0.1"]]
+    assert lines[12] == "dense   mean  within 0.5 pt  within 1 pt  within 2 pt"
+    assert lines[13] == "98.00  93.10            0 %          0 %          0 %"
 
 
 @pytest.mark.parametrize("names", [[""], ["plain", "EWN"], [f"method {i}" * 3 for i in range(9)]])
-def test_no_line_of_the_text_is_longer_than_99(names):
+def test_no_line_of_the_text_is_longer_than_a_terminal(names):
     curve = Curve()
     for name in names:
         curve += full(name) + full(name, "norm_product")
     lines = str(curve).splitlines()
-    assert max(map(len, lines)) < 100
+    assert max(map(len, lines)) < 80
     assert lines == [line.rstrip() for line in lines]
     assert lines[-1] == "fc2: left: last"
     assert "the end" in str(curve)
@@ -347,3 +346,14 @@ def test_numbers_of_torch_and_numpy_are_written_as_numbers(tmp_path):
     point = CurvePoint(sparsity=np.float64(0.5), accuracy=float(torch.tensor(0.5)))
     assert read_curve(write_curve(Curve((point,)), tmp_path / "c.csv")).points[0].sparsity == 0.5
     assert read_curve(write_curve(Curve((point,)), tmp_path / "c.json")).points[0] == point
+
+
+def test_every_field_of_a_point_has_its_column(tmp_path):
+    point = CurvePoint(sparsity=0.5, neurons=Count(1, 2), metrics={"F1": 0.5})
+    header = write_curve(Curve((point,)), tmp_path / "c.csv").read_text().splitlines()[0]
+    assert header == (
+        "method,seed,score,unit,scope,realize,split,epoch,step,sparsity,accuracy,loss,correct,total,"
+        "neurons_left,neurons_total,neurons_sparsity,weights_left,weights_total,weights_sparsity,"
+        "parameters_left,parameters_total,parameters_sparsity,macs_left,macs_total,macs_sparsity,"
+        "metric.F1"
+    )

@@ -10,6 +10,7 @@ from ewnprune import Note
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.figure import plot_curve
 from ewnprune.curve.points import CurvePoint
+from ewnprune.drawing import COLORS
 from ewnprune.model.size import Count
 
 
@@ -148,6 +149,14 @@ def test_methods_have_colours_and_scores_have_dashes():
     assert [text.get_text() for text in legend.get_texts()] == [
         "plain", "EWN", "SWN", "norm", "norm_product", "random",
     ]  # fmt: skip
+
+
+def test_a_method_has_its_colour_alone_and_in_company():
+    alone = lines_of(plot_curve(curve_of("SWN", "norm") + curve_of("SWN", "random")))
+    later = curve_of("SWN") + curve_of("SWN, finetuned at 0.5")
+    for lines in (alone, lines_of(plot_curve(curve_of("plain") + later))[1:]):
+        assert {line.get_color() for line in lines} == {COLORS["swn"]}
+        assert len({str(line._dash_pattern) for line in lines}) == 2
 
 
 def test_seeds_share_a_colour_and_a_name():

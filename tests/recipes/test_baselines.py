@@ -1,6 +1,4 @@
-import json
 from copy import deepcopy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import torch
 from torch import nn
 
 from ewnprune import EWN, WeightNormPruning
+from ewnprune.callback.checkpoint import read_checkpoint
 from ewnprune.pruning.ranking import rank
 from ewnprune.pruning.scores import Neurons, norm, norm_shuffled
 from ewnprune.recipes.group_lasso import GroupLasso, shrink_neurons
@@ -136,19 +135,17 @@ def test_dense_of_pruned_size(tmp_path):
     model = _Net(_sgd, hidden=4000)
     nn.init.kaiming_normal_(model.net[0].weight)
     nn.init.kaiming_normal_(model.net[2].weight)
-    from pytorch_lightning.loggers import CSVLogger
-
     trainer = _trainer(DenseOfPrunedSize(0.9), max_steps=0, max_epochs=-1)
-    trainer.logger = CSVLogger(tmp_path, name="", version="")
     trainer.fit(model, datamodule=_Data())
     first, second = model.net[0].requires_grad_(False), model.net[2].requires_grad_(False)
     assert (first.out_features, second.in_features) == (400, 400)
     assert float(first.weight.std()) == pytest.approx((2 / 5) ** 0.5, rel=0.1)
     assert float(second.weight.std()) == pytest.approx((2 / 400) ** 0.5, rel=0.1)
-    counts = json.loads((Path(tmp_path) / "dense_of_pruned_size.json").read_text())["counts"]
-    assert counts["neurons"] == [400, 4000]
-    assert counts["parameters"] == [400 * 9 + 3, 4000 * 9 + 3]
-    assert counts["macs"] == [400 * 8, 4000 * 8]
+    trainer.save_checkpoint(tmp_path / "small.ckpt")
+    counts = read_checkpoint(tmp_path / "small.ckpt")["callbacks"]["DenseOfPrunedSize"]
+    assert counts["neurons"] == (400, 4000)
+    assert counts["parameters"] == (400 * 9 + 3, 4000 * 9 + 3)
+    assert counts["macs"] == (400 * 8, 4000 * 8)
 
 
 def test_shuffled_norms_keep_the_ratios_of_layers():

@@ -9,6 +9,7 @@ from ewnprune.cli import main
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.curve.points import CurvePoint
+from ewnprune.drawing import COLORS
 from ewnprune.model.size import Count
 from ewnprune.study.tables import analyse
 from ewnprune.study.text import format_study
@@ -70,6 +71,7 @@ def test_files_of_a_report(study, capsys):
     assert float(at_90[0]["mean"]) == pytest.approx(sum(seeds) / 3)
     assert float(at_90[0]["sd"]) == pytest.approx(0.0009)
     assert [float(at_90[0][f"seed {seed}"]) for seed in range(3)] == pytest.approx(seeds)
+    assert COLORS["plain"].lower() in (out / "curves.svg").read_text()
     page = (out / "index.html").read_text()
     assert "<b id=evil>" not in page
     again = {path.name: path.read_bytes() for path in out.iterdir()}

@@ -16,10 +16,10 @@ from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.curve.points import CurvePoint
 from ewnprune.study.command import _alone, _joined, _prepare, _progress, collect, compare
 from ewnprune.study.engines import run_locally, start_run
+from ewnprune.study.labels import Label
 from ewnprune.study.methods import METHODS, Method, find_methods, parse_methods, parse_seeds
 from ewnprune.study.plan import expand, merge
 from ewnprune.study.ray_engine import _look, run_on_ray
-from ewnprune.study.statistics import without
 
 TOY = """
 import json, os, signal, time
@@ -239,7 +239,7 @@ def test_runs_of_a_study():
 def test_values_in_brackets_are_no_candidates():
     """Of `lasso[0.1]` and `lasso[1]` one is chosen; of two widths none is."""
     runs = _expand("none,group_lasso", vary={"model.init_args.hidden": [[16], [32, 8]]})
-    assert {without(run.method) for run in runs} == {
+    assert {str(Label.parse(run.method).chosen()) for run in runs} == {
         f"{method} @ hidden={value}"
         for method in ("none", "group_lasso")
         for value in ("(16)", "(32, 8)")
