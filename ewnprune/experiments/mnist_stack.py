@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ewnprune.experiments.mnist_state import BATCH, Digits, Run
 from ewnprune.experiments.two_layer import TwoLayer
 from ewnprune.training.losses import LogCrossEntropyLoss
-from ewnprune.training.optimizers import _coefficients
+from ewnprune.training.steps import change, squares_after
 
 _CHUNK = 6000  # images whose hidden layers are held at a time, of every run
 _MULTIPLE = 16  # images computed of a batch, so that few graphs are needed
@@ -30,7 +30,7 @@ class Stack(NamedTuple):
     Attributes:
         net: their parameters.
         n: ``||v||^2`` of each hidden neuron, ``(runs, hidden, 1)``.
-        squares: ``||w||^2`` of each hidden neuron, ``(runs, hidden, 1)``.
+        squares: ``||w||^2`` of each hidden neuron, ``(runs, hidden, 1)``; not kept of plain runs.
         lr: learning rate, ``(runs, 1, 1)``.
         log_scale: log of what a batch's summed loss is divided by, ``(runs, 1, 1)``.
         ewn, swn: which runs have that method, ``(runs, 1, 1)``.
@@ -84,17 +84,16 @@ def _step(stack: Stack, x: Tensor, y: Tensor, slots: Tensor) -> None:
     net.bias.sub_(lr.squeeze(-1) * grads.bias)
     net.out.sub_(lr * grads.out)
     wg, gg = products.unsqueeze(-1), grads.weight.square().sum(-1, keepdim=True)
-    ewn = _coefficients(ww, wg, gg, stack.n, lr, 0.0, "ewn")
-    swn = _coefficients(ww, wg, gg, stack.n, lr, 0.0, "swn")
-    plain = (torch.ones_like(ww), lr.expand_as(ww), torch.ones_like(ww))
-    keep, move, growth = (
+    ewn = (*change(ww, wg, gg, stack.n, lr, 0.0, "EWN"), squares_after(ww, wg, lr, "EWN"))
+    swn = (*change(ww, wg, gg, stack.n, lr, 0.0, "SWN"), squares_after(ww, wg, lr, "SWN"))
+    plain = (torch.zeros_like(ww), lr.expand_as(ww), torch.zeros_like(ww), ww)
+    kappa, move, more, squares = (
         torch.where(stack.ewn, a, torch.where(stack.swn, b, c))
         for a, b, c in zip(ewn, swn, plain, strict=True)
     )
-    net.weight.mul_(keep).sub_(move * grads.weight)
-    stack.n.mul_(growth)
-    # of the new weight, without another pass over it
-    ww.copy_(keep.square() * ww - 2 * keep * move * wg + move.square() * gg)
+    net.weight.add_(kappa * net.weight - move * grads.weight)
+    stack.n.add_(stack.n * more)
+    ww.copy_(squares)  # of the new weight, without another pass over it
 
 
 class Steps:

@@ -99,7 +99,7 @@ def test_flow_in_weight_space_is_the_limit_of_small_steps():
     w, g = (torch.randn(4, 3, generator=generator, dtype=torch.float64) for _ in range(2))
     n = torch.full((4, 1), 1.7, dtype=torch.float64)
     for kind in ("EWN", "SWN"):
-        moved, _ = flow.weight_space_step(w, g, n, 1e-7, kind.lower())
+        moved, _ = flow.weight_space_step(w, g, n, 1e-7, kind)
         torch.testing.assert_close(
             (moved - w) / 1e-7, flow.weight_flow(kind, w, g, n), rtol=1e-5, atol=1e-6
         )
