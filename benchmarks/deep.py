@@ -76,7 +76,7 @@ def measure(
     optimizer = EWNSGD(neuron_param_groups(model), lr=1.0)
     # a rate at which nothing moves: every epoch is measured from the same place
     controller = LossController(model, optimizer, log_loss, LossDrivenRate(lr=1e-12))
-    run, chosen = Run("EWN", 0, controller, []), choose(each, data, mnist_train.LEFT_OUT)
+    run, chosen = Run("EWN", 0, controller, []), choose(each, data, mnist_state.LEFT_OUT)
     some = torch.randperm(len(each))[: int(share * len(each))]
     hard = torch.randperm(len(chosen.digits.y))[: int(share * len(chosen.digits.y))]
     part, steps = Digits(data.x[some], data.y[some]), chosen._replace(place=chosen.place[some])

@@ -21,6 +21,7 @@ from lightning_modules import MLP
 BATCH = 128
 SAVE_EVERY = 60  # seconds
 LEFT_OUT, HARMLESS = 1e-7, 1e-6  # shares of the loss; the former is the rounding of float32
+ALL_ABOVE = -8.0  # log L; `python -m benchmarks.left_out` says why
 CHUNK = 1000  # images: their hidden layer stays in a CPU's cache
 _MAX_KEPT = 10_000
 
@@ -55,6 +56,11 @@ def each_log_loss(model: nn.Module, data: Digits) -> Tensor:
 def log_mean_loss(model: nn.Module, data: Digits) -> float:
     """Log of the mean cross-entropy over all images."""
     return each_log_loss(model, data).logsumexp(0).item() - float(np.log(len(data.y)))
+
+
+def may_leave_out(log_loss: float) -> float:
+    """The share of the loss that the images left out may have in what is done next."""
+    return LEFT_OUT if log_loss < ALL_ABOVE else 0.0
 
 
 def counting(each: Tensor, left_out: float | Tensor) -> Tensor:
@@ -116,9 +122,16 @@ class Run(NamedTuple):
                 "epoch": len(self.epochs) + 1, "accepted": int(decision.accepted),
                 "attempted_log_loss": decision.attempted, "log_loss": decision.log_loss,
                 "lr": decision.lr, "effective_fraction": effective_number(norms) / len(norms),
-                "images": images, "seconds": seconds,
+                "images": images, "seconds": seconds, **self.norms(),
             }
         )  # fmt: skip
+
+    def norms(self) -> dict[str, float]:
+        """How large the weights are, and ``n = ||v||^2``, by which directions turn more slowly."""
+        net, n = TwoLayer.of(self.model), self.squared_norms()
+        found = (net.weight.norm(dim=1).max(), net.out.norm(), n.median(), n.max())
+        names = ("largest_norm", "output_norm", "n_median", "n_max")
+        return dict(zip(names, torch.stack(found).tolist(), strict=True))
 
     def squared_norms(self) -> Tensor:
         """``||v||^2`` of each hidden neuron, ``(hidden, 1)``, where the optimizer keeps it."""
@@ -170,7 +183,8 @@ def save_passed(run: Run, depths: list[int], folder: Path) -> None:
         counts = {"kept": int(run.controller.state.accepted), "attempted": len(run.epochs)}
         seconds = sum(row["seconds"] for row in run.epochs)
         found = {"weights": run.model.state_dict(), "log_loss": run.controller.log_loss}
-        save(folder / f"depth{depths.pop(0)}.pt", {**found, **counts, "seconds": seconds})
+        found |= {**counts, "seconds": seconds, **run.norms()}
+        save(folder / f"depth{depths.pop(0)}.pt", found)
 
 
 def nats(run: Run, goal: int) -> int:

@@ -1,9 +1,9 @@
 """The training of `mnist_train` on a GPU: all runs take their steps together.
 
 Nothing is read back within an epoch. After it each run is judged by itself, on all images, so that
-none depends on its company. Images that do not count are left out as on the CPU, but chosen anew
-for every epoch: of each batch those that count come first, and as many are computed as any batch of
-any run needs.
+none depends on its company. Images that do not count are left out as on the CPU, from the same
+depth on, but chosen anew for every epoch: of each batch those that count come first, and as many
+are computed as any batch of any run needs.
 """
 
 import math
@@ -20,7 +20,6 @@ from ewnprune.experiments.descent import Method
 from ewnprune.experiments.mnist_stack import Stack, Steps, each_log_loss, held, take
 from ewnprune.experiments.mnist_state import (
     HARMLESS,
-    LEFT_OUT,
     SAVE_EVERY,
     Digits,
     Run,
@@ -28,6 +27,7 @@ from ewnprune.experiments.mnist_state import (
     counting,
     exhausted,
     give_up,
+    may_leave_out,
     missing,
     nats,
     save,
@@ -88,7 +88,9 @@ def _until_one_ends(
 ) -> None:
     runs, images = [run for run, _, _ in running], len(data.y)
     steps = Steps(stack, data)
-    left_out = data.x.new_full((len(runs), 1), LEFT_OUT, dtype=torch.float64)
+    left_out = data.x.new_tensor(
+        [[may_leave_out(run.controller.log_loss)] for run in runs], dtype=torch.float64
+    )
     take(stack, runs)
     each = each_log_loss(stack, data)
     saved = clock = time.monotonic()
@@ -106,8 +108,8 @@ def _until_one_ends(
         now = time.monotonic()
         for k, (run, left, folder) in enumerate(running):
             # should images that were left out have come to count, the epoch is done again with all
-            left_out[k] = 0.0 if share[k] > HARMLESS else LEFT_OUT
             if share[k] > HARMLESS:
+                left_out[k] = 0.0
                 continue
             for mine, theirs in zip(stack.tensors(k), held(run), strict=True):
                 theirs.copy_(mine)
@@ -116,6 +118,7 @@ def _until_one_ends(
             run.record(decision, counted[k], now - clock)
             if decision.accepted:
                 each[k] = tried[k]
+            left_out[k] = may_leave_out(decision.log_loss)
             save_passed(run, left, folder)
         take(stack, runs)
         before, shown = shown, sum(nats(run, goal) for run in runs)

@@ -98,13 +98,14 @@ def table(criteria: Iterable[Criterion]) -> str:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows with the same keys."""
+    """Write rows; a key that a row lacks is empty there."""
     rows = list(rows)
     with (
         replacing(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        keys = dict.fromkeys(key for row in rows for key in row)
+        writer = csv.DictWriter(file, list(keys), lineterminator="\n")
         writer.writeheader()
         for row in rows:
             writer.writerow(
