@@ -22,19 +22,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.deep import show
-from ewnprune.experiments.mnist_runs import load_digits
-from ewnprune.experiments.mnist_state import (
+from ewnprune.experiments.mnist_digits import (
     BATCH,
     HARMLESS,
     LEFT_OUT,
     Digits,
-    Run,
-    begin,
     counting,
-    each_log_loss,
+    load_digits,
     share_of,
     shuffled,
 )
+from ewnprune.experiments.mnist_state import Run, begin, each_log_loss
 from ewnprune.experiments.two_layer import Descent, TwoLayer
 
 BLOCK = 20

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ewnprune.experiments.mnist_state import BATCH, Digits, Run
+from ewnprune.experiments.descent import Method
+from ewnprune.experiments.mnist_digits import BATCH, Digits
 from ewnprune.experiments.two_layer import TwoLayer
 from ewnprune.training.losses import LogCrossEntropyLoss
 from ewnprune.training.steps import change, squares_after
@@ -45,14 +46,13 @@ class Stack(NamedTuple):
     swn: Tensor
 
     @classmethod
-    def of(cls, runs: Sequence[Run]) -> Self:
-        """Copies of what the runs hold."""
-        nets = [TwoLayer.of(run.model) for run in runs]
+    def of(cls, methods: Sequence[Method], nets: Sequence[TwoLayer]) -> Self:
+        """Room for networks like these; whoever steps it fills it."""
         net = TwoLayer(*(torch.stack(parts) for parts in zip(*nets, strict=True)))
-        n = torch.stack([run.squared_norms() for run in runs])
-        number = n.new_zeros(len(runs), 1, 1)
+        n = torch.ones_like(net.bias).unsqueeze(-1)
+        number = n.new_zeros(len(nets), 1, 1)
         flags = [
-            torch.tensor([run.method == name for run in runs], device=n.device).view(-1, 1, 1)
+            torch.tensor([method == name for method in methods], device=n.device).view(-1, 1, 1)
             for name in ("EWN", "SWN")
         ]
         return cls(net, n, torch.empty_like(n), number, number.clone(), *flags)
@@ -60,21 +60,6 @@ class Stack(NamedTuple):
     def tensors(self, place: int) -> list[Tensor]:
         """What training changes of one run."""
         return [whole[place] for whole in (*self.net, self.n)]
-
-
-def held(run: Run) -> list[Tensor]:
-    """What a run holds of its `Stack.tensors`."""
-    return [*TwoLayer.of(run.model), run.squared_norms()]
-
-
-def take(stack: Stack, runs: Sequence[Run]) -> None:
-    """Copy what the runs hold into the stack, and prepare its epoch."""
-    for place, run in enumerate(runs):
-        for mine, theirs in zip(stack.tensors(place), held(run), strict=True):
-            mine.copy_(theirs)
-        stack.lr[place] = run.controller.optimizer.param_groups[0]["lr"]
-        stack.log_scale[place] = run.controller.state.log_scale.item()
-    stack.squares.copy_(stack.net.weight.square().sum(-1, keepdim=True))
 
 
 def _step(stack: Stack, x: Tensor, y: Tensor, slots: Tensor) -> None:

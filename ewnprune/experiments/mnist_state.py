@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from ewnprune.experiments.descent import Method
+from ewnprune.experiments.mnist_digits import Digits
 from ewnprune.experiments.two_layer import TwoLayer
 from ewnprune.files import replacing
 from ewnprune.training.loss_rate import Decision, LossController, LossDrivenRate
@@ -18,19 +19,9 @@ from ewnprune.training.norms import effective_number
 from ewnprune.training.optimizers import EWNSGD, SWNSGD, neuron_param_groups
 from lightning_modules import MLP
 
-BATCH = 128
 SAVE_EVERY = 60  # seconds
-LEFT_OUT, HARMLESS = 1e-7, 1e-6  # shares of the loss; the former is the rounding of float32
-ALL_ABOVE = -8.0  # log L; `python -m benchmarks.left_out` says why
 CHUNK = 1000  # images: their hidden layer stays in a CPU's cache
 _MAX_KEPT = 10_000
-
-
-class Digits(NamedTuple):
-    """Images ``(N, 784)``, normalized, and labels ``(N,)``."""
-
-    x: Tensor
-    y: Tensor
 
 
 def network(hidden: int, seed: int) -> MLP:
@@ -56,33 +47,6 @@ def each_log_loss(model: nn.Module, data: Digits) -> Tensor:
 def log_mean_loss(model: nn.Module, data: Digits) -> float:
     """Log of the mean cross-entropy over all images."""
     return each_log_loss(model, data).logsumexp(0).item() - float(np.log(len(data.y)))
-
-
-def may_leave_out(log_loss: float) -> float:
-    """The share of the loss that the images left out may have in what is done next."""
-    return LEFT_OUT if log_loss < ALL_ABOVE else 0.0
-
-
-def counting(each: Tensor, left_out: float | Tensor) -> Tensor:
-    """Which images count: all but the easiest ones, which together have this share of the loss.
-
-    Args:
-        each: log loss of each image, ``(N,)`` or, of several runs, ``(runs, N)``.
-        left_out: share, or one for each run, ``(runs, 1)``.
-    """
-    easiest = each.argsort(dim=-1, descending=True, stable=True).flip(-1)
-    share = (each - each.logsumexp(-1, keepdim=True)).exp().gather(-1, easiest).cumsum(-1)
-    return torch.ones_like(each, dtype=torch.bool).scatter(-1, easiest, ~(share < left_out))
-
-
-def share_of(which: Tensor, each: Tensor) -> Tensor:
-    """What these images add to the loss, as a fraction of it; the same shapes as `counting`."""
-    return (each.masked_fill(~which, -torch.inf).logsumexp(-1) - each.logsumexp(-1)).exp()
-
-
-def shuffled(images: int, seed: int, number: int) -> Tensor:
-    """The order of the images in an epoch, by its number among those tried."""
-    return torch.from_numpy(np.random.default_rng((seed, number)).permutation(images))
 
 
 class Run(NamedTuple):

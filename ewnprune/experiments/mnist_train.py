@@ -23,25 +23,27 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ewnprune.experiments.descent import Method
-from ewnprune.experiments.mnist_state import (
+from ewnprune.experiments.mnist_digits import (
     BATCH,
-    CHUNK,
     HARMLESS,
-    SAVE_EVERY,
     Digits,
+    counting,
+    may_leave_out,
+    share_of,
+    shuffled,
+)
+from ewnprune.experiments.mnist_state import (
+    CHUNK,
+    SAVE_EVERY,
     Run,
     begin,
-    counting,
     each_log_loss,
     exhausted,
     give_up,
-    may_leave_out,
     missing,
     nats,
     save,
     save_passed,
-    share_of,
-    shuffled,
 )
 from ewnprune.experiments.two_layer import Descent, TwoLayer
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ewnprune.experiments import mnist, mnist_small
+from ewnprune.experiments.mnist_digits import Digits
 from ewnprune.experiments.mnist_runs import (
     PRUNED,
     SELECTED_ON_TEST,
@@ -15,7 +16,7 @@ from ewnprune.experiments.mnist_runs import (
     history,
     prune,
 )
-from ewnprune.experiments.mnist_state import Digits, log_mean_loss, network
+from ewnprune.experiments.mnist_state import log_mean_loss, network
 from ewnprune.experiments.mnist_train import train
 from ewnprune.experiments.verdict import write_csv
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ewnprune.experiments import mnist_state, mnist_train
+from ewnprune.experiments import mnist_digits, mnist_train
 from ewnprune.experiments.mnist_runs import history
 from ewnprune.experiments.mnist_state import (
     Run,
@@ -124,10 +124,10 @@ def test_gradients_are_those_of_autograd_at_any_depth(digits, depth):
 
 def test_blocks_in_which_an_image_comes_back_are_done_again_with_all(digits, tmp_path, monkeypatch):
     data = digits(300)
-    monkeypatch.setattr(mnist_state, "ALL_ABOVE", math.inf)
-    monkeypatch.setattr(mnist_state, "LEFT_OUT", 0.0)
+    monkeypatch.setattr(mnist_digits, "ALL_ABOVE", math.inf)
+    monkeypatch.setattr(mnist_digits, "LEFT_OUT", 0.0)
     straight = _train(tmp_path / "all", "EWN", data, [6])
-    monkeypatch.setattr(mnist_state, "LEFT_OUT", 0.4)
+    monkeypatch.setattr(mnist_digits, "LEFT_OUT", 0.4)
     monkeypatch.setattr(mnist_train, "HARMLESS", 1.0)
     loose = _train(tmp_path / "loose", "EWN", data, [6])
     assert min(row["images"] for row in straight) == 300 > max(row["images"] for row in loose)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from ewnprune.experiments import mnist_stack, mnist_state, mnist_together
+from ewnprune.experiments import mnist_digits, mnist_stack, mnist_together
+from ewnprune.experiments.mnist_digits import Digits, counting
 from ewnprune.experiments.mnist_runs import history
 from ewnprune.experiments.mnist_stack import Stack, Steps, each_log_loss
-from ewnprune.experiments.mnist_state import Digits, counting
 from ewnprune.experiments.mnist_together import train_together
 from ewnprune.experiments.mnist_train import choose, train
 from ewnprune.experiments.two_layer import TwoLayer
@@ -97,10 +97,10 @@ def test_an_epoch_in_which_an_image_comes_back_is_done_again_with_all(
     digits, tmp_path, monkeypatch
 ):
     data = digits(300)
-    monkeypatch.setattr(mnist_state, "ALL_ABOVE", math.inf)
-    monkeypatch.setattr(mnist_state, "LEFT_OUT", 0.0)
+    monkeypatch.setattr(mnist_digits, "ALL_ABOVE", math.inf)
+    monkeypatch.setattr(mnist_digits, "LEFT_OUT", 0.0)
     _together(tmp_path / "all", data, [6])
-    monkeypatch.setattr(mnist_state, "LEFT_OUT", 0.4)
+    monkeypatch.setattr(mnist_digits, "LEFT_OUT", 0.4)
     monkeypatch.setattr(mnist_together, "HARMLESS", 0.0)
     _together(tmp_path / "again", data, [6])
     for run, rows in _histories(tmp_path / "all").items():
