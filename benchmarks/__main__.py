@@ -30,7 +30,7 @@ def listing() -> str:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if any(isinstance(node, ast.If) and "__main__" in ast.dump(node) for node in tree.body):
             first = (ast.get_docstring(tree) or "").partition("\n")[0]
-            lines.append(f"python -m benchmarks.{path.stem:13} {first}")
+            lines.append(f"python -m benchmarks.{path.stem:15} {first}")
     return "\n".join(lines)
 
 

@@ -27,8 +27,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ewnprune.experiments import mnist_state, mnist_train, two_layer
-from ewnprune.experiments.mnist_runs import history, load_digits
-from ewnprune.experiments.mnist_state import Digits, Run, each_log_loss, network
+from ewnprune.experiments.mnist_digits import LEFT_OUT, Digits, load_digits
+from ewnprune.experiments.mnist_runs import history
+from ewnprune.experiments.mnist_state import Run, each_log_loss, network
 from ewnprune.experiments.mnist_train import choose
 from ewnprune.training.loss_rate import LossController, LossDrivenRate, RateState
 from ewnprune.training.losses import LogCrossEntropyLoss
@@ -76,7 +77,7 @@ def measure(
     optimizer = EWNSGD(neuron_param_groups(model), lr=1.0)
     # a rate at which nothing moves: every epoch is measured from the same place
     controller = LossController(model, optimizer, log_loss, LossDrivenRate(lr=1e-12))
-    run, chosen = Run("EWN", 0, controller, []), choose(each, data, mnist_train.LEFT_OUT)
+    run, chosen = Run("EWN", 0, controller, []), choose(each, data, LEFT_OUT)
     some = torch.randperm(len(each))[: int(share * len(each))]
     hard = torch.randperm(len(chosen.digits.y))[: int(share * len(chosen.digits.y))]
     part, steps = Digits(data.x[some], data.y[some]), chosen._replace(place=chosen.place[some])

@@ -23,7 +23,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.machine import describe
 from ewnprune import EWN, EWNSGD, SWN, SWNSGD, neuron_param_groups, reparametrize, select_layers
-from ewnprune.training.parametrizations import NeuronParametrization, of_length_plainly
+from ewnprune.training.lengths import of_length_plainly
+from ewnprune.training.parametrizations import NeuronParametrization
 from lightning_modules import MLP
 
 Step = Callable[[], None]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ewnprune.experiments.mnist_state import Digits
+from ewnprune.experiments.mnist_digits import Digits
 from lightning_modules.fetch import fetch
 from lightning_modules.files import cache_dir
 

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from ewnprune.curve.plan import Variant
 from ewnprune.model.layers import layer_weight, spatial_dims
-from ewnprune.model.readers import is_elementwise, is_stock
+from ewnprune.model.operations import is_elementwise, is_stock
 from ewnprune.model.tensors import clone, close, first_samples, identical, same
 from ewnprune.model.tracing import Forward, Trace, rooted, run
 from ewnprune.pruning.groups import cut_of

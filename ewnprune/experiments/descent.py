@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ewnprune.drawing import method_colors
 from ewnprune.training.loss_rate import LossDrivenRate, RateState
-from ewnprune.training.optimizers import weight_space_step
+from ewnprune.training.steps import weight_space_step
 
 Method = Literal["EWN", "SWN", "none"]
 METHODS: tuple[Method, ...] = ("EWN", "SWN", "none")
@@ -68,7 +68,7 @@ def step(
     if method == "none":
         return [w - eta * g for w, g in zip(weights, grads, strict=True)], list(squared_norms)
     moved = [
-        weight_space_step(w, g, n, eta, "ewn" if method == "EWN" else "swn")
+        weight_space_step(w, g, n, eta, method)
         for w, g, n in zip(weights, grads, squared_norms, strict=True)
     ]
     return [w for w, _ in moved], [n for _, n in moved]

@@ -18,7 +18,7 @@ from ewnprune.experiments.verdict import (
     write_csv,
     write_figure,
 )
-from ewnprune.training.optimizers import weight_space_step
+from ewnprune.training.steps import weight_space_step
 
 _Kind = Literal["EWN", "SWN"]
 _KINDS: tuple[_Kind, ...] = ("EWN", "SWN")
@@ -74,9 +74,7 @@ def step_error(kind: _Kind, seed: int = 0, eta: float = 0.002, steps: int = 300)
     for _ in range(steps):
         ds, dv = _parameter_gradients(kind, s, v, loss)
         s, v = s - eta * ds, v - eta * dv
-        w, n = weight_space_step(
-            w, _weight_gradient(w, loss), n, eta, "ewn" if kind == "EWN" else "swn"
-        )
+        w, n = weight_space_step(w, _weight_gradient(w, loss), n, eta, kind)
         exact = _weight(kind, s, v)
         worst = max(worst, ((w - exact).norm(dim=1) / exact.norm(dim=1)).max().item())
     return worst

@@ -5,25 +5,14 @@ equal, under SWN their quotients ||g|| / ||w||. relu^2 makes room for that: Eule
 the sum of w_u.g_u over a layer as the degree of the layer times one number, and here 2 : 1.
 """
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
 from tqdm import tqdm
 
-from ewnprune.experiments.descent import (
-    COLORS,
-    Method,
-    Runs,
-    descend,
-    gradients,
-    paper_rate,
-    step,
-)
+from ewnprune.experiments.descent import COLORS, Method
+from ewnprune.experiments.lin_sep_course import FAR, GROWING, Course, course_down, go_on
 from ewnprune.experiments.reference import read
 from ewnprune.experiments.verdict import (
     Criterion,
@@ -34,67 +23,6 @@ from ewnprune.experiments.verdict import (
     write_csv,
     write_figure,
 )
-from ewnprune.training.losses import log_softplus
-from ewnprune.training.relations import Relations, relate
-
-_X = torch.tensor([[1, 1], [1.7225, 1.1077], [-1, 1], [-1.4815, -1.3916]], dtype=torch.float64)
-_Y = torch.tensor([-1, -1, 1, 1], dtype=torch.float64)
-_DEGREE = 3
-_GROWING: dict[Method, list[int]] = {"EWN": [5, 7, 8], "SWN": [5, 6, 8]}
-_FAR = 10_000
-
-
-@dataclass
-class Course:
-    """A run, point by point: the relations of its nine neurons ``(points, 9)``, and the loss.
-
-    Gradients are those of ``log L``. The margin is ``min y f(x) / ||weights||^3``.
-    """
-
-    found: Relations
-    log_loss: Tensor
-    margin: Tensor
-
-    def at(self, depth: float) -> int:
-        """The first point deeper than ``-depth``."""
-        return int((self.log_loss < -depth).nonzero()[0])
-
-    def spread(self, method: Method, quantity: str, point: int) -> float:
-        """Largest over smallest product or quotient, among the neurons that grow."""
-        values = getattr(self.found, quantity)[point, _GROWING[method]]
-        return float(values.max() / values.min())
-
-
-class _Recorder:
-    def __init__(self) -> None:
-        self.points: list[tuple[Tensor, ...]] = []
-
-    def __call__(self, weights: list[Tensor], grads: list[Tensor], log_loss: Tensor) -> None:
-        layers = [relate(w[0], g[0]) for w, g in zip(weights, grads, strict=True)]
-        found = [
-            torch.cat(parts) for parts in zip(*(vars(x).values() for x in layers), strict=True)
-        ]
-        margin = _outputs(weights).min() / found[0].norm() ** _DEGREE
-        self.points.append((*found, log_loss[0], margin))
-
-    def course(self) -> Course:
-        *found, log_loss, margin = (torch.stack(c) for c in zip(*self.points, strict=True))
-        return Course(Relations(*found), log_loss, margin)
-
-
-def _outputs(weights: list[Tensor]) -> Tensor:
-    return _Y * (weights[1] @ torch.relu(weights[0] @ _X.T).square()).squeeze(-2)
-
-
-def _log_loss(weights: list[Tensor]) -> Tensor:
-    return log_softplus(-_outputs(weights)).logsumexp(-1)
-
-
-def _start() -> list[Tensor]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2137)
-        layers = [nn.Linear(2, 8, bias=False), nn.Linear(8, 1, bias=False)]
-    return [layer.weight.detach().double().unsqueeze(0) for layer in layers]
 
 
 def run(out: Path) -> list[Criterion]:
@@ -104,11 +32,11 @@ def run(out: Path) -> list[Criterion]:
     """
     courses, steps = {}, {}
     with tqdm(total=657 + 12_683 + 38_800, desc="lin-sep", unit="step", leave=False) as bar:
-        for method in _GROWING:
-            courses[method], end = _descend(method, bar)
+        for method in GROWING:
+            courses[method], end = course_down(method, bar)
             steps[method] = int(end.state.accepted[0])
             if method == "EWN":
-                far, rates = _go_on(end.weights, end.squared_norms, bar)
+                far, rates = go_on(end.weights, end.squared_norms, bar)
     write_csv(
         out / "courses.csv",
         [row for method, course in courses.items() for row in _rows(method, course)],
@@ -123,48 +51,6 @@ def run(out: Path) -> list[Criterion]:
         *_judge_trend(courses, far, rates),
         *_judge_angles(courses, far),
     ]
-
-
-def _descend(method: Method, bar: "tqdm[NoReturn]") -> tuple[Course, Runs]:
-    record = _Recorder()
-
-    def observe(runs: Runs) -> None:
-        if runs.state.accepted[0] == len(record.points):  # else the last attempt was undone
-            record(runs.weights, runs.gradients, runs.state.log_loss)
-
-    end = descend(
-        method, _start(), _log_loss, paper_rate(0.01, 30), 300,
-        max_attempts=50_000, bar=bar, observe=observe,
-    )  # fmt: skip
-    return record.course(), end
-
-
-def _go_on(
-    weights: list[Tensor], squared_norms: list[Tensor], bar: "tqdm[NoReturn]"
-) -> tuple[Course, list[float]]:
-    """EWN in steps that lower log L by a quarter, to first order; and t L u^2 with u = -log L.
-
-    t is the sum of the step sizes, that is, the time of gradient flow.
-    """
-    record, rates, log_t = _Recorder(), [], -math.inf
-    marks = [_FAR ** (1 - k / 60) for k in range(36)]  # even in log u, from about 300
-    while True:
-        log_loss, grads = gradients(_log_loss, weights)
-        u = -log_loss.item()
-        while marks and u > marks[-1]:
-            record(weights, grads, log_loss)
-            rates.append(math.exp(log_t - u) * u * u)
-            marks.pop()
-        if not marks:
-            return record.course(), rates
-        speed = sum(
-            (w.square().sum(-1) * g.square().sum(-1)).sum()
-            for w, g in zip(weights, grads, strict=True)
-        )
-        eta = 0.25 / float(speed)
-        log_t = float(torch.logaddexp(torch.tensor(log_t), torch.tensor(math.log(eta) + u)))
-        weights, squared_norms = step("EWN", weights, grads, squared_norms, eta)
-        bar.update()
 
 
 def _rows(method: Method, course: Course) -> list[dict[str, float | str]]:
@@ -186,7 +72,7 @@ def _judge_levels(courses: dict[Method, Course], steps: dict[Method, int]) -> li
     ewn, swn = courses["EWN"], courses["SWN"]
     logged = {"EWN": (5.212, 5.982, 8.432), "SWN": (5.945, 6.693, 6.442)}
     off = {
-        m: (course.found.norm[-1, _GROWING[m]] - torch.tensor(logged[m])).abs().max().item()
+        m: (course.found.norm[-1, GROWING[m]] - torch.tensor(logged[m])).abs().max().item()
         for m, course in courses.items()
     }
     return [
@@ -235,7 +121,7 @@ def _judge_angles(courses: dict[Method, Course], far: Course) -> list[Criterion]
         within("L4", "EWN: the same, neuron 8, not converged", ewn[8].item(), -0.98, -0.96),
         below("L4", "EWN: the same at -10,000", far.found.cosine[-1, 8].item(), -0.995),
         below("L4", "SWN: cosine of w and g, all three",
-              swn[_GROWING["SWN"]].max().item(), -0.9999),
+              swn[GROWING["SWN"]].max().item(), -0.9999),
     ]  # fmt: skip
 
 
@@ -249,9 +135,9 @@ def _figure(courses: dict[Method, Course], far: Course) -> Figure:
             for style, c in (("-", course), ("--", far)):
                 if c is far and method != "EWN":
                     continue
-                values = getattr(c.found, quantity)[:, _GROWING[method]]
+                values = getattr(c.found, quantity)[:, GROWING[method]]
                 values = values / values.mean(1, keepdim=True)
-                for k, (u, line) in enumerate(zip(_GROWING[method], (1.6, 1.0, 0.6), strict=True)):
+                for k, (u, line) in enumerate(zip(GROWING[method], (1.6, 1.0, 0.6), strict=True)):
                     name = f"neuron {u}" if c is course else None
                     ax.plot(
                         (-c.log_loss).tolist(), values[:, k].tolist(), style,
@@ -260,7 +146,7 @@ def _figure(courses: dict[Method, Course], far: Course) -> Figure:
             for r in logged:
                 three = torch.tensor([float(r[f"{column}{x}"]) for x in "ABC"])
                 ax.plot([-float(r["log_loss"])] * 3, (three / three.mean()).tolist(), "k_")
-            ax.set(title=f"{method}: {label} over the mean", xscale="log", xlim=(1, _FAR))
+            ax.set(title=f"{method}: {label} over the mean", xscale="log", xlim=(1, FAR))
             ax.set(ylim=(0, 2.5))
             ax.axhline(1, color="gray", linewidth=0.5)
     for ax in axes[1]:

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ewnprune.experiments.descent import COLORS, METHODS, Method
+from ewnprune.experiments.mnist_digits import load_digits
 from ewnprune.experiments.mnist_runs import (
     PRUNED,
     SELECTED_ON_TEST,
     depth_row,
     history,
-    load_digits,
     prune,
 )
 from ewnprune.experiments.mnist_together import train_together

@@ -10,27 +10,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ewnprune.experiments.mnist_state import Digits
+from ewnprune.experiments.mnist_digits import Digits
 from ewnprune.pruning.ranking import rank
 from ewnprune.training.norms import effective_number
-from lightning_modules import MNISTDataModule
 
 PRUNED = tuple(range(0, 100, 5))
 """Percentages of hidden neurons removed."""
 SELECTED_ON_TEST = "max_over_criteria(test)"
 """The paper's figure: of all criteria the best on test data, in every run and at every level."""
-
-
-def load_digits(data_dir: str | None, device: str = "cpu") -> tuple[Digits, Digits]:
-    """All 60,000 training and 10,000 test images, fetched if need be."""
-    data = MNISTDataModule(data_dir, val_size=0)
-    data.prepare_data()
-    data.setup()
-    parts = []
-    for loader in (data.train_dataloader(), data.test_dataloader()):
-        x = (loader.images.flatten(1).float() / 255 - loader.mean) / loader.std
-        parts.append(Digits(x.to(device), cast(Tensor, loader.labels).to(device)))
-    return parts[0], parts[1]
 
 
 def history(folder: Path) -> list[dict[str, Any]]:

@@ -11,14 +11,13 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ewnprune.experiments.descent import COLORS, METHODS, Method
+from ewnprune.experiments.mnist_digits import Digits, load_digits
 from ewnprune.experiments.mnist_runs import (
     PRUNED,
     depth_row,
     history,
-    load_digits,
     prune,
 )
-from ewnprune.experiments.mnist_state import Digits
 from ewnprune.experiments.mnist_train import train
 from ewnprune.experiments.verdict import Criterion, above, below, write_csv, write_figure
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ewnprune.experiments.mnist_state import BATCH, Digits, Run
+from ewnprune.experiments.descent import Method
+from ewnprune.experiments.mnist_digits import BATCH, Digits
 from ewnprune.experiments.two_layer import TwoLayer
 from ewnprune.training.losses import LogCrossEntropyLoss
-from ewnprune.training.optimizers import _coefficients
+from ewnprune.training.steps import change, squares_after
 
 _CHUNK = 6000  # images whose hidden layers are held at a time, of every run
 _MULTIPLE = 16  # images computed of a batch, so that few graphs are needed
@@ -30,7 +31,7 @@ class Stack(NamedTuple):
     Attributes:
         net: their parameters.
         n: ``||v||^2`` of each hidden neuron, ``(runs, hidden, 1)``.
-        squares: ``||w||^2`` of each hidden neuron, ``(runs, hidden, 1)``.
+        squares: ``||w||^2`` of each hidden neuron, ``(runs, hidden, 1)``; not kept of plain runs.
         lr: learning rate, ``(runs, 1, 1)``.
         log_scale: log of what a batch's summed loss is divided by, ``(runs, 1, 1)``.
         ewn, swn: which runs have that method, ``(runs, 1, 1)``.
@@ -45,14 +46,13 @@ class Stack(NamedTuple):
     swn: Tensor
 
     @classmethod
-    def of(cls, runs: Sequence[Run]) -> Self:
-        """Copies of what the runs hold."""
-        nets = [TwoLayer.of(run.model) for run in runs]
+    def of(cls, methods: Sequence[Method], nets: Sequence[TwoLayer]) -> Self:
+        """Room for networks like these; whoever steps it fills it."""
         net = TwoLayer(*(torch.stack(parts) for parts in zip(*nets, strict=True)))
-        n = torch.stack([run.squared_norms() for run in runs])
-        number = n.new_zeros(len(runs), 1, 1)
+        n = torch.ones_like(net.bias).unsqueeze(-1)
+        number = n.new_zeros(len(nets), 1, 1)
         flags = [
-            torch.tensor([run.method == name for run in runs], device=n.device).view(-1, 1, 1)
+            torch.tensor([method == name for method in methods], device=n.device).view(-1, 1, 1)
             for name in ("EWN", "SWN")
         ]
         return cls(net, n, torch.empty_like(n), number, number.clone(), *flags)
@@ -62,21 +62,6 @@ class Stack(NamedTuple):
         return [whole[place] for whole in (*self.net, self.n)]
 
 
-def held(run: Run) -> list[Tensor]:
-    """What a run holds of its `Stack.tensors`."""
-    return [*TwoLayer.of(run.model), run.squared_norms()]
-
-
-def take(stack: Stack, runs: Sequence[Run]) -> None:
-    """Copy what the runs hold into the stack, and prepare its epoch."""
-    for place, run in enumerate(runs):
-        for mine, theirs in zip(stack.tensors(place), held(run), strict=True):
-            mine.copy_(theirs)
-        stack.lr[place] = run.controller.optimizer.param_groups[0]["lr"]
-        stack.log_scale[place] = run.controller.state.log_scale.item()
-    stack.squares.copy_(stack.net.weight.square().sum(-1, keepdim=True))
-
-
 def _step(stack: Stack, x: Tensor, y: Tensor, slots: Tensor) -> None:
     """One step of every run on its own images of a batch, ``slots`` of shape ``(runs, images)``."""
     net, lr, ww = stack.net, stack.lr, stack.squares
@@ -84,17 +69,16 @@ def _step(stack: Stack, x: Tensor, y: Tensor, slots: Tensor) -> None:
     net.bias.sub_(lr.squeeze(-1) * grads.bias)
     net.out.sub_(lr * grads.out)
     wg, gg = products.unsqueeze(-1), grads.weight.square().sum(-1, keepdim=True)
-    ewn = _coefficients(ww, wg, gg, stack.n, lr, 0.0, "ewn")
-    swn = _coefficients(ww, wg, gg, stack.n, lr, 0.0, "swn")
-    plain = (torch.ones_like(ww), lr.expand_as(ww), torch.ones_like(ww))
-    keep, move, growth = (
+    ewn = (*change(ww, wg, gg, stack.n, lr, 0.0, "EWN"), squares_after(ww, wg, lr, "EWN"))
+    swn = (*change(ww, wg, gg, stack.n, lr, 0.0, "SWN"), squares_after(ww, wg, lr, "SWN"))
+    plain = (torch.zeros_like(ww), lr.expand_as(ww), torch.zeros_like(ww), ww)
+    kappa, move, more, squares = (
         torch.where(stack.ewn, a, torch.where(stack.swn, b, c))
         for a, b, c in zip(ewn, swn, plain, strict=True)
     )
-    net.weight.mul_(keep).sub_(move * grads.weight)
-    stack.n.mul_(growth)
-    # of the new weight, without another pass over it
-    ww.copy_(keep.square() * ww - 2 * keep * move * wg + move.square() * gg)
+    net.weight.add_(kappa * net.weight - move * grads.weight)
+    stack.n.add_(stack.n * more)
+    ww.copy_(squares)  # of the new weight, without another pass over it
 
 
 class Steps:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from ewnprune.experiments.descent import Method
+from ewnprune.experiments.mnist_digits import Digits
 from ewnprune.experiments.two_layer import TwoLayer
 from ewnprune.files import replacing
 from ewnprune.training.loss_rate import Decision, LossController, LossDrivenRate
@@ -18,18 +19,9 @@ from ewnprune.training.norms import effective_number
 from ewnprune.training.optimizers import EWNSGD, SWNSGD, neuron_param_groups
 from lightning_modules import MLP
 
-BATCH = 128
 SAVE_EVERY = 60  # seconds
-LEFT_OUT, HARMLESS = 1e-7, 1e-6  # shares of the loss; the former is the rounding of float32
 CHUNK = 1000  # images: their hidden layer stays in a CPU's cache
 _MAX_KEPT = 10_000
-
-
-class Digits(NamedTuple):
-    """Images ``(N, 784)``, normalized, and labels ``(N,)``."""
-
-    x: Tensor
-    y: Tensor
 
 
 def network(hidden: int, seed: int) -> MLP:
@@ -55,28 +47,6 @@ def each_log_loss(model: nn.Module, data: Digits) -> Tensor:
 def log_mean_loss(model: nn.Module, data: Digits) -> float:
     """Log of the mean cross-entropy over all images."""
     return each_log_loss(model, data).logsumexp(0).item() - float(np.log(len(data.y)))
-
-
-def counting(each: Tensor, left_out: float | Tensor) -> Tensor:
-    """Which images count: all but the easiest ones, which together have this share of the loss.
-
-    Args:
-        each: log loss of each image, ``(N,)`` or, of several runs, ``(runs, N)``.
-        left_out: share, or one for each run, ``(runs, 1)``.
-    """
-    easiest = each.argsort(dim=-1, descending=True, stable=True).flip(-1)
-    share = (each - each.logsumexp(-1, keepdim=True)).exp().gather(-1, easiest).cumsum(-1)
-    return torch.ones_like(each, dtype=torch.bool).scatter(-1, easiest, ~(share < left_out))
-
-
-def share_of(which: Tensor, each: Tensor) -> Tensor:
-    """What these images add to the loss, as a fraction of it; the same shapes as `counting`."""
-    return (each.masked_fill(~which, -torch.inf).logsumexp(-1) - each.logsumexp(-1)).exp()
-
-
-def shuffled(images: int, seed: int, number: int) -> Tensor:
-    """The order of the images in an epoch, by its number among those tried."""
-    return torch.from_numpy(np.random.default_rng((seed, number)).permutation(images))
 
 
 class Run(NamedTuple):
@@ -116,9 +86,16 @@ class Run(NamedTuple):
                 "epoch": len(self.epochs) + 1, "accepted": int(decision.accepted),
                 "attempted_log_loss": decision.attempted, "log_loss": decision.log_loss,
                 "lr": decision.lr, "effective_fraction": effective_number(norms) / len(norms),
-                "images": images, "seconds": seconds,
+                "images": images, "seconds": seconds, **self.norms(),
             }
         )  # fmt: skip
+
+    def norms(self) -> dict[str, float]:
+        """How large the weights are, and ``n = ||v||^2``, by which directions turn more slowly."""
+        net, n = TwoLayer.of(self.model), self.squared_norms()
+        found = (net.weight.norm(dim=1).max(), net.out.norm(), n.median(), n.max())
+        names = ("largest_norm", "output_norm", "n_median", "n_max")
+        return dict(zip(names, torch.stack(found).tolist(), strict=True))
 
     def squared_norms(self) -> Tensor:
         """``||v||^2`` of each hidden neuron, ``(hidden, 1)``, where the optimizer keeps it."""
@@ -170,7 +147,8 @@ def save_passed(run: Run, depths: list[int], folder: Path) -> None:
         counts = {"kept": int(run.controller.state.accepted), "attempted": len(run.epochs)}
         seconds = sum(row["seconds"] for row in run.epochs)
         found = {"weights": run.model.state_dict(), "log_loss": run.controller.log_loss}
-        save(folder / f"depth{depths.pop(0)}.pt", {**found, **counts, "seconds": seconds})
+        found |= {**counts, "seconds": seconds, **run.norms()}
+        save(folder / f"depth{depths.pop(0)}.pt", found)
 
 
 def nats(run: Run, goal: int) -> int:

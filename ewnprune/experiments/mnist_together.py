@@ -1,9 +1,9 @@
 """The training of `mnist_train` on a GPU: all runs take their steps together.
 
 Nothing is read back within an epoch. After it each run is judged by itself, on all images, so that
-none depends on its company. Images that do not count are left out as on the CPU, but chosen anew
-for every epoch: of each batch those that count come first, and as many are computed as any batch of
-any run needs.
+none depends on its company. Images that do not count are left out as on the CPU, from the same
+depth on, but chosen anew for every epoch: of each batch those that count come first, and as many
+are computed as any batch of any run needs.
 """
 
 import math
@@ -14,27 +14,31 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ewnprune.experiments.descent import Method
-from ewnprune.experiments.mnist_stack import Stack, Steps, each_log_loss, held, take
-from ewnprune.experiments.mnist_state import (
+from ewnprune.experiments.mnist_digits import (
     HARMLESS,
-    LEFT_OUT,
-    SAVE_EVERY,
     Digits,
+    counting,
+    may_leave_out,
+    share_of,
+    shuffled,
+)
+from ewnprune.experiments.mnist_stack import Stack, Steps, each_log_loss
+from ewnprune.experiments.mnist_state import (
+    SAVE_EVERY,
     Run,
     begin,
-    counting,
     exhausted,
     give_up,
     missing,
     nats,
     save,
     save_passed,
-    share_of,
-    shuffled,
 )
+from ewnprune.experiments.two_layer import TwoLayer
 
 _order = lru_cache(maxsize=64)(shuffled)
 
@@ -69,13 +73,29 @@ def train_together(
     running = begun
     while running:
         runs = [run for run, _, _ in running]
-        _until_one_ends(running, Stack.of(runs), data, goal, bar)
+        stack = Stack.of([r.method for r in runs], [TwoLayer.of(r.model) for r in runs])
+        _until_one_ends(running, stack, data, goal, bar)
         for run, _, folder in running:
             save(folder / "state.pt", run.state())
         running = [(run, left, f) for run, left, f in running if left and not exhausted(run)]
     for run, left, folder in begun:
         if left:
             give_up(run, folder, left[0])
+
+
+def _held(run: Run) -> list[Tensor]:
+    """What a run holds of its `Stack.tensors`."""
+    return [*TwoLayer.of(run.model), run.squared_norms()]
+
+
+def _take(stack: Stack, runs: Sequence[Run]) -> None:
+    """Copy what the runs hold into the stack, and prepare its epoch."""
+    for place, run in enumerate(runs):
+        for mine, theirs in zip(stack.tensors(place), _held(run), strict=True):
+            mine.copy_(theirs)
+        stack.lr[place] = run.controller.optimizer.param_groups[0]["lr"]
+        stack.log_scale[place] = run.controller.state.log_scale.item()
+    stack.squares.copy_(stack.net.weight.square().sum(-1, keepdim=True))
 
 
 @torch.no_grad()
@@ -88,8 +108,10 @@ def _until_one_ends(
 ) -> None:
     runs, images = [run for run, _, _ in running], len(data.y)
     steps = Steps(stack, data)
-    left_out = data.x.new_full((len(runs), 1), LEFT_OUT, dtype=torch.float64)
-    take(stack, runs)
+    left_out = data.x.new_tensor(
+        [[may_leave_out(run.controller.log_loss)] for run in runs], dtype=torch.float64
+    )
+    _take(stack, runs)
     each = each_log_loss(stack, data)
     saved = clock = time.monotonic()
     shown = sum(nats(run, goal) for run in runs)
@@ -106,18 +128,19 @@ def _until_one_ends(
         now = time.monotonic()
         for k, (run, left, folder) in enumerate(running):
             # should images that were left out have come to count, the epoch is done again with all
-            left_out[k] = 0.0 if share[k] > HARMLESS else LEFT_OUT
             if share[k] > HARMLESS:
+                left_out[k] = 0.0
                 continue
-            for mine, theirs in zip(stack.tensors(k), held(run), strict=True):
+            for mine, theirs in zip(stack.tensors(k), _held(run), strict=True):
                 theirs.copy_(mine)
             finite = math.isfinite(log_loss[k])
             decision = run.controller.judge(log_loss[k] if finite else math.nan)
             run.record(decision, counted[k], now - clock)
             if decision.accepted:
                 each[k] = tried[k]
+            left_out[k] = may_leave_out(decision.log_loss)
             save_passed(run, left, folder)
-        take(stack, runs)
+        _take(stack, runs)
         before, shown = shown, sum(nats(run, goal) for run in runs)
         bar.update(shown - before)
         deepest, shallowest = (f(run.controller.log_loss for run in runs) for f in (min, max))

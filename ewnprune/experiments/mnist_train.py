@@ -1,10 +1,14 @@
 """The paper's training on MNIST, fast: epochs judged one by one, down to any depth of the loss.
 
 Deep down, most images are classified so well that they no longer count: what an image adds to the
-gradient is its share of the loss. The easiest images, with a share of 1e-7 together, are therefore
-left out for a block of epochs, of the steps and of the loss that is judged. At the end of the block
-all are looked at. Should those left out have come to a share of 1e-6, the block is taken back and
-done again with all images. So what is left out is below the rounding of float32 throughout.
+gradient is about its share of the loss. The easiest images, with a share of 1e-7 together, are
+therefore left out for a block of epochs, of the steps and of the loss that is judged. At the end of
+the block all are looked at. Should those left out have come to a share of 1e-6, the block is taken
+back and done again with all images.
+
+The share moves within an epoch, and early on by orders of magnitude: so none is left out above
+log L = -8. Below it those left out have some millionths of the gradient of an epoch that is kept,
+and of each of its batches (``python -m benchmarks.left_out``).
 """
 
 import math
@@ -19,16 +23,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ewnprune.experiments.descent import Method
-from ewnprune.experiments.mnist_state import (
+from ewnprune.experiments.mnist_digits import (
     BATCH,
-    CHUNK,
     HARMLESS,
-    LEFT_OUT,
-    SAVE_EVERY,
     Digits,
+    counting,
+    may_leave_out,
+    share_of,
+    shuffled,
+)
+from ewnprune.experiments.mnist_state import (
+    CHUNK,
+    SAVE_EVERY,
     Run,
     begin,
-    counting,
     each_log_loss,
     exhausted,
     give_up,
@@ -36,8 +44,6 @@ from ewnprune.experiments.mnist_state import (
     nats,
     save,
     save_passed,
-    share_of,
-    shuffled,
 )
 from ewnprune.experiments.two_layer import Descent, TwoLayer
 
@@ -137,7 +143,7 @@ def _until(depths: list[int], run: Run, data: Digits, folder: Path, bar: "tqdm[N
     each = each_log_loss(run.model, data)
     while depths and not exhausted(run):
         begun, before = run.state(), each
-        for left_out in (LEFT_OUT, 0.0):
+        for left_out in (may_leave_out(run.controller.log_loss), 0.0):
             chosen = choose(before, data, left_out)
             clock = _block(run, chosen, depths[0], goal, clock, bar)
             each = each_log_loss(run.model, data)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ewnprune.experiments.descent import Method
 from ewnprune.training.losses import LogCrossEntropyLoss
-from ewnprune.training.optimizers import _coefficients
+from ewnprune.training.steps import change, squares_after, weight_space_step_reference
 
 
 class Signals(NamedTuple):
@@ -116,6 +116,7 @@ class Descent:
     def __init__(self, method: Method, net: TwoLayer, n: Tensor, lr: float) -> None:
         self.method, self.net, self.n, self.lr = method, net, n, lr
         self._squares = net.weight.norm(dim=1, keepdim=True).square()
+        self._change = torch.empty_like(net.weight)
 
     def step(self, x: Tensor, y: Tensor, log_scale: float) -> bool:
         """One step; the arguments are those of `TwoLayer.gradients`.
@@ -133,11 +134,25 @@ class Descent:
             return True
         ww, wg = self._squares, products.unsqueeze(1)
         gg = (lower * (x @ x.T @ lower)).sum(0).unsqueeze(1)
-        keep, move, growth = _coefficients(
-            ww, wg, gg, self.n, self.lr, 0.0, "ewn" if self.method == "EWN" else "swn"
-        )
-        self.net.weight.mul_(keep).addmm_(lower.T * move, x, alpha=-1)
-        self.n.mul_(growth)
+        kappa, move, more = change(ww, wg, gg, self.n, self.lr, 0.0, self.method)
+        torch.mul(self.net.weight, kappa, out=self._change)
+        self.net.weight.add_(self._change.addmm_(lower.T * move, x, alpha=-1))
+        self.n.add_(self.n * more)
         # of the new weight, without another pass over it
-        self._squares = keep.square() * ww - 2 * keep * move * wg + move.square() * gg
+        self._squares = squares_after(ww, wg, self.lr, self.method)
         return True
+
+
+def step_reference(
+    method: Method, net: TwoLayer, n: Tensor, lr: float, x: Tensor, y: Tensor, log_scale: float
+) -> tuple[TwoLayer, Tensor]:
+    """The parameters and ``||v||^2`` after `Descent.step`, in float64 by autograd."""
+    leaves = TwoLayer(*(p.detach().double().requires_grad_() for p in net))
+    logits = torch.relu(x.double() @ leaves.weight.T + leaves.bias) @ leaves.out.T
+    loss = (LogCrossEntropyLoss("sum")(logits, y) - log_scale).exp()
+    grads = TwoLayer(*torch.autograd.grad(loss, leaves))
+    moved = [p.detach() - lr * g for p, g in zip(leaves, grads, strict=True)]
+    if method == "none":
+        return TwoLayer(*moved), n.double()
+    weight, n = weight_space_step_reference(net.weight, grads.weight, n, lr, method)
+    return TwoLayer(weight, *moved[1:]), n

@@ -3,8 +3,11 @@
 import operator
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional
+
+from ewnprune.model.layers import LAYER_TYPES, plain_type
+from ewnprune.model.tracing import Trace
 
 _POOL_KINDS = (
     *("MaxPool", "AvgPool", "LPPool", "AdaptiveMaxPool", "AdaptiveAvgPool"),
@@ -53,3 +56,17 @@ ELEMENTWISE_FUNCTIONS = {
 }
 RESHAPE_FUNCTIONS = {getattr(torch, name) for name in RESHAPE_NAMES if hasattr(torch, name)}
 FACTS = ("shape", "ndim", "dtype", "device", "size", "dim", "numel", "is_floating_point")
+
+
+def is_elementwise(trace: Trace, node: fx.Node) -> bool:
+    """Whether an operation treats each number by itself."""
+    if node.op == "call_module":
+        return plain_type(trace.root.get_submodule(str(node.target))) in ELEMENTWISE
+    names = ELEMENTWISE_NAMES if node.op == "call_method" else ELEMENTWISE_FUNCTIONS
+    return node.op in ("call_method", "call_function") and node.target in names
+
+
+def is_stock(layer: nn.Module) -> bool:
+    """Whether a Linear or convolution runs torch's own forward."""
+    forward = plain_type(layer).forward
+    return any(forward is kind.forward for kind in LAYER_TYPES)

@@ -19,6 +19,7 @@ from ewnprune.model.operations import (
     POOLS,
     RESHAPE_FUNCTIONS,
     RESHAPE_NAMES,
+    is_stock,
 )
 from ewnprune.model.tracing import Trace
 
@@ -248,20 +249,6 @@ class _Walk:
 
     def _lose(self, layer: str, reason: str) -> None:
         self.unknown.setdefault(layer, reason)
-
-
-def is_stock(layer: nn.Module) -> bool:
-    """Whether a Linear or convolution runs torch's own forward."""
-    forward = plain_type(layer).forward
-    return any(forward is kind.forward for kind in LAYER_TYPES)
-
-
-def is_elementwise(trace: Trace, node: fx.Node) -> bool:
-    """Whether an operation treats each number by itself."""
-    if node.op == "call_module":
-        return plain_type(trace.root.get_submodule(str(node.target))) in ELEMENTWISE
-    names = ELEMENTWISE_NAMES if node.op == "call_method" else ELEMENTWISE_FUNCTIONS
-    return node.op in ("call_method", "call_function") and node.target in names
 
 
 def _asks_fact(node: fx.Node) -> bool:

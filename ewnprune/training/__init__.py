@@ -2,6 +2,6 @@
 
 It may import `ewnprune.model`. Pruning is a stranger to it, and Lightning is not known here.
 
-A new parametrization is a class in `parametrizations`; its optimizer in weight
-space, if it has one, a rule in `optimizers`.
+A new parametrization is a class in `parametrizations`; its step in weight space, if it has one, a
+rule in `steps` and an optimizer in `optimizers`.
 """

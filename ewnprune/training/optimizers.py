@@ -1,82 +1,19 @@
-r"""Gradient descent on ``(s, v)``, computed on the weight ``w = scale(s) * v / ||v||`` itself.
+"""Gradient descent under EWN and SWN as optimizers of plain weights, by the steps of `steps`.
 
-One step of gradient descent on the parametrized network moves the weight ``w`` of a neuron with
-gradient ``g`` to a place that depends on ``w``, ``g`` and one number ``n = ||v||^2``, as follows:
-
-    t  = lr * ||w||^2 / n,   Pg = g - w (w.g) / ||w||^2,   rho^2 = 1 + (t / ||w||)^2 ||Pg||^2
-    w' = radial * (w - t Pg) / rho,   n' = n rho^2
-    radial = exp(-lr w.g) for EWN,   1 - lr (w.g) / ||w||^2 for SWN
-
-So the iterates are those of SGD on the parametrized network to rounding, with plain weights, plain
-checkpoints and little more work than plain SGD. It follows from eqs. (1)-(4) of Morwani &
-Ramaswamy, https://arxiv.org/abs/2010.12909, by eliminating ``s`` and the direction of ``v``.
+The iterates are those of SGD on the parametrized network to rounding, with plain weights, plain
+checkpoints and little more work than plain SGD.
 """
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ewnprune.model.layers import LayerPatterns, neuron_dim, neuron_groups, select_layers
-
-Method = Literal["ewn", "swn"]
-
-
-def weight_space_step(
-    w: Tensor, g: Tensor, n: Tensor, lr: float | Tensor, method: Method
-) -> tuple[Tensor, Tensor]:
-    """One step of gradient descent on the parametrized network, seen from its weights.
-
-    Args:
-        w: weights, ``(..., neurons, inputs)``.
-        g: gradient of the loss with respect to ``w``.
-        n: ``||v||^2`` of each neuron, ``(..., neurons, 1)``; 1 at the start of training.
-        lr: a number, or a tensor that broadcasts against ``n``.
-        method: "ewn" or "swn".
-
-    Returns:
-        The new weights and the new ``n``. A row of zeros has no direction and stays as it is.
-
-    >>> w, n = torch.tensor([[3.0, 4.0]]), torch.ones(1, 1)
-    >>> weight_space_step(w, -w, n, 0.01, "ewn")  # along w: exp(0.25) times as long
-    (tensor([[3.8521, 5.1361]]), tensor([[1.]]))
-    """
-    keep, move, growth = _coefficients(
-        w.square().sum(-1, keepdim=True),
-        (w * g).sum(-1, keepdim=True),
-        g.square().sum(-1, keepdim=True),
-        n,
-        lr,
-        0.0,
-        method,
-    )
-    return keep * w - move * g, growth * n
-
-
-def _coefficients(
-    ww: Tensor,
-    wg: Tensor,
-    gg: Tensor,
-    n: Tensor,
-    lr: float | Tensor,
-    weight_decay: float,
-    method: Method,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``w' = keep * w - move * g`` and ``n' = growth * n``, from the products of w and g."""
-    cosine_part = wg / ww.masked_fill(ww == 0, 1.0)
-    tangent = (gg - wg * cosine_part).clamp_min(0)  # ||Pg||^2
-    rate = lr / n
-    t = rate * ww
-    growth = 1 + t * rate * tangent
-    if method == "ewn":
-        radial = torch.exp(-lr * (wg + weight_decay * ww if weight_decay else wg))
-    else:
-        radial = 1 - lr * (cosine_part + weight_decay)
-    radial = radial * growth.rsqrt()
-    return radial * (1 + t * cosine_part), radial * t, growth
+from ewnprune.training.steps import Method, change
 
 
 class _WeightSpaceSGD(Optimizer):
@@ -164,15 +101,14 @@ class _WeightSpaceSGD(Optimizer):
             squared_norms.append(self.state[p]["n"])
         # all neurons of all parameters at once: the kernels on small tensors would take longer
         ww, wg, gg, n = (_join(tensors) for tensors in (*products, squared_norms))
-        keep, move, growth = (
-            _part(coefficient, squared_norms)
-            for coefficient in _coefficients(
-                ww, wg, gg, n, group["lr"], group["weight_decay"], self.method
-            )
+        kappa, move, more = (
+            _part(number, squared_norms)
+            for number in change(ww, wg, gg, n, group["lr"], group["weight_decay"], self.method)
         )
-        torch._foreach_mul_(weights, keep)
-        torch._foreach_addcmul_(weights, grads, move, -1.0)
-        torch._foreach_mul_(squared_norms, growth)
+        changes = torch._foreach_mul(weights, kappa)
+        torch._foreach_addcmul_(changes, grads, move, -1.0)
+        torch._foreach_add_(weights, changes)
+        torch._foreach_addcmul_(squared_norms, squared_norms, more)
 
 
 def _join(tensors: list[Tensor]) -> Tensor:
@@ -229,7 +165,7 @@ class EWNSGD(_WeightSpaceSGD):
     [(1, True), (3, False)]
     """
 
-    method = "ewn"
+    method = "EWN"
 
 
 class SWNSGD(_WeightSpaceSGD):
@@ -248,7 +184,7 @@ class SWNSGD(_WeightSpaceSGD):
         groups: as in `EWNSGD`.
     """
 
-    method = "swn"
+    method = "SWN"
 
 
 def neuron_param_groups(

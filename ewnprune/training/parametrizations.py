@@ -14,13 +14,14 @@ A further parametrization is one more subclass of `NeuronParametrization` with t
 """
 
 import copy
-from typing import Any, Self, cast
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ewnprune.model.layers import layer_weight, neuron_dim, neuron_groups
+from ewnprune.training.lengths import of_length, row_norms
 
 
 class NeuronParametrization(nn.Module):
@@ -78,7 +79,7 @@ class NeuronParametrization(nn.Module):
         # the squares of tiny entries underflow: take the norm of the rescaled row
         largest = rows.abs().amax(self._reduced(rows), keepdim=True)
         divisor = torch.where(largest > 0, largest, 1.0)
-        norm = divisor * _norm(rows / divisor, self._reduced(rows))
+        norm = divisor * row_norms(rows / divisor, self._reduced(rows))
         v = rows / divisor / torch.where(norm > 0, norm / divisor, 1.0)
         return self.scale_inverse(norm).to(weight.dtype), v.reshape(weight.shape).to(weight.dtype)
 
@@ -95,7 +96,7 @@ class NeuronParametrization(nn.Module):
         """
         rows = self._split(_at_least_float32(v))
         kept = torch.where(self._split(keep), rows, 0)
-        before, after = _norm(rows, self._reduced(rows)), _norm(kept, self._reduced(rows))
+        before, after = row_norms(rows, self._reduced(rows)), row_norms(kept, self._reduced(rows))
         share = after / torch.where(before > 0, before, 1.0)
         scale = self.scale(_at_least_float32(s))
         changed = self.scale_inverse(scale * share).to(s.dtype)
@@ -166,82 +167,6 @@ class EWN(NeuronParametrization):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing to restore: the mark tells which formula the keys beside it belong to."""
-
-
-def of_length(rows: Tensor, length: Tensor, reduced: list[int]) -> Tensor:
-    """``length * v / ||v||`` for each neuron, and zero for a neuron whose ``v`` is zero.
-
-    Args:
-        rows: ``v``.
-        length: signed lengths, of size 1 in the dimensions reduced.
-        reduced: the dimensions of ``v`` that a neuron extends over.
-
-    >>> of_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[10.0], [1.0]]), [1])
-    tensor([[6., 8.],
-            [0., 0.]])
-    """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return of_length_plainly(rows, length, reduced)  # they fuse or trace it themselves
-    weight, _norm_of_v = _OfLength.apply(rows, length, reduced)
-    return cast(Tensor, weight)
-
-
-def of_length_plainly(rows: Tensor, length: Tensor, reduced: list[int]) -> Tensor:
-    """`of_length` in one line of torch, with the gradients that autograd finds."""
-    return rows * (length / _positive(_norm(rows, reduced)))
-
-
-class _OfLength(torch.autograd.Function):
-    """`of_length` with its gradient by hand, which makes no copies of the weight.
-
-    Autograd would go over the plain form eleven times and keep ``v`` twice. On the CPU the kernels
-    of torch's ``weight_norm`` take each row once, while it is in the cache; not so their gradient's
-    gradient, which lacks the part through the norm.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, rows: Tensor, length: Tensor, reduced: list[int]
-    ) -> tuple[Tensor, Tensor]:
-        # saved here: with a setup_context of its own each call inspects the signature, for 0.1 ms
-        ctx.reduced = reduced
-        weight = None
-        if _suits_kernel(rows, reduced):
-            weight, norm = torch._weight_norm_interface(rows, length.contiguous(), 0)
-            if not norm.all():  # the kernel gives NaN for rows of zeros
-                weight = None
-        if weight is None:
-            norm = _positive(_norm(rows, reduced))
-            weight = rows * (length / norm)
-        ctx.save_for_backward(rows, length, norm)
-        ctx.mark_non_differentiable(norm)
-        return weight, norm
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _of_norm: Tensor) -> tuple[Tensor, Tensor, None]:
-        rows, length, norm = ctx.saved_tensors
-        if torch.is_grad_enabled():  # this gradient will be differentiated
-            norm = _positive(_norm(rows, ctx.reduced))
-        elif _suits_kernel(rows, ctx.reduced):
-            kernel = torch.ops.aten._weight_norm_interface_backward
-            return *kernel(grad.contiguous(), rows, length.contiguous(), norm, 0), None
-        direction = rows / norm
-        radial = (grad * direction).sum(ctx.reduced, keepdim=True)
-        return (grad - direction * radial) * (length / norm), radial, None
-
-
-def _suits_kernel(rows: Tensor, reduced: list[int]) -> bool:
-    plain = type(rows) in (Tensor, nn.Parameter) and rows.device.type == "cpu"
-    return plain and rows.is_contiguous() and reduced == list(range(1, rows.dim())) != []
-
-
-def _positive(norm: Tensor) -> Tensor:
-    return norm.masked_fill(norm == 0, 1.0)
-
-
-def _norm(rows: Tensor, reduced: list[int]) -> Tensor:
-    # a one-dimensional weight has nothing to reduce over, and an empty list means "all"
-    return torch.linalg.vector_norm(rows, dim=reduced, keepdim=True) if reduced else rows.abs()
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from jsonargparse import auto_cli
 from tqdm import tqdm
 
-from ewnprune.experiments import command, conv_rate, flow, lin_sep, simple_traj, verdict, xor
+from ewnprune.experiments import command, conv_rate, flow, lin_sep_course, simple_traj, verdict, xor
 from ewnprune.experiments.reference import read
 
 
@@ -56,7 +56,7 @@ def test_xor_start_leaves_the_global_generator_alone():
 
 
 def test_lin_sep_ewn_follows_the_authors_run(bar):
-    course, end = lin_sep._descend("EWN", bar)
+    course, end = lin_sep_course.course_down("EWN", bar)
     assert abs(int(end.state.accepted[0]) - 653) <= 10
     logged = [r for r in read("lin_sep_levels") if r["method"] == "EWN"]
     for row in (logged[0], logged[1], logged[-1]):  # in between steps are too large to compare
@@ -99,7 +99,7 @@ def test_flow_in_weight_space_is_the_limit_of_small_steps():
     w, g = (torch.randn(4, 3, generator=generator, dtype=torch.float64) for _ in range(2))
     n = torch.full((4, 1), 1.7, dtype=torch.float64)
     for kind in ("EWN", "SWN"):
-        moved, _ = flow.weight_space_step(w, g, n, 1e-7, kind.lower())
+        moved, _ = flow.weight_space_step(w, g, n, 1e-7, kind)
         torch.testing.assert_close(
             (moved - w) / 1e-7, flow.weight_flow(kind, w, g, n), rtol=1e-5, atol=1e-6
         )

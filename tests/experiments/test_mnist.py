@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ewnprune.experiments import mnist, mnist_small
+from ewnprune.experiments.mnist_digits import Digits
 from ewnprune.experiments.mnist_runs import (
     PRUNED,
     SELECTED_ON_TEST,
@@ -15,8 +16,9 @@ from ewnprune.experiments.mnist_runs import (
     history,
     prune,
 )
-from ewnprune.experiments.mnist_state import Digits, log_mean_loss, network
+from ewnprune.experiments.mnist_state import log_mean_loss, network
 from ewnprune.experiments.mnist_train import train
+from ewnprune.experiments.verdict import write_csv
 
 
 def _digits(count, seed):
@@ -70,6 +72,29 @@ def test_epochs_follow_the_rule(tmp_path, bar):
         current = row["attempted_log_loss"] if row["accepted"] else current
         lr = lr * 1.1 if row["accepted"] else lr / 1.1
         assert row["log_loss"] == current and row["lr"] == pytest.approx(lr)
+
+
+@pytest.mark.parametrize("method", ["EWN", "SWN", "none"])
+def test_each_epoch_and_depth_say_how_large_the_weights_are(tmp_path, bar, method):
+    data = _digits(300, 1)
+    train(method, 0, data, 12, [3], tmp_path, bar)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    n = [s["n"] for s in state["optimizer"]["state"].values()] or [torch.ones(12, 1)]
+    hidden, out = (state["model"][name].double() for name in ("fc1.weight", "fc2.weight"))
+    expected = {
+        "largest_norm": np.linalg.norm(hidden.numpy(), axis=1).max(),
+        "output_norm": np.linalg.norm(out.numpy()),
+        "n_median": np.sort(n[0].flatten().numpy())[5],  # of twelve the lower of two
+        "n_max": n[0].max().item(),
+    }
+    for row in (history(tmp_path)[-1], depth_row(tmp_path, 3, data)):
+        assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+    assert (expected["n_max"] > 1) == (method != "none")
+
+
+def test_a_run_on_mnist_may_have_begun_before_a_column_was_new(tmp_path):
+    write_csv(tmp_path / "epochs.csv", [{"epoch": 1}, {"epoch": 2, "n_max": 1.5}])
+    assert (tmp_path / "epochs.csv").read_text() == "epoch,n_max\n1,\n2,1.5\n"
 
 
 def test_a_run_that_takes_too_long_says_so(tmp_path, bar, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ewnprune.experiments import mnist_train
+from ewnprune.experiments import mnist_digits, mnist_train
 from ewnprune.experiments.mnist_runs import history
 from ewnprune.experiments.mnist_state import (
     Run,
@@ -62,6 +62,7 @@ def test_the_path_is_that_of_autograd_with_all_images(digits, method, tmp_path):
     data = digits(600)
     rows = _train(tmp_path, method, data, [4, 8, 12, 24])
     assert rows[-1]["images"] < 500  # most of what follows is about what is left out
+    assert all(row["images"] == 600 for row in rows if row["log_loss"] > -8)
     assert 0 < sum(row["accepted"] for row in rows) < len(rows)
     controller = _controller(method, data)
     for k, row in enumerate(rows):
@@ -123,9 +124,10 @@ def test_gradients_are_those_of_autograd_at_any_depth(digits, depth):
 
 def test_blocks_in_which_an_image_comes_back_are_done_again_with_all(digits, tmp_path, monkeypatch):
     data = digits(300)
-    monkeypatch.setattr(mnist_train, "LEFT_OUT", 0.0)
+    monkeypatch.setattr(mnist_digits, "ALL_ABOVE", math.inf)
+    monkeypatch.setattr(mnist_digits, "LEFT_OUT", 0.0)
     straight = _train(tmp_path / "all", "EWN", data, [6])
-    monkeypatch.setattr(mnist_train, "LEFT_OUT", 0.4)
+    monkeypatch.setattr(mnist_digits, "LEFT_OUT", 0.4)
     monkeypatch.setattr(mnist_train, "HARMLESS", 1.0)
     loose = _train(tmp_path / "loose", "EWN", data, [6])
     assert min(row["images"] for row in straight) == 300 > max(row["images"] for row in loose)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from ewnprune.experiments import mnist_stack, mnist_together
+from ewnprune.experiments import mnist_digits, mnist_stack, mnist_together
+from ewnprune.experiments.mnist_digits import Digits, counting
 from ewnprune.experiments.mnist_runs import history
 from ewnprune.experiments.mnist_stack import Stack, Steps, each_log_loss
-from ewnprune.experiments.mnist_state import Digits, counting
 from ewnprune.experiments.mnist_together import train_together
 from ewnprune.experiments.mnist_train import choose, train
 from ewnprune.experiments.two_layer import TwoLayer
@@ -48,6 +48,8 @@ def test_each_run_is_the_one_trained_alone(digits, tmp_path, device, dtype):
     alone, together = _histories(tmp_path / "alone"), _histories(tmp_path / "together")
     images = [row["images"] for rows in together.values() for row in rows]
     assert min(images) < 300 and max(images) == 600
+    for rows in together.values():
+        assert all(row["images"] == 600 for row in rows if row["log_loss"] > -8)
     for (method, seed), rows in alone.items():
         assert [r["accepted"] for r in together[method, seed]] == [r["accepted"] for r in rows]
         for mine, row in zip(together[method, seed], rows, strict=True):
@@ -95,9 +97,10 @@ def test_an_epoch_in_which_an_image_comes_back_is_done_again_with_all(
     digits, tmp_path, monkeypatch
 ):
     data = digits(300)
-    monkeypatch.setattr(mnist_together, "LEFT_OUT", 0.0)
+    monkeypatch.setattr(mnist_digits, "ALL_ABOVE", math.inf)
+    monkeypatch.setattr(mnist_digits, "LEFT_OUT", 0.0)
     _together(tmp_path / "all", data, [6])
-    monkeypatch.setattr(mnist_together, "LEFT_OUT", 0.4)
+    monkeypatch.setattr(mnist_digits, "LEFT_OUT", 0.4)
     monkeypatch.setattr(mnist_together, "HARMLESS", 0.0)
     _together(tmp_path / "again", data, [6])
     for run, rows in _histories(tmp_path / "all").items():

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from ewnprune import EWN, SWN, reparametrize
-from ewnprune.training.optimizers import EWNSGD, SWNSGD, neuron_param_groups, weight_space_step
+from ewnprune.training.optimizers import EWNSGD, SWNSGD, neuron_param_groups
+from ewnprune.training.steps import weight_space_step
 
 KINDS = pytest.mark.parametrize(("kind", "optimizer"), [(EWN, EWNSGD), (SWN, SWNSGD)])
 
@@ -114,18 +115,18 @@ def test_weight_decay_is_that_of_gamma_alone_for_swn_and_of_plain_sgd_elsewhere(
 def test_a_step_along_the_weight_by_hand():
     w, n = torch.tensor([[3.0, 4.0]], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
     g = 2 * w  # w.g = 50
-    ewn, _ = weight_space_step(w, g, n, 0.01, "ewn")
-    swn, _ = weight_space_step(w, g, n, 0.01, "swn")
+    ewn, _ = weight_space_step(w, g, n, 0.01, "EWN")
+    swn, _ = weight_space_step(w, g, n, 0.01, "SWN")
     torch.testing.assert_close(ewn, w * math.exp(-0.5))
     torch.testing.assert_close(swn, w * 0.98)
-    turned, _ = weight_space_step(w, g, n, 1.0, "swn")  # gamma passes through zero
+    turned, _ = weight_space_step(w, g, n, 1.0, "SWN")  # gamma passes through zero
     torch.testing.assert_close(turned, -w)
 
 
 def test_a_step_across_the_weight_by_hand():
     # v = (1, 0) moves to (1, -0.3): w keeps its length 2 and n grows to 1.09
     w, g = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.5]])
-    for method in ("ewn", "swn"):
+    for method in ("EWN", "SWN"):
         moved, n = weight_space_step(w, g, torch.ones(1, 1), 0.1, method)
         torch.testing.assert_close(moved, 2 * torch.tensor([[1.0, -0.3]]) / math.sqrt(1.09))
         torch.testing.assert_close(n, torch.tensor([[1.09]]))

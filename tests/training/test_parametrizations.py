@@ -10,7 +10,6 @@ from torch.nn.utils import parametrizations as torch_parametrizations
 
 from ewnprune import EWN, SWN, fold, reparametrize
 from ewnprune.model.layers import neuron_rows
-from ewnprune.training.parametrizations import of_length, of_length_plainly
 
 LAYERS = [
     nn.Linear(7, 5),
@@ -121,23 +120,6 @@ def test_gradients_match_finite_differences(kind):
     s, v = torch.randn(3, 1, dtype=torch.double), torch.randn(3, 4, dtype=torch.double)
     s.requires_grad_(), v.requires_grad_()
     assert torch.autograd.gradcheck(parametrization, (s, v))
-
-
-@pytest.mark.parametrize(
-    ("shape", "reduced"), [((40, 300), [1]), ((5, 3, 2, 2), [1, 2, 3]), ((3, 5, 2), [0, 2])]
-)
-@pytest.mark.parametrize("zero_row", [False, True])
-def test_gradients_by_hand_are_those_autograd_finds(shape, reduced, zero_row):
-    v = torch.randn(shape, dtype=torch.double)
-    length = torch.randn(v.sum(reduced, keepdim=True).shape, dtype=torch.double)
-    v *= 1 - zero_row * (torch.arange(length.numel()).view(length.shape) == 1).double()
-    g, results = torch.randn(shape, dtype=torch.double), []
-    for form in (of_length, of_length_plainly):
-        inputs = [x.clone().requires_grad_() for x in (v, length)]
-        weight = form(*inputs, reduced)
-        gradients = torch.autograd.grad(weight, inputs, g)
-        results.append([weight, *gradients])
-    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("kind", [EWN, SWN])

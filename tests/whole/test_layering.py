@@ -2,11 +2,12 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import grimp
 import pytest
-from importlinter import cli
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "ewnprune").rglob("*.py"))
@@ -17,10 +18,11 @@ def graph():
     return grimp.build_graph("ewnprune", exclude_type_checking_imports=True, cache_dir=None)
 
 
-def test_the_contracts_of_the_layers_hold(monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    status = cli.lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
-    assert status == 0, capsys.readouterr().out
+def test_the_contracts_of_the_layers_hold():
+    # in a process of its own: it disables the loggers of the one that it runs in
+    command = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_a_room_has_six_floors_at_most_and_no_circle(graph):
@@ -44,7 +46,7 @@ def _floors_within(graph, files):
 
 
 def test_files_are_short():
-    long = {str(f.relative_to(ROOT)): n for f in FILES if (n := len(_lines(f))) > 290}
+    long = {str(f.relative_to(ROOT)): n for f in FILES if (n := len(_lines(f))) > 260}
     assert not long
 
 
