@@ -47,7 +47,7 @@ class Couplings:
         except ImportError as error:
             raise ValueError(
                 "removing neurons from a network that is no chain needs torch-pruning: "
-                "pip install 'ewnprune[structured]'"
+                "pip install torch-pruning"
             ) from error
         self.model = model
         self._graph: Any = torch_pruning.DependencyGraph()

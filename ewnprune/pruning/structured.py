@@ -81,7 +81,7 @@ def remove_coupled_neurons(
     grouped convolution or a GroupNorm needs blocks of equal size: one channel of each block), and
     what a larger sparsity removes includes what a smaller one does.
 
-    Needs torch-pruning: ``pip install 'ewnprune[structured]'``.
+    Needs torch-pruning: ``pip install torch-pruning``.
 
     Args:
         model: any module, left as it is. Reparametrized layers must be folded first.

@@ -332,5 +332,5 @@ def test_what_cannot_be_is_refused_in_a_sentence(monkeypatch):
     with pytest.raises(ValueError, match=r"second.bias is the same parameter as first.bias"):
         remove_coupled_neurons(tied, 0.5, torch.ones(1, 3))
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
-    with pytest.raises(ValueError, match=r"pip install 'ewnprune\[structured\]'"):
+    with pytest.raises(ValueError, match=r"pip install torch-pruning"):
         remove_coupled_neurons(network, 0.5, x)
