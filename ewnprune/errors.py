@@ -41,12 +41,14 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """
     wanted = _plain(word)
     whole = {_plain(choice): choice for choice in choices}
-    # an option may be known by its last part alone: --max_epochs for --trainer.max_epochs
-    ends = {key.rpartition(".")[2]: choice for key, choice in reversed(whole.items())}
-    for known in (whole, ends):
+    known_by = [whole]
+    if word.startswith("-"):  # by its last part alone: --max_epochs for --trainer.max_epochs
+        ends = {key.rpartition(".")[2]: choice for key, choice in reversed(whole.items())}
+        known_by.append(ends)
+    for known in known_by:
         if wanted in known:
             return f": did you mean {known[wanted]}?"
-    for known in (whole, ends):
+    for known in known_by:
         found = get_close_matches(wanted, known, n=1, cutoff=0.6)
         if found:
             return f": did you mean {known[found[0]]}?"
@@ -59,7 +61,7 @@ def unknown_option(message: str, options: Iterable[str]) -> str:
     >>> unknown_option("unrecognized arguments: --sparsty=0.9 x", ["--sparsity", "--score"])
     'there is no option --sparsty: did you mean --sparsity?'
     """
-    found = re.match(r"unrecognized arguments:\s*(?:(--?\w[^\s=]*)|(\S*))", message)
+    found = re.match(r"[Uu]nrecognized arguments:\s*(?:(--?\w[^\s=]*)|(\S*))", message)
     if found is None:
         return message
     if found[1] is None:
@@ -92,7 +94,9 @@ def _one_line(error: Exception) -> str:
     text = re.sub(r"Expected an? <class '(?:[\w.]+\.)?(\w+)'>", r"expected \1", text)
     text = re.sub(r'Parser key "([\w.]+)":', r"--\1:", text).replace(". Got value: ", "; got ")
     text = re.sub(r": Problem with given class_path '[\w.]+': --([\w.]+:)", r".\1", text)
-    text = re.sub(r"Expected a path but \S+ either not accessible or invalid; ", "", text)
+    text = re.sub(
+        r"Expected a (?:config )?path but \S+ either not accessible or invalid; ", "", text
+    )
     text = text.replace(" ;", ";")
     if "loading state_dict" in text:
         text = (

@@ -41,7 +41,7 @@ def run(words: list[str]) -> int:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     interruption = Interruption()
     argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns when both have words
-    strict = {"exit_on_error": False, "allow_abbrev": False}
+    strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
     try:
         _CommandLine(
             LightningModule,
@@ -61,7 +61,11 @@ def run(words: list[str]) -> int:
             seed_everything_default=0,
             # optimizers made by the CLI come before the parametrization and would train nothing
             auto_configure_optimizers=False,
-            parser_kwargs={name: strict for name in _CommandLine.subcommands()} | strict,
+            parser_kwargs={
+                name: strict | {"usage": f"ewnprune {name} [OPTIONS]"}  # else 60 lines of options
+                for name in _CommandLine.subcommands()
+            }
+            | strict,
             args=words,
         )
     except BaseException:
@@ -136,7 +140,9 @@ class _CommandLine(LightningCLI):
                 if command in words
                 for option in subparser._option_string_actions
             }
-            message = re.sub(r"are required: \w+\.", "are required: --", message)
+            required = re.search(r'required: \w+\.(\w+)|Key "\w+\.(\w+)" is required', message)
+            if required:
+                message = f"the option --{required[1] or required[2]} is required"
             raise UsageError(class_error(unknown_option(message, options))) from error
 
     def _parse_ckpt_path(self) -> None:

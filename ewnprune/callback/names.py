@@ -81,7 +81,10 @@ def class_error(message: str) -> str:
     if absent:
         inside = [name for name in dir(sys.modules.get(absent[1])) if not name.startswith("_")]
         return f"{option}: {absent[1]} has no {absent[2]!r}" + nearest(absent[2], inside)
-    taken = re.search(r".*Problem with given class_path '([\w.]+)': Option '([\w.]+)' is not", text)
+    taken = re.search(
+        r".*given class_path '([\w.]+)': (?:Validation failed: )?(?:Option|Key) '([\w.]+)' is not",
+        text,
+    )
     if taken:
         options = _options(taken[1])
         name = taken[1].rpartition(".")[2]

@@ -56,7 +56,7 @@ class ThrottledProgressBar(TQDMProgressBar):
     def _throttle(self, draw: Callable[..., None], last: bool, *args: Any, **kwargs: Any) -> None:
         now = time.monotonic()
         if now - self._drawn > _SECONDS or last:
-            self._drawn = now
+            self._drawn = 0.0 if last else now  # the next bar is drawn from its start
             draw(*args, **kwargs)
 
 

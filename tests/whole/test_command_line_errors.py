@@ -40,7 +40,7 @@ def _fails(capsys, *words, status):
         ("reproduce xor --seed=1", "there is no option --seed: did you mean --seeds?"),
         ("report study --folder=x", "there is no option --folder"),
         ("fit extra", "unexpected 'extra'"),
-        ("sweep", "are required: --ckpt_path"),
+        ("sweep", "the option --ckpt_path is required"),
         ("fit --ckpt_path", "--ckpt_path: expected one argument"),
         ("fit --config", "--config: expected one argument"),
         ("fit --prune.parametrization=EVN", "did you mean EWN? choose among EWN, SWN, or give an"),
@@ -115,6 +115,19 @@ def test_help_fits_a_terminal(capsys):
     assert max(map(len, out.splitlines())) <= 80
     for command in ("fit", "sweep", "validate", "test", "predict", "export", "compare", "report"):
         assert f"ewnprune {command} " in out
+
+
+@pytest.mark.parametrize("command", ["fit", "sweep", "export", "report"])
+def test_help_of_a_command_fits_a_terminal(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: ewnprune {command} [")
+    long = [line for line in out.splitlines() if len(line) > 80]
+    # names of options, and titles of groups, which argparse does not wrap
+    assert all(re.match(r" *--|\S.*:$", line) for line in long), long
 
 
 def test_a_module_of_the_current_folder_can_be_named(capsys):
