@@ -1,44 +1,54 @@
 """The command ``ewnprune``: LightningCLI with the callback built in."""
 
 import importlib
+import os
 import re
 import sys
+from argparse import ArgumentError
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from ewnprune.configs import shipped_configs, with_config_paths
-from ewnprune.errors import exit_status
+from ewnprune.errors import UsageError, exit_status, nearest, unknown_option
 
 HELP = """\
 usage: ewnprune COMMAND [OPTIONS]
 
 Train networks so that their neurons can be pruned, and see how well they were.
 
-  ewnprune fit         train, prune at many levels, show accuracy against sparsity;
-                       with no options: MNIST, 784-1024-10, EWN, a few epochs
-  ewnprune sweep       the same curve for a checkpoint, on validation or test data
-  ewnprune validate, test, predict
-                       what Lightning does, with the curve after validate and test
-  ewnprune reproduce   the paper's experiments, and which acceptance criteria hold
-  ewnprune export      the smaller network of a run, as a file that needs no ewnprune
-  ewnprune compare     methods x seeds, with baselines, statistics and what they cannot show;
-                       with no options: none, swn, ewn on MNIST, 3 seeds
+  ewnprune fit         train, prune at many levels, show accuracy against
+                       sparsity; with no options MNIST, 784-1024-10, EWN
+  ewnprune sweep       the same curve for a checkpoint, on validation or test
+                       data
+  ewnprune validate    what Lightning does, and the curve on validation data
+  ewnprune test        what Lightning does, and the curve on test data
+  ewnprune predict     the network's outputs, in predictions.pt
+  ewnprune export      the smaller network of a run, as a file that needs no
+                       ewnprune
+  ewnprune compare     methods x seeds, with baselines, statistics and what they
+                       cannot show; with no options none, swn, ewn on MNIST
   ewnprune report      what compare found, as one HTML page
+  ewnprune reproduce   the paper's experiments, and which acceptance criteria
+                       hold
 
 Most used options of fit:
-  --config NAME.yaml                        one of: {configs},
-                                            or a file of your own
-  --prune.parametrization EWN|SWN|null      null is plain training, the baseline
-  --prune.sparsities "[0, 0.5, 0.9]"        levels to prune at
-  --prune.scores "[norm, norm_product]"     which neurons go first
-  --model CLASS --data CLASS                any LightningModule and LightningDataModule
-  --trainer.max_epochs N                    how long
-  --seed_everything N                       the seed
-  --ckpt_path FILE                          go on from a checkpoint
-  --print_config                            everything, as YAML
-  --help                                    everything, explained
+  --config NAME.yaml                     a file of your own, or a shipped one:
+{configs}
+  --prune.parametrization EWN|SWN|null   null is plain training, the baseline
+  --prune.sparsities "[0, 0.5, 0.9]"     levels to prune at
+  --prune.scores "[norm, norm_product]"  which neurons go first
+  --model my.Model --data my.Data        your own classes, here of a file my.py
+  --trainer.max_epochs N                 how long
+  --trainer.default_root_dir FOLDER      where runs/version_N goes
+  --seed_everything N                    the seed
+  --ckpt_path FILE                       go on from a checkpoint
+  --print_config                         everything, as YAML
+  --help                                 everything, explained
 
 EWNPRUNE_TRACEBACK=1 in the environment shows the whole traceback of an error.
+The exit status is 0; 2 where the command line asks for what there is not; 1
+after other errors; 130 after Ctrl-C.
 """
 
 
@@ -49,11 +59,11 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the words after ``ewnprune``; by default those of ``sys.argv``.
 
     Returns:
-        The exit status: 0, 1 after an error (one line on stderr), 130 after Ctrl-C.
+        The exit status: 0, or as `exit_status` has it after an error (one line on stderr).
     """
     words = list(sys.argv[1:] if args is None else args)
     if not words or words[0] in ("-h", "--help"):
-        print(HELP.format(configs=", ".join(shipped_configs())), end="")
+        print(HELP.format(configs="\n".join(f"    {name}" for name in shipped_configs())), end="")
         return 0
     if words[0] == "--version":
         from ewnprune import __version__
@@ -64,12 +74,20 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    if words[0] in _FUNCTIONS:
-        return _run_function(_FUNCTIONS[words[0]], words)
-    # imported here: Lightning takes seconds, and asking for help should not
-    from ewnprune.callback.command import run
+    _check_command(words[0])
+    # a file of the user's in the current folder can be named, as with python -m
+    here = [] if {"", os.getcwd()} & set(sys.path) else [os.getcwd()]
+    sys.path[:0] = here
+    try:
+        if words[0] in _FUNCTIONS:
+            return _run_function(_FUNCTIONS[words[0]], words)
+        # imported here: Lightning takes seconds, and asking for help should not
+        from ewnprune.callback.command import run
 
-    return run(with_config_paths(words))
+        return run(with_config_paths(words))
+    finally:
+        for folder in here:
+            sys.path.remove(folder)
 
 
 # commands that are a function with typed arguments, by where it lies; the others are LightningCLI's
@@ -79,15 +97,38 @@ _FUNCTIONS: dict[str, str] = {
     "compare": "ewnprune.study.command:compare",
     "report": "ewnprune.study.page:report",
 }
+_COMMANDS = ("fit", "sweep", "validate", "test", "predict", *_FUNCTIONS)
+
+
+def _check_command(word: str) -> None:
+    if word in _COMMANDS or re.match(r"(-c|--config)(=|$)", word):  # LightningCLI's, for a command
+        return
+    listed = f"the commands are {', '.join(_COMMANDS)}"
+    if word.startswith("-"):
+        meant = nearest(word, ("--help", "--version"))
+        raise UsageError(f"{word} comes before a command{meant or ':'} {listed}")
+    meant = nearest(word, _COMMANDS)
+    raise UsageError(f"there is no command {word!r}{meant}{'' if meant else ':'} {listed}")
 
 
 def _run_function(path: str, words: list[str]) -> int:
-    from jsonargparse import auto_cli
+    from jsonargparse import ArgumentParser, auto_cli
+
+    class Parser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> Any:
+            raise ArgumentError(None, unknown_option(message, self._option_string_actions)) from ex
 
     module, _, name = path.partition(":")
     function = getattr(importlib.import_module(module), name)
     program = f"ewnprune {words[0]}"
     # --max-drop for --max_drop, as most commands have it
     args = [re.sub(r"^--[\w-]+", lambda m: "--" + m[0][2:].replace("-", "_"), w) for w in words[1:]]
-    status = auto_cli(function, args=args, prog=program, exit_on_error=False)
+    status = auto_cli(
+        function,
+        args=args,
+        prog=program,
+        exit_on_error=False,
+        allow_abbrev=False,
+        parser_class=Parser,
+    )
     return int(status or 0)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import yaml
 
+from ewnprune.errors import nearest
+
 
 def _configs_folder() -> Path:
     """Inside the wheel, or beside the package in a checkout."""
@@ -25,7 +27,7 @@ def with_config_paths(words: list[str]) -> list[str]:
     for i, word in enumerate(words):
         if word.startswith("--config="):
             found[i] = f"--config={config_path(word.removeprefix('--config='))}"
-        elif word == "--config" and i + 1 < len(words):
+        elif word in ("--config", "-c") and words[i + 1 : i + 2] and words[i + 1][:1] != "-":
             found[i + 1] = config_path(words[i + 1])
     return found
 
@@ -40,8 +42,9 @@ def config_path(name: str) -> str:
     shipped = _configs_folder() / name
     path = shipped if not Path(name).exists() and Path(name).name == name else Path(name)
     if not path.is_file():
+        meant = nearest(name, shipped_configs()) or ", and"
         raise FileNotFoundError(
-            f"--config {name}: there is no such file, and the shipped ones are "
+            f"--config {name}: there is no such file{meant} the shipped ones are "
             f"{', '.join(shipped_configs())}"
         )
     try:

@@ -4,12 +4,18 @@ import os
 import re
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+
+class UsageError(ValueError):
+    """The command line asks for what there is not: the exit status is 2, as it is by custom."""
 
 
 def exit_status(work: Callable[[], int]) -> int:
-    """Do some work; what it returns, 1 after an error (one line on stderr), 130 after Ctrl-C.
+    """Do some work; what it returns, or after an error (one line on stderr) 2, 1 or 130.
 
+    2 is for a command line that asks for what there is not, 1 for all other errors, 130 for Ctrl-C.
     ``EWNPRUNE_TRACEBACK=1`` in the environment shows the whole traceback of an error.
     """
     try:
@@ -20,7 +26,51 @@ def exit_status(work: Callable[[], int]) -> int:
         if os.environ.get("EWNPRUNE_TRACEBACK"):
             raise
         print(f"ewnprune: error: {_one_line(error)}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ArgumentError | UsageError) else 1
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """What was meant, as the end of a sentence; nothing where no choice is near.
+
+    >>> nearest("compar", ["fit", "compare"])
+    ': did you mean compare?'
+    >>> nearest("--max-epoch", ["--trainer.max_epochs", "--trainer.max_steps"])
+    ': did you mean --trainer.max_epochs?'
+    >>> nearest("zzz", ["fit", "compare"])
+    ''
+    """
+    wanted = _plain(word)
+    whole = {_plain(choice): choice for choice in choices}
+    known_by = [whole]
+    if word.startswith("-"):  # by its last part alone: --max_epochs for --trainer.max_epochs
+        ends = {key.rpartition(".")[2]: choice for key, choice in reversed(whole.items())}
+        known_by.append(ends)
+    for known in known_by:
+        if wanted in known:
+            return f": did you mean {known[wanted]}?"
+    for known in known_by:
+        found = get_close_matches(wanted, known, n=1, cutoff=0.6)
+        if found:
+            return f": did you mean {known[found[0]]}?"
+    return ""
+
+
+def unknown_option(message: str, options: Iterable[str]) -> str:
+    """Say of jsonargparse's unrecognized option which the nearest is that there is.
+
+    >>> unknown_option("unrecognized arguments: --sparsty=0.9 x", ["--sparsity", "--score"])
+    'there is no option --sparsty: did you mean --sparsity?'
+    """
+    found = re.match(r"[Uu]nrecognized arguments:\s*(?:(--?\w[^\s=]*)|(\S*))", message)
+    if found is None:
+        return message
+    if found[1] is None:
+        return f"unexpected {found[2]!r}: an option begins with --, and its value follows it"
+    return f"there is no option {found[1]}" + nearest(found[1], options)
+
+
+def _plain(word: str) -> str:
+    return word.lstrip("-").replace("-", "_").casefold()
 
 
 def _one_line(error: Exception) -> str:
@@ -37,10 +87,30 @@ def _one_line(error: Exception) -> str:
     text = text.replace("- Expected a <class 'NoneType'>", "")
     parts = [part.strip().removeprefix("- ") for part in text.split(" - ")]
     text = "; ".join(dict.fromkeys(part for part in parts if part)).replace(":;", ":")
+    # types as a person calls them, and a key as it is typed
+    text = re.sub(r"Expected an? typing\.Literal\[(.*?)\]", r"expected one of \1", text)
+    text = re.sub(r"Expected an? <class '(?:[\w.]+\.)?(Sequence|Iterable|list)'>", "a list", text)
+    text = text.replace("a list", 'expected a list, such as "[a, b]"')
+    text = re.sub(r"Expected an? <class '(?:[\w.]+\.)?(\w+)'>", r"expected \1", text)
+    text = re.sub(r'Parser key "([\w.]+)":', r"--\1:", text).replace(". Got value: ", "; got ")
+    text = re.sub(r": Problem with given class_path '[\w.]+': --([\w.]+:)", r".\1", text)
+    text = re.sub(
+        r"Expected a (?:config )?path but \S+ either not accessible or invalid; ", "", text
+    )
+    text = text.replace(" ;", ";")
     if "loading state_dict" in text:
         text = (
             f"the checkpoint is of another model ({text[:200]}...): give the --config that it was "
             "trained with"
         )
+    kept = re.search(r"SaveConfigCallback expected (\S+) to NOT exist", text)
+    if kept:
+        text = (
+            f"{kept[1]} is of another run: give another --trainer.default_root_dir, or leave out "
+            "--trainer.logger=false, so that every run has a folder of its own"
+        )
     expected = (ValueError, TypeError, RuntimeError, OSError, ArgumentError)
-    return text if isinstance(error, expected) and text else f"{type(error).__name__}: {text}"
+    lightnings = type(error).__name__ == "MisconfigurationException"  # Lightning may not be there
+    if text and (isinstance(error, expected) or lightnings):
+        return text
+    return f"{type(error).__name__}: {text}"

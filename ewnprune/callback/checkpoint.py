@@ -17,11 +17,15 @@ All of it is tensors and plain Python types: ``torch.load(..., weights_only=True
 """
 
 import os
+import pathlib
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.serialization import safe_globals
 
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import curve_from_json, curve_to_json
@@ -31,9 +35,17 @@ from ewnprune.training.state_dict import fold_state_dict
 
 KEY = "ewnprune"
 
+# what hyperparameters are often made of beside plain types: paths, and NumPy's single numbers,
+# which are a function of a type and of bytes
+HARMLESS: list[Any] = [
+    *(pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath),
+    *(np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefd")),
+    np.float64(0).__reduce__()[0],
+]
+
 
 def read_checkpoint(path: str | os.PathLike[str], map_location: str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint as tensors and plain types.
+    """Read a checkpoint as tensors, plain types, paths and NumPy numbers.
 
     Raises:
         FileNotFoundError: there is none.
@@ -42,8 +54,17 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: str = "cpu") -> 
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such checkpoint")
     try:
-        content = torch.load(path, map_location=map_location, weights_only=True)
+        with safe_globals(HARMLESS):
+            content = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # damaged bytes are instructions that can fail in any way
+        held = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+        if held:
+            raise ValueError(
+                f"{path} is no checkpoint that can be read safely: it holds a {held[1]}, and only "
+                "tensors, plain types, paths and NumPy numbers are read: leave that out of "
+                "save_hyperparameters(ignore=[...]); for a file that you trust, "
+                "ewnprune fit, validate, test, predict and sweep have --weights_only=false"
+            ) from error
         raise ValueError(
             f"{path} is no checkpoint that can be read safely, or it is damaged "
             f"({type(error).__name__}): give one that Lightning wrote, whole"

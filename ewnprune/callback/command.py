@@ -1,24 +1,30 @@
 """The subcommands that train and evaluate: LightningCLI, configured and little more."""
 
 import logging
-import shutil
-import signal
+import re
 import sys
-import threading
 import time
 import warnings
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any, Literal
 
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import BasePredictionWriter, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+from torch.serialization import safe_globals
 
 import ewnprune
 import lightning_modules  # noqa: F401  its classes can then be named without the module
 from ewnprune.callback import WeightNormPruning
-from ewnprune.callback.checkpoint import read_checkpoint
-from ewnprune.callback.progress import ThrottledProgressBar
+from ewnprune.callback.checkpoint import HARMLESS, read_checkpoint
+from ewnprune.callback.interruption import Interruption
+from ewnprune.callback.names import class_error, score_name, with_class_names
+from ewnprune.callback.predictions import PredictionFile
+from ewnprune.callback.progress import progress_bar
+from ewnprune.errors import UsageError, unknown_option
 
 for _name in dir(ewnprune):
     getattr(ewnprune, _name)  # and so can its own, once they are imported
@@ -33,8 +39,9 @@ def run(words: list[str]) -> int:
     warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
     warnings.filterwarnings("ignore", "The dirpath has changed from")  # a new folder every run
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    interruption = _Interruption()
+    interruption = Interruption()
     argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns when both have words
+    strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
     try:
         _CommandLine(
             LightningModule,
@@ -54,8 +61,11 @@ def run(words: list[str]) -> int:
             seed_everything_default=0,
             # optimizers made by the CLI come before the parametrization and would train nothing
             auto_configure_optimizers=False,
-            parser_kwargs={name: {"exit_on_error": False} for name in _CommandLine.subcommands()}
-            | {"exit_on_error": False},
+            parser_kwargs={
+                name: strict | {"usage": f"ewnprune {name} [OPTIONS]"}  # else 60 lines of options
+                for name in _CommandLine.subcommands()
+            }
+            | strict,
             args=words,
         )
     except BaseException:
@@ -94,20 +104,46 @@ class _Trainer(Trainer):
 
 
 class _CommandLine(LightningCLI):
+    _begun = 0.0
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {**LightningCLI.subcommands(), "sweep": {"model", "datamodule"}}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        super().parse_arguments(parser, args)
-        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
-        if checkpoint not in (None, "best", "last", "hpc"):
+        self._parse_words(parser, args)
+        config = self.config[self.config.subcommand]
+        config.prune.scores = [score_name(score) for score in config.prune.scores]
+        config.prune.finetune_score = score_name(config.prune.finetune_score)
+        checkpoint = config.get("ckpt_path")
+        # without weights_only the user trusts the file, and Lightning reads it
+        if checkpoint not in (None, "best", "last", "hpc") and config.weights_only is not False:
             content = read_checkpoint(checkpoint, map_location="meta")  # or an error, now
             if "pytorch-lightning_version" not in content:
                 raise ValueError(
                     f"{checkpoint}: expected a checkpoint that Lightning wrote, and it has no "
                     "'pytorch-lightning_version'; load other weights in your model's own code"
                 )
+
+    def _parse_words(self, parser: LightningArgumentParser, words: Any) -> None:
+        try:
+            super().parse_arguments(parser, words)
+        except ArgumentError as error:
+            message = str(error)
+            corrected = with_class_names(words, message)
+            if corrected != words:
+                self._parse_words(parser, corrected)
+                return
+            options = {
+                option
+                for command, subparser in self._subcommand_parsers.items()
+                if command in words
+                for option in subparser._option_string_actions
+            }
+            required = re.search(r'required: \w+\.(\w+)|Key "\w+\.(\w+)" is required', message)
+            if required:
+                message = f"the option --{required[1] or required[2]} is required"
+            raise UsageError(class_error(unknown_option(message, options))) from error
 
     def _parse_ckpt_path(self) -> None:
         """Take no class names from a checkpoint, as Lightning would: a file is not to run code."""
@@ -134,77 +170,63 @@ class _CommandLine(LightningCLI):
         parser.set_defaults({"weights_only": True})
         return parser
 
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ValueError, MisconfigurationException) as error:
+            # of a constructor: an option has a value that it cannot have
+            raise UsageError(str(error)) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self.config_init[self.subcommand]["trainer"]
         callbacks = given.callbacks if isinstance(given.callbacks, list) else [given.callbacks]
+        added = self.trainer_defaults["callbacks"]
         its_own = any(isinstance(callback, ProgressBar) for callback in callbacks)
-        if given.enable_progress_bar is not False and not its_own:  # None means yes
-            self.trainer_defaults["callbacks"].append(ThrottledProgressBar())
-        return super().instantiate_trainer(**kwargs)
+        # None means yes
+        if given.enable_progress_bar is not False and not given.barebones and not its_own:
+            added.append(progress_bar())
+        writers = any(isinstance(callback, BasePredictionWriter) for callback in callbacks)
+        if self.subcommand == "predict" and not writers:
+            added.append(PredictionFile())
+        if given.barebones:  # which has no logger
+            given.logger = None
+        if type(given.logger) is CSVLogger and given.default_root_dir is not None:
+            options = self.config[self.subcommand].trainer.logger.init_args.as_dict()
+            if options["save_dir"] == ".":  # our default, not the user's
+                given.logger = CSVLogger(**options | {"save_dir": given.default_root_dir})
+        trainer = super().instantiate_trainer(**kwargs)
+        for callback in self.trainer_defaults["callbacks"]:
+            if isinstance(callback, Interruption):
+                callback.remember(trainer)
+        return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with safe_globals(HARMLESS):  # it is Lightning that reads the checkpoint here
+            super()._run_subcommand(subcommand)
+
+    def before_fit(self) -> None:
+        self._begun = time.time() - 1  # clocks of files are coarse
+
+    def before_validate(self) -> None:
+        self._say_if_untrained()
+
+    def before_test(self) -> None:
+        self._say_if_untrained()
+
+    def before_predict(self) -> None:
+        self._say_if_untrained()
+
+    def _say_if_untrained(self) -> None:
+        if self.config[self.subcommand].ckpt_path is None and self.trainer.is_global_zero:
+            print("ewnprune: the network is untrained: no --ckpt_path was given", flush=True)
 
     def after_fit(self) -> None:
         folder = Path(self.trainer.log_dir or ".")
         if self.trainer.is_global_zero and (folder / "config.yaml").is_file():
-            written = sorted(path for path in folder.rglob("*") if path.is_file())
+            # without a logger the folder is the user's, with other files in it
+            written = sorted(
+                path
+                for path in folder.rglob("*")
+                if path.is_file() and path.stat().st_mtime > self._begun
+            )
             print("written:", *(f"  {path}" for path in written), sep="\n")
-
-
-class _Interruption(Callback):
-    """Ctrl-C: finish the batch, leave a checkpoint that resumes exactly, and say how to go on."""
-
-    def __init__(self) -> None:
-        self._asked = self._at_batch_end = False
-        self._born = time.time()
-        self._trainer: Trainer | None = None
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._ask)
-
-    def _ask(self, *_: Any) -> None:
-        print("\newnprune: interrupted; finishing the batch (again to stop now)", flush=True)
-        self._asked = True
-        signal.signal(signal.SIGINT, self._previous)
-
-    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
-        if self._asked:
-            self._at_batch_end = True
-            raise KeyboardInterrupt
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self._trainer = trainer
-        if not isinstance(exception, KeyboardInterrupt) or trainer.state.fn != "fit":
-            return
-        checkpoint = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if self._at_batch_end and trainer.log_dir is not None:
-            checkpoint = str(Path(trainer.log_dir) / "checkpoints" / "interrupted.ckpt")
-            trainer.save_checkpoint(checkpoint)
-        if not checkpoint or trainer.log_dir is None:
-            print("ewnprune: stopped before there was anything to go on from")
-            return
-        print(
-            f"ewnprune: stopped in epoch {trainer.current_epoch}; go on with\n  ewnprune fit "
-            f"--config {Path(trainer.log_dir) / 'config.yaml'} --ckpt_path {checkpoint}",
-            flush=True,
-        )
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if hasattr(self, "_previous"):
-            signal.signal(signal.SIGINT, self._previous)
-
-    def remove_stillborn(self) -> None:
-        """Remove the folder of a run that failed before its first step, if all of it is ours."""
-        trainer = self._trainer
-        if trainer is None or trainer.log_dir is None or trainer.global_step > 0:
-            return
-        folder = Path(trainer.log_dir)
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        if folder.is_dir() and all(
-            path.name in ("config.yaml", "hparams.yaml") and path.stat().st_mtime > self._born - 1
-            for path in files
-        ):
-            shutil.rmtree(folder)
-            if folder.parent != Path.cwd() and not any(folder.parent.iterdir()):
-                folder.parent.rmdir()

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ewnprune.callback.names import score_name
 from ewnprune.curve.sweep import sparsity_curve
+from ewnprune.errors import UsageError
 from ewnprune.export.card import make_card, summary
 from ewnprune.export.formats import Format, FormatName, Network, find_format
 from ewnprune.export.trained import Batches, Trained, read_trained
@@ -53,12 +55,9 @@ def export(
         FileExistsError: the output is there already.
     """
     if (sparsity is None) == (max_drop is None):
-        raise ValueError(
-            "expected one of --sparsity (a fraction of the neurons, such as 0.9) and --max_drop "
-            "(points of accuracy, such as 0.5)"
-        )
+        raise UsageError("expected either --sparsity, such as 0.9, or --max_drop, in points (0.5)")
     if max_drop is not None and not max_drop >= 0:
-        raise ValueError(f"--max_drop {max_drop}: expected points of a hundred, 0 or more")
+        raise UsageError(f"--max_drop {max_drop}: expected points of a hundred, 0 or more")
     levels = None if sparsity is None else check_sparsities([sparsity])
     kind = find_format(format)
     if output is not None:
@@ -67,7 +66,7 @@ def export(
     trained.data.prepare_data()
     splits = {split: trained.batches(split) for split in ("val", "test")}
     inputs = _example(trained, splits)
-    score, level, choice = _choose(trained, splits["val"], levels, max_drop, score)
+    score, level, choice = _choose(trained, splits["val"], levels, max_drop, score_name(score))
     beside = Path(run) if Path(run).is_dir() else Path(run).parent
     folder = Path(output or beside / f"export-{format}-{level:g}")
     _refuse_existing(folder)

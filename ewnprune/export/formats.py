@@ -23,15 +23,13 @@ class Format(NamedTuple):
         write: writes a network, run on a batch of inputs where the format needs that, to a path.
         read: reads the file: a function of a batch of inputs. A file that holds weights alone
             takes the place of all those of the network given.
-        packages: what reading it needs, beside torch.
-        extra: the extra of this package that brings those.
+        packages: what writing and reading it needs, beside torch.
     """
 
     file: str
     write: Callable[[nn.Module, Tensor, Path], None]
     read: Callable[[Path, nn.Module], Network]
     packages: tuple[str, ...] = ()
-    extra: str = ""
 
 
 def find_format(name: str) -> Format:
@@ -52,7 +50,7 @@ def find_format(name: str) -> Format:
         except ImportError as error:
             raise ValueError(
                 f"format {name!r} needs {package}, which cannot be imported: "
-                f"pip install 'ewnprune[{found.extra}]'"
+                f"pip install {' '.join(found.packages)}"
             ) from error
     return found
 
@@ -143,12 +141,11 @@ def _program(network: nn.Module, inputs: Tensor) -> torch.export.ExportedProgram
 _FORMATS = {
     "state_dict": Format("model.pt", _write_state_dict, _read_state_dict),
     "torch_export": Format("model.pt2", _write_torch_export, _read_torch_export),
-    "onnx": Format("model.onnx", _write_onnx, _read_onnx, ("onnxscript", "onnxruntime"), "onnx"),
+    "onnx": Format("model.onnx", _write_onnx, _read_onnx, ("onnxscript", "onnxruntime")),
     "safetensors": Format(
         "model.safetensors",
         _write_safetensors,
         _read_safetensors,
         ("safetensors",),
-        "safetensors",
     ),
 }

@@ -70,3 +70,10 @@ def is_stock(layer: nn.Module) -> bool:
     """Whether a Linear or convolution runs torch's own forward."""
     forward = plain_type(layer).forward
     return any(forward is kind.forward for kind in LAYER_TYPES)
+
+
+def asks_fact(node: fx.Node) -> bool:
+    """Whether an operation asks for a size or type, and for no values."""
+    if node.op == "call_method":
+        return node.target in FACTS
+    return node.op == "call_function" and node.target is getattr and node.args[1] in FACTS

@@ -14,11 +14,11 @@ from ewnprune.model.operations import (
     ELEMENTWISE,
     ELEMENTWISE_FUNCTIONS,
     ELEMENTWISE_NAMES,
-    FACTS,
     POOL_FUNCTIONS,
     POOLS,
     RESHAPE_FUNCTIONS,
     RESHAPE_NAMES,
+    asks_fact,
     is_stock,
 )
 from ewnprune.model.tracing import Trace
@@ -142,7 +142,7 @@ class _Walk:
             self.reads.setdefault(name, set()).add(None)
         for source in sources:
             channels = self.channels[source]
-            if _asks_fact(node):
+            if asks_fact(node):
                 continue
             if sum(other in self.trace.shapes for other in node.all_input_nodes) > 1:
                 found: _Channels | str | None = (
@@ -249,12 +249,6 @@ class _Walk:
 
     def _lose(self, layer: str, reason: str) -> None:
         self.unknown.setdefault(layer, reason)
-
-
-def _asks_fact(node: fx.Node) -> bool:
-    if node.op == "call_method":
-        return node.target in FACTS
-    return node.op == "call_function" and node.target is getattr and node.args[1] in FACTS
 
 
 def _describe(trace: Trace, node: fx.Node) -> str:

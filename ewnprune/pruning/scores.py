@@ -99,8 +99,9 @@ def norm_change(neurons: Neurons) -> Tensor:
     """
     if neurons.initial_norm is None:
         raise ValueError(
-            f"score 'norm_change' needs the norms of layer {neurons.layer!r} at initialisation: "
-            "give initial_norms={layer name: norms}, or choose another score"
+            f"score 'norm_change' needs the norms of layer {neurons.layer!r} at initialisation, "
+            "which the checkpoints of a fit with WeightNormPruning hold: give one with --ckpt_path "
+            "(in Python: initial_norms={layer name: norms}), or choose another score"
         )
     return norm(neurons) - neurons.initial_norm
 

@@ -41,9 +41,7 @@ def import_ray() -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError as error:
-        raise ImportError(
-            "--engine ray needs the package ray: pip install 'ewnprune[ray]'"
-        ) from error
+        raise ImportError("--engine ray needs the package ray: pip install ray") from error
 
 
 def run_on_ray(

