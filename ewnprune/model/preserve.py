@@ -33,7 +33,7 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
         try:
             with torch.inference_mode(False), torch.no_grad():
                 model.eval()
-                _run_eagerly(model)
+                run_eagerly(model)
                 yield
         finally:
             random.setstate(python)
@@ -50,7 +50,8 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
                         buffer.copy_(content)
 
 
-def _run_eagerly(model: nn.Module) -> None:
+def run_eagerly(model: nn.Module) -> None:
+    """Have compiled parts of a model run as they were before they were compiled."""
     for module in model.modules():
         if vars(module).get("_compiled_call_impl") is not None:  # by Module.compile
             vars(module)["_compiled_call_impl"] = None
