@@ -1,7 +1,6 @@
 """Keep what was pruned at zero while a network trains on, whatever the optimizer does."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ewnprune.model.anatomy import dissect
+from ewnprune.model.copying import copy_network
 from ewnprune.model.layers import LayerPatterns, neuron_rows, select_layers, to_weight
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.tensors import device_of, to_device
@@ -61,7 +61,7 @@ def pruning_masks(
     """
     (level,) = check_sparsities([sparsity])
     ((name, function),) = find_scores(score).items()
-    copy = deepcopy(model)
+    copy = copy_network(model)
     inputs = to_device(example_input, device_of(copy))
     with evaluating(copy):
         anatomy = dissect(copy, forward, select_layers(copy, layers, exclude).chosen, inputs)

@@ -3,12 +3,12 @@
 from collections import OrderedDict
 from copy import deepcopy
 from functools import partial
-from types import FunctionType, MethodType
+from types import MethodType
 from typing import Any
 
 from torch import nn
 
-from ewnprune.model.preserve import run_eagerly
+from ewnprune.model.preserve import run_eagerly, uncompiled
 
 
 def copy_network(model: nn.Module) -> nn.Module:
@@ -68,13 +68,7 @@ def _copied(value: Any, copies: dict[int, Any]) -> Any:
     if kind is partial:
         function, arguments = _copied(value.func, copies), _copied(value.args, copies)
         return partial(function, *arguments, **_copied(value.keywords, copies))
-    method = _uncompiled(value) if kind is FunctionType else value
+    method = uncompiled(value)
     if isinstance(method, MethodType) and id(method.__self__) in copies:
         return MethodType(method.__func__, copies[id(method.__self__)])
     return value
-
-
-def _uncompiled(function: Any) -> Any:
-    """The bound method that torch.compile made this of, if it did."""
-    original = getattr(function, "_torchdynamo_orig_callable", function)
-    return getattr(original, "__wrapped__", original)  # around torch's own there is one more
