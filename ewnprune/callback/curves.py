@@ -30,6 +30,7 @@ class Curves:
         curve: the points measured so far in this fit, those before it was resumed included; or by
             the last validate or test.
         report: lines to show when it is over.
+        trained: whether this fit trained anything; a run may have ended before it was resumed.
     """
 
     def __init__(self, finetuning: Finetuning, every_n_epochs: int | None) -> None:
@@ -46,13 +47,13 @@ class Curves:
         self.curve: Curve | None = None
         self.report: list[str] = []
         self._paths: list[Path] | None = None
-        self._training = False
+        self.trained = False
         self._swept_at: int | None = None  # the step of the last curve of this fit
         self._swept: tuple[int, ...] | None = None  # fingerprint of its weights, where known
 
     def rehearse(self, trainer: Any, pl_module: Any) -> None:
         """Measure one batch: what does not fit is an error now, not after the training."""
-        self._training = True
+        self.trained = True
         loaders = trainer.val_dataloaders
         flat = tree_leaves(loaders) if loaders is not None else []  # a stream has no truth value
         if flat and trainer.num_val_batches[0]:
@@ -78,7 +79,7 @@ class Curves:
         Between an epoch's end and the end of the fit other callbacks, or the module, may have put
         in other weights: averages, or the best. What counts are the values, whoever put them in.
         """
-        if not self._training:  # the run had ended before it was resumed
+        if not self.trained:
             return
         step = trainer.global_step
         if self._swept_at == step:

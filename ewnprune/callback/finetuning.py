@@ -48,8 +48,8 @@ class Finetune:
             raise ValueError(
                 f"finetune: sparsity={self.sparsity}: expected a fraction in (0, 1), such as 0.9"
             )
-        if self.score is not None:
-            find_scores(self.score)
+        if self.score is not None and len(find_scores(self.score)) != 1:
+            raise ValueError(f"finetune: score={self.score!r}: expected one score")
 
 
 class Finetuning:

@@ -104,15 +104,13 @@ class PruningHooks:
             scope=scope,
             metric=metric,
             loss_fn=loss_fn,
-            batch=batch or inputs_and_targets,
-            forward=forward or call,
+            batch=inputs_and_targets if batch is None else batch,
+            forward=call if forward is None else forward,
             realize=realize,
         )
         self.loss_levels = LossLevels(loss_levels, at_level)
         self.finetuning = Finetuning(finetune, self.measuring, self.attachment)
         self.curves = Curves(self.finetuning, every_n_epochs)
-
-    # --- a fit, from its beginning to its end ----------------------------------------------
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Attach: before the optimizer, DDP and a checkpoint's weights."""
@@ -187,7 +185,6 @@ class PruningHooks:
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """The curve of the trained network: what others put in at the end of training is in."""
         self.curves.take_last(trainer, pl_module)
-        self.curves.report += self.finetuning.why_not(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the Trainer as it was; the model stays attached, as a checkpoint wants it."""
@@ -202,6 +199,8 @@ class PruningHooks:
         if stage == "fit":
             # once more where another callback, or the module, put weights in when the fit ended
             self.curves.take_last(trainer, pl_module)
+            if self.curves.trained:
+                self.curves.report += self.finetuning.why_not(trainer)
             self.finetuning.end(trainer)
             vars(pl_module).pop("on_train_epoch_end", None)
             if self.attachment.detach(pl_module):
@@ -210,8 +209,6 @@ class PruningHooks:
             # not earlier: a progress bar is open until the end of training
             print("\n".join(self.curves.report), flush=True)
         self.curves.report = []
-
-    # --- evaluation ------------------------------------------------------------------------
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """The curve on validation data, when the Trainer was asked to validate only."""
@@ -223,8 +220,6 @@ class PruningHooks:
         """The curve on test data."""
         data = trainer.test_dataloaders, trainer.num_test_batches
         self.curves.take(trainer, pl_module, "test", *data)
-
-    # --- checkpoints -----------------------------------------------------------------------
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Write the originals back, so that a resumed run goes on bit for bit."""
@@ -240,7 +235,6 @@ class PruningHooks:
     # --- the options and the result, by the names they have for users ----------------------
 
     parametrization = property(attrgetter("attachment.parametrization"))
-    weight_space = property(attrgetter("attachment.weight_space"))
     method = property(attrgetter("attachment.method"))
     layers = property(attrgetter("attachment.layers"))
     exclude = property(attrgetter("attachment.exclude"))

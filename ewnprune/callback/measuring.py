@@ -31,7 +31,7 @@ class Measuring:
     """The options of `sparsity_curve` that hold for a whole run; `PruningHooks` describes them.
 
     Raises:
-        ValueError: an unknown score or scope, or a ``realize`` that is none.
+        ValueError: an unknown score or scope, a ``realize`` that is none, or no function.
     """
 
     sparsities: tuple[float, ...]
@@ -50,6 +50,10 @@ class Measuring:
             raise ValueError(f"scope={self.scope!r}: expected 'layer' or 'global'")
         find_scores(self.scores)  # an unknown one is an error now, not after the training
         realize_name(self.realize)
+        for name in ("loss_fn", "batch", "forward"):
+            function = getattr(self, name)
+            if not callable(function) and (function is not None or name != "loss_fn"):
+                raise ValueError(f"{name}={function!r}: expected a function")
 
     def curve(
         self,

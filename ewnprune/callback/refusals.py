@@ -30,7 +30,7 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
     Raises:
         ValueError: a strategy, precision or callback that cannot work beside it.
     """
-    attaches = callback.parametrization is not None and not callback.weight_space
+    attaches = callback.parametrization is not None and not callback.attachment.weight_space
     strategy = type(trainer.strategy).__name__
     if strategy.startswith(("FSDP", "DeepSpeed")):
         raise ValueError(

@@ -445,10 +445,16 @@ def test_bad_arguments_are_refused_at_once():
         WeightNormPruning(EWN(), LEVELS, every_n_epochs=0)
     with pytest.raises(ValueError, match="scope='globl'"):
         WeightNormPruning(EWN(), LEVELS, scope="globl")
+    for name in ("forward", "batch", "loss_fn"):
+        with pytest.raises(ValueError, match=f"{name}=3: expected a function"):
+            WeightNormPruning(EWN(), LEVELS, **{name: 3})
 
 
 def test_two_processes_train_and_come_home_folded(tmp_path):
-    """ddp_spawn sends the worker's weights back into the main process's plain model."""
+    """ddp_spawn sends the worker's weights back into the main process's plain model.
+
+    They are those that another callback put in when the fit ended, and so is the last curve.
+    """
     script = tmp_path / "spawn.py"
     script.write_text(_SPAWN)
     done = subprocess.run(
@@ -467,7 +473,13 @@ import sys, torch, pytorch_lightning as pl
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassF1Score
-from ewnprune import EWN, WeightNormPruning
+from ewnprune import EWN, WeightNormPruning, read_curve
+
+class PutsIn(pl.Callback):
+    def on_fit_end(self, trainer, pl_module):
+        with torch.no_grad():
+            for parameter in pl_module.parameters():
+                parameter.add_(0.1)
 
 class Net(pl.LightningModule):
     def __init__(self):
@@ -493,8 +505,16 @@ if __name__ == "__main__":
     trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", max_epochs=1,
                          logger=False, enable_progress_bar=False, enable_model_summary=False,
                          enable_checkpointing=False, default_root_dir=sys.argv[1],
-                         callbacks=[WeightNormPruning(EWN(), (0, 0.5))])
+                         callbacks=[WeightNormPruning(EWN(), (0, 0.5), every_n_epochs=1), PutsIn()])
     trainer.fit(model, loader(), loader())
+    curve = read_curve(sys.argv[1] + "/sparsity_curve.json")
+    x, y = loader().dataset.tensors
+    with torch.no_grad():
+        outputs = model(x)
+    assert len(curve) == 2 and curve.points[0].total == 64
+    assert curve.points[0].correct == int((outputs.argmax(1) == y).sum()), curve.points
+    loss = nn.functional.cross_entropy(outputs, y).item()
+    assert abs(curve.points[0].loss - loss) < 1e-5, (curve.points, loss)
     after = model.state_dict()
     assert list(after) == list(before), list(after)
     assert all(not torch.equal(after[k], before[k]) for k in before)

@@ -447,6 +447,7 @@ def test_what_cannot_be_finetuned_is_refused(tmp_path):
         ({"epochs": 0}, "epochs=0: expected a number of epochs"),
         ({"epochs": 1, "sparsity": 1}, "sparsity=1: expected a fraction"),
         ({"epochs": 1, "score": "nrom"}, "nrom"),
+        ({"epochs": 1, "score": ["norm", "random"]}, "expected one score"),
     ):
         with pytest.raises(ValueError, match=message):
             Finetune(**options)

@@ -1,6 +1,8 @@
 """Of which weights a curve is: the last of those that the user gets, others of those validated."""
 
 import copy
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -13,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.functional import accuracy
 
 from ewnprune import EWN, WeightNormPruning
-from ewnprune.callback.weights import fingerprint
+from ewnprune.callback.weights import fingerprint, on_root_device
 
 LEVELS = (0, 0.5, 0.9)
 
@@ -295,6 +297,26 @@ def test_averages_that_validation_evaluates_are_swept(tmp_path):
         assert point.loss == pytest.approx(model.validated[epoch]["val_loss"], rel=1e-5)
     assert not [note for note in callback.curve.notes if "put in" in note]
     assert all(torch.equal(states[0][key], value) for key, value in states[1].items())
+
+
+def test_a_model_that_was_taken_off_its_device_is_measured_there():
+    """As after the fit on a GPU: there, for as long as it takes, and back."""
+    moves = []
+
+    class Module:
+        device = torch.device("cpu")
+
+        def to(self, device):
+            moves.append(str(device))
+            self.device = device
+
+    for root, expected in (("cuda:0", ["cuda:0", "cpu"]), ("cpu", [])):
+        trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(root)))
+        moves.clear()
+        with suppress(ZeroDivisionError), on_root_device(trainer, module := Module()):
+            assert module.device == torch.device(root)
+            1 / 0  # noqa: B018  an error on the way brings it home too
+        assert moves == expected
 
 
 @pytest.mark.parametrize(
