@@ -12,6 +12,7 @@ from ewnprune.model.sharding import is_dtensor
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _GOLDEN, _MIX = 0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64
+_AT_ONCE = 2**18
 
 
 def fingerprint(model: nn.Module) -> tuple[int, ...]:
@@ -32,10 +33,14 @@ def fingerprint(model: nn.Module) -> tuple[int, ...]:
 def _checksum(tensor: Tensor) -> Tensor:
     own = tensor.to_local() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
     real = torch.view_as_real(own) if own.is_complex() else own
-    bits = real.contiguous().flatten().view(_BITS[real.element_size()]).long()
-    places = torch.arange(len(bits), device=bits.device)
-    mixed = (bits + places * _GOLDEN) * _MIX  # overflows, as it should: splitmix64's constants
-    return ((mixed ^ (mixed >> 32)) * _GOLDEN).sum()
+    bits = real.contiguous().flatten().view(_BITS[real.element_size()])
+    total = torch.zeros((), dtype=torch.long, device=bits.device)
+    for start in range(0, len(bits), _AT_ONCE):  # its numbers take up to eight times the room
+        part = bits[start : start + _AT_ONCE].long()
+        places = torch.arange(start, start + len(part), device=bits.device)
+        part = part.add(places, alpha=_GOLDEN).mul_(_MIX)  # overflows, as splitmix64 does
+        total += part.bitwise_xor_(part >> 32).mul_(_GOLDEN).sum()
+    return total
 
 
 @contextmanager
@@ -54,7 +59,8 @@ def as_validated(trainer: Any, pl_module: Any) -> Iterator[None]:
         return
     tensors = [*pl_module.parameters(), *pl_module.buffers()]
     kept = [tensor.detach().clone() for tensor in tensors]
-    flags = [(module, module.training) for module in pl_module.modules()]
+    # with those of a wrapper such as DDP's
+    flags = [(m, m.training) for whole in (trainer.model, pl_module) for m in whole.modules()]
     try:
         pl_module.on_validation_model_eval()
         for callback in averaging:

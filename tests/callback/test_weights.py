@@ -154,10 +154,11 @@ def test_checkpoints_of_the_end_hold_what_they_held(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_a_run_that_had_ended_is_not_measured_again_when_it_is_resumed(tmp_path, capsys):
+@pytest.mark.parametrize("every", [None, 2])
+def test_a_run_that_had_ended_is_not_measured_again_when_it_is_resumed(tmp_path, capsys, every):
     keep = ModelCheckpoint(tmp_path)
-    _fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS, every_n_epochs=2), keep)
-    again = WeightNormPruning(EWN(), LEVELS, every_n_epochs=2)
+    _fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS, every_n_epochs=every), keep)
+    again = WeightNormPruning(EWN(), LEVELS, every_n_epochs=every)
     capsys.readouterr()
     trainer = pl.Trainer(
         max_epochs=4, accelerator="cpu", logger=False, enable_progress_bar=False,
@@ -165,7 +166,8 @@ def test_a_run_that_had_ended_is_not_measured_again_when_it_is_resumed(tmp_path,
     )  # fmt: skip
     loaders = DataLoader(_data(), 16), DataLoader(_data(96, 1), 96)
     trainer.fit(Net(), *loaders, ckpt_path=keep.best_model_path)
-    assert [p.epoch for p in again.curve.where(sparsity=0.0)] == [1, 3]
+    points = again.curve or ()  # the checkpoint is of before the last curve
+    assert [p.epoch for p in points if p.sparsity == 0] == ([] if every is None else [1, 3])
     assert "no curve" not in capsys.readouterr().out
 
 
@@ -178,7 +180,7 @@ class ScheduleFree(torch.optim.Optimizer):
     https://arxiv.org/abs/2405.15682
     """
 
-    def __init__(self, params, lr, beta=0.9):
+    def __init__(self, params, lr, beta=0.6):
         super().__init__(params, {"lr": lr, "beta": beta, "k": 0, "training": True})
 
     @torch.no_grad()
