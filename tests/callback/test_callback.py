@@ -434,6 +434,15 @@ def test_what_does_not_fit_the_model_is_an_error_before_training(tmp_path):
     with pytest.raises(ValueError, match="score 'norm_product' needs the outgoing weights"):
         _fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS, scores=["norm_product"]))
     assert model.trainer.global_step == 0
+    # masked it could be, but not removed: nor is that found out at the end
+    for options, message in (
+        ({"realize": "remove"}, "cannot be removed safely from 'net.0'"),
+        ({"finetune": ewnprune.Finetune(1, score="norm_product")}, "'norm_product' needs the out"),
+    ):
+        model = Untraceable()
+        with pytest.raises(ValueError, match=message):
+            _fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS, **options))
+        assert model.trainer.global_step == 0
 
 
 def test_bad_arguments_are_refused_at_once():
