@@ -129,12 +129,14 @@ class Fuzz:
                 "loss_levels": (),
                 "at_level": ("sweep",),
                 "realize": "mask",
-                "finetune_epochs": 1,
-                "finetune_sparsity": 0.9,
-                "finetune_score": None,
+                "forward": None,
+                "loss_fn": None,
+                "finetune": None,
             }
         )
         self.case("WeightNormPruning", lambda: ewnprune.WeightNormPruning(**call), call)
+        tune = self.options({"epochs": 1, "sparsity": 0.9, "score": None})
+        self.case("Finetune", lambda: ewnprune.Finetune(**tune), tune)
         rate = self.options({"lr": 0.1, "weight_decay": 0.0})
         self.case("EWNSGD", lambda: self._optimizer(ewnprune.EWNSGD, rate), rate)
         self.case("SWNSGD", lambda: self._optimizer(ewnprune.SWNSGD, rate), rate)
@@ -244,7 +246,8 @@ class Fuzz:
         keys = [
             "prune.sparsities", "prune.scores", "prune.layers", "prune.exclude", "prune.scope",
             "prune.every_n_epochs", "prune.parametrization", "prune.metric", "prune.loss_levels",
-            "prune.at_level", "prune.weight_space", "model", "model.network", "model.optimizer",
+            "prune.at_level", "prune.weight_space", "prune.finetune", "prune.finetune.epochs",
+            "prune.forward", "model", "model.network", "model.optimizer",
             "model.num_classes", "data", "data.batch_size", "trainer.max_epochs",
             "trainer.precision",
             "trainer.accelerator", "trainer.devices", "trainer.callbacks", "trainer.nonsense",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ewnprune.callback.callbacks import AsymptoticRelations as AsymptoticRelations
     from ewnprune.callback.callbacks import WeightNormPruning as WeightNormPruning
+    from ewnprune.callback.finetuning import Finetune as Finetune
     from ewnprune.curve.curve import Curve as Curve
     from ewnprune.curve.figure import plot_curve as plot_curve
     from ewnprune.curve.files import read_curve as read_curve
@@ -55,6 +56,7 @@ __version__ = "0.1.0"
 # torch takes a second to import and Lightning several: what is asked for is imported when it is
 _NAMES = {
     "callback.callbacks": "AsymptoticRelations WeightNormPruning",
+    "callback.finetuning": "Finetune",
     "curve.curve": "Curve",
     "curve.figure": "plot_curve",
     "curve.files": "read_curve write_curve",

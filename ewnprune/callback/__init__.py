@@ -1,7 +1,8 @@
 """What happens when under a Lightning Trainer, and the commands that train.
 
-It may import `ewnprune.curve` and what lies below. `hooks` is the timetable; what cannot work is
-refused in `refusals`, a new logger is a function in `loggers`.
+It may import `ewnprune.curve` and what lies below. `hooks` is the timetable, of parts that own
+their state; `measuring` alone asks for curves and masks. What cannot work is refused in `refusals`,
+a new logger is a function in `loggers`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -27,8 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
-from ewnprune.curve.curve import Curve
-from ewnprune.curve.files import curve_from_json, curve_to_json
 from ewnprune.model.sharding import is_sharded
 from ewnprune.training.attach import attached_parametrizations
 from ewnprune.training.state_dict import fold_state_dict
@@ -76,39 +74,26 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: str = "cpu") -> 
 
 def initial_norms(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """The neurons' norms at initialisation, by layer; none if the run had no callback."""
-    norms: dict[str, Tensor] = checkpoint.get(KEY, {}).get("initial_norms", {})
+    norms: dict[str, Tensor] = stored(checkpoint).get("initial_norms", {})
     return norms
 
 
-def passed_levels(checkpoint: dict[str, Any]) -> list[float]:
-    """The levels of the log loss that the run had passed."""
-    return list(checkpoint.get(KEY, {}).get("passed_levels", []))
-
-
-def curve_so_far(checkpoint: dict[str, Any]) -> Curve | None:
-    """The points that the run had measured; None before the first."""
-    text = checkpoint.get(KEY, {}).get("curve")
-    return None if text is None else curve_from_json(text)
-
-
-def stored_finetuning(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
-    """How the run was finetuning; None before."""
-    found: dict[str, Any] | None = checkpoint.get(KEY, {}).get("finetuning")
+def stored(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """All that the callback has stored; nothing if the run had none."""
+    found: dict[str, Any] = checkpoint.get(KEY, {})
     return found
 
 
-def fold_checkpoint(
-    model: nn.Module,
-    checkpoint: dict[str, Any],
-    initial_norms: dict[str, Tensor],
-    passed_levels: list[float],
-    curve: Curve | None,
-    finetuning: dict[str, Any] | None,
-) -> None:
+def fold_checkpoint(model: nn.Module, checkpoint: dict[str, Any], parts: dict[str, Any]) -> None:
     """Put plain weights in place of the originals in ``checkpoint``, and the originals beside.
 
     Those of a model under FSDP2 stay as they are: Lightning loads such a file before anybody could
     translate it. `fold_state_dict` makes plain weights of them.
+
+    Args:
+        model: the model, reparametrized.
+        checkpoint: what is about to be saved.
+        parts: what else is to be stored, by name.
     """
     attached = attached_parametrizations(model, remove_duplicate=False)
     state = checkpoint["state_dict"]
@@ -118,10 +103,7 @@ def fold_checkpoint(
         "format": 1,
         "layers": {name: _path(parametrization) for name, parametrization in attached.items()},
         "originals": {key: value for key, value in state.items() if key not in folded},
-        "initial_norms": initial_norms,
-        "passed_levels": list(passed_levels),
-        "curve": None if curve is None else curve_to_json(curve),
-        "finetuning": finetuning,
+        **parts,
     }
 
 
@@ -133,8 +115,8 @@ def restore_originals(model: nn.Module, checkpoint: dict[str, Any]) -> None:
     """
     attached = attached_parametrizations(model, remove_duplicate=False)
     expected = {name: _path(p) for name, p in attached.items()}
-    stored = checkpoint.get(KEY, {"layers": {}, "originals": {}})
-    trained = {name: _public(path) for name, path in stored["layers"].items()}
+    found = checkpoint.get(KEY, {"layers": {}, "originals": {}})
+    trained = {name: _public(path) for name, path in found["layers"].items()}
     if trained != expected:
         raise ValueError(
             f"the checkpoint was trained with {_describe(trained)}, and this run has "
@@ -143,7 +125,7 @@ def restore_originals(model: nn.Module, checkpoint: dict[str, Any]) -> None:
         )
     state = model.state_dict(keep_vars=True)
     with torch.no_grad():
-        for key, value in stored["originals"].items():
+        for key, value in found["originals"].items():
             if isinstance(state.get(key), Tensor):
                 state[key].copy_(value)
 

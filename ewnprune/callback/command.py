@@ -114,7 +114,8 @@ class _CommandLine(LightningCLI):
         self._parse_words(parser, args)
         config = self.config[self.config.subcommand]
         config.prune.scores = [score_name(score) for score in config.prune.scores]
-        config.prune.finetune_score = score_name(config.prune.finetune_score)
+        if config.prune.finetune is not None:
+            config.prune.finetune.score = score_name(config.prune.finetune.score)
         checkpoint = config.get("ckpt_path")
         # without weights_only the user trusts the file, and Lightning reads it
         if checkpoint not in (None, "best", "last", "hpc") and config.weights_only is not False:

@@ -1,130 +1,103 @@
-"""What of the callback measures: curves in fit, validate and test, to files and loggers."""
+"""The curves of a run: when they are taken, of which weights, and where they go."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torchmetrics import Metric, MetricCollection
 
-from ewnprune.callback.batches import TrainerBatches, global_seed
-from ewnprune.callback.loggers import log_curve, log_norms
-from ewnprune.callback.loss_levels import LossLevels, logged_log_loss
+from ewnprune.callback.batches import TrainerBatches
+from ewnprune.callback.finetuning import Finetuning
+from ewnprune.callback.loggers import log_curve
 from ewnprune.callback.refusals import averaging_callbacks
 from ewnprune.callback.run_files import choose_paths, write_results
+from ewnprune.callback.weights import as_validated, fingerprint, on_root_device
 from ewnprune.curve.curve import Curve
-from ewnprune.curve.sweep import sparsity_curve
-from ewnprune.model.layers import LayerPatterns, select_layers
-from ewnprune.model.sharding import gathered, whole
+from ewnprune.curve.files import curve_from_json, curve_to_json
 from ewnprune.pruning.notes import Note
-from ewnprune.pruning.ranking import Scope
-from ewnprune.pruning.score_names import Score
-from ewnprune.training.norms import neuron_norms, norm_statistics
 
 
-class CurveHooks:
-    """What `PruningHooks` does to take curves, with the options and the state that this needs."""
+class Curves:
+    """Takes curves, and keeps them in files, loggers and checkpoints.
 
-    sparsities: tuple[float, ...]
-    scores: Sequence[str]
-    layers: LayerPatterns | None
-    exclude: LayerPatterns | None
-    scope: Scope
-    metric: Metric | MetricCollection | None
-    batch: Callable[[Any], tuple[Any, Any]]
-    realize: Literal["mask", "remove"]
-    every_n_epochs: int | None
-    loss_levels: LossLevels
-    curve: Curve | None
-    _initial_norms: Mapping[str, Tensor]
-    _paths: list[Path] | None
-    _swept_at: int | None
-    _report: list[str]
+    Args:
+        finetuning: what measures the network, pruned or not.
+        every_n_epochs: in mid-training too, every so many epochs.
 
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        raise NotImplementedError
+    Raises:
+        ValueError: ``every_n_epochs`` is no number of epochs.
 
-    @property
-    def series_name(self) -> str:
-        """Name of what is measured now."""
-        raise NotImplementedError
+    Attributes:
+        curve: the points measured so far in this fit, those before it was resumed included; or by
+            the last validate or test.
+        report: lines to show when it is over.
+        trained: whether this fit trained anything; a run may have ended before it was resumed.
+    """
 
-    def shown_with(self, curve: Curve) -> Curve:
-        """A new curve with those that it is to be compared with."""
-        raise NotImplementedError
+    def __init__(self, finetuning: Finetuning, every_n_epochs: int | None) -> None:
+        if not (every_n_epochs is None or (isinstance(every_n_epochs, int) and every_n_epochs > 0)):
+            raise ValueError(
+                f"every_n_epochs={every_n_epochs}: expected a number of epochs >= 1, or None for "
+                "the end of training only"
+            )
+        self.finetuning, self.every_n_epochs = finetuning, every_n_epochs
+        self.reset()
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Rehearse on one batch: what does not fit is an error now, not after the training."""
+    def reset(self) -> None:
+        """Forget the run before."""
+        self.curve: Curve | None = None
+        self.report: list[str] = []
+        self._paths: list[Path] | None = None
+        self.trained = False
+        self._swept_at: int | None = None  # the step of the last curve of this fit
+        self._swept: tuple[int, ...] | None = None  # fingerprint of its weights, where known
+
+    def rehearse(self, trainer: Any, pl_module: Any) -> None:
+        """Measure one batch: what does not fit is an error now, not after the training."""
+        self.trained = True
         loaders = trainer.val_dataloaders
         flat = tree_leaves(loaders) if loaders is not None else []  # a stream has no truth value
         if flat and trainer.num_val_batches[0]:
-            extremes = sorted({self.sparsities[0], self.sparsities[-1]})
+            measuring = self.finetuning.measuring
             first = TrainerBatches(trainer, flat[0], 1)
-            self._measure(trainer, pl_module, first, extremes, self.scores)
+            measuring.check_call(trainer, pl_module, first)
+            extremes = sorted({measuring.sparsities[0], measuring.sparsities[-1]})
+            self.finetuning.measure(trainer, pl_module, first, extremes)
 
-    def _end_epoch(self, trainer: Any, pl_module: Any) -> None:
-        """Log the norms; take the curve when it is the time."""
-        layers = select_layers(pl_module, self.layers, self.exclude).chosen
-        norms = {name: whole(neuron_norms(layer)) for name, layer in layers.items()}
-        statistics = {name: norm_statistics(values) for name, values in norms.items()}
-        pl_module.log_dict(
-            {f"norms/{name}/{key}": v for name, row in statistics.items() for key, v in row.items()}
-        )
-        if trainer.is_global_zero:
-            log_norms(trainer.loggers, norms, trainer.global_step)
-        passed = self._pass_loss_levels(trainer) if self.loss_levels.levels else []
-        if "checkpoint" in self.loss_levels.actions:
-            for level in passed:
-                folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
-                trainer.save_checkpoint(folder / f"log_loss_{level:g}.ckpt")
-        due = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if due or (passed and "sweep" in self.loss_levels.actions):
-            self._sweep_in_fit(trainer, pl_module, trainer.current_epoch)
+    def due(self, trainer: Any) -> bool:
+        """Whether the epoch that ends now is one to take a curve at."""
+        every = self.every_n_epochs
+        return every is not None and (trainer.current_epoch + 1) % every == 0
 
-    def _pass_loss_levels(self, trainer: Any) -> list[float]:
-        log_loss = logged_log_loss(trainer.callback_metrics)
-        # one process decides for all, or they would wait for each other
-        passed = self.loss_levels.pass_(trainer.strategy.broadcast(log_loss))
-        if passed and trainer.is_global_zero:
-            levels = ", ".join(f"{level:g}" for level in passed)
-            print(
-                f"ewnprune: log L = {log_loss:.4g} passed {levels} in epoch "
-                f"{trainer.current_epoch}",
-                flush=True,
-            )
-        if self.loss_levels.done():
-            trainer.should_stop = True
-        return passed
+    def take_in_training(self, trainer: Any, pl_module: Any) -> None:
+        """The curve at the end of an epoch, of the weights that validation evaluates."""
+        with as_validated(trainer, pl_module):
+            self._take_in_fit(trainer, pl_module, trainer.current_epoch)
 
-    def _end_training(self, trainer: Any, pl_module: Any) -> None:
-        """The curve of the trained network, on validation data."""
-        if self._swept_at == trainer.global_step:  # every_n_epochs ended on the last epoch
-            if not averaging_callbacks(trainer):
+    def take_last(self, trainer: Any, pl_module: Any) -> None:
+        """The curve of the weights that are in the model now, unless the last curve is of them.
+
+        Between an epoch's end and the end of the fit other callbacks, or the module, may have put
+        in other weights: averages, or the best. What counts are the values, whoever put them in.
+        """
+        if not self.trained:
+            return
+        step = trainer.global_step
+        if self._swept_at == step:
+            same = self._swept in (None, fingerprint(pl_module))
+            if trainer.strategy.reduce_boolean_decision(same, all=True):
                 return
-            # that was of the weights before they were averaged
-            assert self.curve is not None
-            kept = [point for point in self.curve if point.step != trainer.global_step]
-            self.curve = Curve(tuple(kept), self.curve.notes)
-        self._sweep_in_fit(trainer, pl_module, trainer.current_epoch - 1)
+            if self.curve is not None:
+                kept = tuple(point for point in self.curve if point.step != step)
+                note = (
+                    f"epoch {trainer.current_epoch - 1}: taken once more at the end, for other "
+                    "weights had been put in"
+                )
+                self.curve = Curve(kept, (*self.curve.notes, Note("run", note)))
+        with on_root_device(trainer, pl_module):
+            self._take_in_fit(trainer, pl_module, trainer.current_epoch - 1)
 
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """The curve on validation data, when the Trainer was asked to validate only."""
-        if trainer.state.fn == "validate":
-            self._sweep(trainer, pl_module, "val", trainer.val_dataloaders, trainer.num_val_batches)
-
-    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
-        """The curve on test data."""
-        self._sweep(trainer, pl_module, "test", trainer.test_dataloaders, trainer.num_test_batches)
-
-    def _sweep_in_fit(self, trainer: Any, pl_module: Any, epoch: int) -> None:
-        loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
-        self._sweep(trainer, pl_module, "val", loaders, limits, epoch)
-        self._swept_at = trainer.global_step
-
-    def _sweep(
+    def take(
         self,
         trainer: Any,
         pl_module: Any,
@@ -133,15 +106,17 @@ class CurveHooks:
         limits: Any,
         epoch: int | None = None,
     ) -> None:
+        """The curve on the first loader of a split, to files and loggers."""
         flat = tree_leaves(loaders) if loaders is not None else []
         if not flat or not limits[0]:
             kind = "validation" if split == "val" else split
-            self._report = [f"ewnprune: no {kind} data, so no curve"]
+            self.report = [f"ewnprune: no {kind} data, so no curve"]
             return
         batches = TrainerBatches(trainer, flat[0], limits[0])
-        curve = self._measure(trainer, pl_module, batches, self.sparsities, self.scores)
+        sparsities = self.finetuning.measuring.sparsities
+        curve = self.finetuning.measure(trainer, pl_module, batches, sparsities)
         curve = curve.tagged(split=split, epoch=epoch, step=trainer.global_step)
-        averaging = averaging_callbacks(trainer)
+        averaging = averaging_callbacks(trainer, "StochasticWeightAveraging")
         if averaging and epoch == trainer.current_epoch:  # it is over when training has ended
             note = f"epoch {epoch}: before {averaging[0]} has put in the averaged weights"
             curve = Curve(curve.points, (*curve.notes, Note("run", note)))
@@ -152,37 +127,31 @@ class CurveHooks:
         if self._paths is None:
             self._paths = choose_paths(trainer, split)
         if trainer.is_global_zero:
-            shown = self.shown_with(curve)
-            figure = write_results(self.curve, shown, self._paths)
-            key = "prune" if self.series_name == self.method else "prune_finetuned"
-            log_curve(trainer.loggers, curve, figure, trainer.global_step, key)
-            self._report = [str(shown)]
-            if self._paths:
-                kinds = ",".join(path.suffix[1:] for path in self._paths)
-                self._report.append(f"ewnprune: {self._paths[0].with_suffix('')}.{{{kinds}}}")
+            self._write(trainer, self.curve, self.finetuning.beside_one_shot(curve, self.curve))
 
-    def _measure(
-        self,
-        trainer: Any,
-        pl_module: Any,
-        batches: TrainerBatches,
-        sparsities: Sequence[float],
-        scores: Sequence[str | Score],
-    ) -> Curve:
-        with trainer.precision_plugin.forward_context(), gathered(pl_module):
-            return sparsity_curve(
-                pl_module,
-                batches,
-                sparsities,
-                scores,
-                metric=self.metric,
-                batch=self.batch,
-                layers=self.layers,
-                exclude=self.exclude,
-                scope=self.scope,
-                initial_norms=self._initial_norms,
-                device=pl_module.device,
-                method=self.series_name,
-                seed=global_seed(),
-                realize=self.realize,
-            )
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured so far, as in sparsity_curve.json."""
+        return {"curve": None if self.curve is None else curve_to_json(self.curve)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the points that the run had measured."""
+        text = state.get("curve")
+        self.curve = None if text is None else curve_from_json(text)
+        self._swept_at = self.curve.points[-1].step if self.curve else None
+        self._swept = None
+
+    def _take_in_fit(self, trainer: Any, pl_module: Any, epoch: int) -> None:
+        loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
+        self.take(trainer, pl_module, "val", loaders, limits, epoch)
+        self._swept_at, self._swept = trainer.global_step, fingerprint(pl_module)
+
+    def _write(self, trainer: Any, curve: Curve, newest: Curve) -> None:
+        """All points to the files, and the newest to the loggers and the report."""
+        assert self._paths is not None
+        figure = write_results(curve, newest, self._paths)
+        key = "prune" if self.finetuning.pruned is None else "prune_finetuned"
+        log_curve(trainer.loggers, newest, figure, trainer.global_step, key)
+        self.report = [str(newest)]
+        if self._paths:
+            kinds = ",".join(path.suffix[1:] for path in self._paths)
+            self.report.append(f"ewnprune: {self._paths[0].with_suffix('')}.{{{kinds}}}")

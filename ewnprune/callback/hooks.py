@@ -1,48 +1,33 @@
 """The hooks of the callback, free of Lightning's classes so that both its namespaces can use them.
 
-When each hook runs, and why it is the right one: attaching happens in ``setup``, before the
-optimizer, DDP and a checkpoint's weights; a model that makes layers in its own ``setup`` or in
-``configure_model`` is reached right after that. Folding happens in ``teardown``, which is early
-enough for ``ddp_spawn`` to send plain weights home and late enough not to touch the checkpoints of
-the run.
+A timetable: what happens when, and nothing else. What is done is in the parts: `Attachment`,
+`Measuring`, `Curves`, `LossLevels` and `Finetuning`, each with its own state.
 """
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from types import MethodType
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import nn
 from torchmetrics import Metric, MetricCollection
 
-from ewnprune.callback.checkpoint import (
-    curve_so_far,
-    fold_checkpoint,
-    initial_norms,
-    passed_levels,
-    restore_originals,
-    stored_finetuning,
-)
-from ewnprune.callback.finetuning import FinetuneHooks
+from ewnprune.callback.attachment import Attachment
+from ewnprune.callback.checkpoint import fold_checkpoint, restore_originals, stored
+from ewnprune.callback.curves import Curves
+from ewnprune.callback.finetuning import Finetune, Finetuning
 from ewnprune.callback.loss_levels import Action, LossLevels
-from ewnprune.callback.refusals import (
-    builds_layers_later,
-    refuse_finetuning,
-    refuse_unheld,
-    refuse_what_cannot_work,
-)
-from ewnprune.curve.built import check_realize
+from ewnprune.callback.measuring import Measuring
+from ewnprune.callback.refusals import builds_layers_later, refuse_what_cannot_work
+from ewnprune.curve.curve import Curve
 from ewnprune.curve.sweep import inputs_and_targets
-from ewnprune.model.layers import LayerPatterns, select_layers
-from ewnprune.model.sharding import is_sharded, whole
+from ewnprune.model.layers import LayerPatterns
+from ewnprune.model.tracing import call
 from ewnprune.pruning.ranking import SPARSITIES, Scope, check_sparsities
-from ewnprune.pruning.score_names import find_scores
-from ewnprune.training.attach import attached_parametrizations, fold, reparametrize
-from ewnprune.training.norms import neuron_norms
 from ewnprune.training.parametrizations import NeuronParametrization
-from ewnprune.training.weight_space import hand_out_neuron_groups
 
 
-class PruningHooks(FinetuneHooks):
+class PruningHooks:
     """Train with a parametrization, then prune at many levels and log accuracy against sparsity.
 
     The chosen layers are reparametrized before the optimizer is made and folded after the fit, so
@@ -63,24 +48,25 @@ class PruningHooks(FinetuneHooks):
             of all layers.
         every_n_epochs: take the curve every so many epochs too, not at the end only.
         metric: any torchmetrics metric or collection, beside accuracy and loss.
+        loss_fn: from outputs and targets to the mean loss of the batch, or one loss per sample;
+            cross-entropy for classification.
         batch: function from a batch to (inputs, targets); by default the batch is that pair.
+        forward: from model and inputs to outputs; ``model(inputs)`` by default.
         loss_levels: levels of the training set's ``log L``, such as (-10, -100, -300). The model
             logs ``train/log_loss`` or ``train/loss`` per epoch.
         at_level: what to do at the end of the epoch that first passes a level: some of
             ``"sweep"``, ``"checkpoint"``, and ``"stop"`` (at the lowest level).
         weight_space: train the plain weights with `EWNSGD` or `SWNSGD`, which the model's
-            ``configure_optimizers`` must make from ``self.parameters()``, and attach nothing: the
-            same training (SGD without momentum), faster.
+            ``configure_optimizers`` must make from its parameters, and attach nothing: the same
+            training (SGD without momentum), faster.
         realize: ``"remove"`` builds the smaller network of every level and measures its bytes and
             latency too, see `sparsity_curve`; slower.
-        finetune_epochs: train so many epochs more, after the Trainer's ``max_epochs`` and the curve
-            of the trained network, with the network pruned at one level; what was pruned stays
-            zero. ``configure_optimizers`` is called again for them and sees them as
-            ``max_epochs``: optimizer state and learning-rate schedule start anew. The curve of the
-            finetuned network stands beside the first, as ``"EWN, finetuned at 0.9"``. A fit that
-            is stopped before ``max_epochs`` is not finetuned.
-        finetune_sparsity: the level, in (0, 1).
-        finetune_score: by which score; the first of ``scores`` by default.
+        finetune: train on after the Trainer's ``max_epochs`` and the curve of the trained network,
+            with the network pruned at one level; what was pruned stays zero.
+            ``configure_optimizers`` is called again and sees as ``max_epochs`` those to come:
+            optimizer state and learning-rate schedule start anew. The curve of the finetuned
+            network stands beside the first, as ``"EWN, finetuned at 0.9"``. A fit that is stopped
+            before ``max_epochs`` is not finetuned.
 
     Raises:
         ValueError: levels, scores or numbers that do not fit; the same for the model in ``setup``.
@@ -100,73 +86,48 @@ class PruningHooks(FinetuneHooks):
         scope: Scope = "layer",
         every_n_epochs: int | None = None,
         metric: Metric | MetricCollection | None = None,
+        loss_fn: Callable[[Any, Any], Any] | None = None,
         batch: Callable[[Any], tuple[Any, Any]] | None = None,
+        forward: Callable[[nn.Module, Any], Any] | None = None,
         loss_levels: Sequence[float] = (),
         at_level: Sequence[Action] = ("sweep",),
         weight_space: bool = False,
         realize: Literal["mask", "remove"] = "mask",
-        finetune_epochs: int = 0,
-        finetune_sparsity: float = 0.9,
-        finetune_score: str | None = None,
+        finetune: Finetune | None = None,
     ) -> None:
-        if not (every_n_epochs is None or (isinstance(every_n_epochs, int) and every_n_epochs > 0)):
-            raise ValueError(
-                f"every_n_epochs={every_n_epochs}: expected a number of epochs >= 1, or None for "
-                "the end of training only"
-            )
-        if scope not in ("layer", "global"):
-            raise ValueError(f"scope={scope!r}: expected 'layer' or 'global'")
-        find_scores(scores)  # an unknown one is an error now, not after the training
-        self.parametrization = parametrization
-        self.sparsities = check_sparsities(sparsities)
-        self.scores = scores
-        self.layers, self.exclude, self.scope = layers, exclude, scope
-        self.every_n_epochs, self.metric = every_n_epochs, metric
-        self.batch = batch or inputs_and_targets
-        self.loss_levels = LossLevels(loss_levels, at_level)
-        self.weight_space = weight_space
-        check_realize(realize)  # another is an error now
-        self.realize = realize
-        if not isinstance(finetune_epochs, int) or finetune_epochs < 0:
-            raise ValueError(f"finetune_epochs={finetune_epochs}: expected a number of epochs >= 0")
-        if not (isinstance(finetune_sparsity, int | float) and 0 < finetune_sparsity < 1):
-            raise ValueError(
-                f"finetune_sparsity={finetune_sparsity}: expected a fraction in (0, 1), such as 0.9"
-            )
-        self.finetune_epochs, self.finetune_sparsity = finetune_epochs, float(finetune_sparsity)
-        several = (
-            scores if isinstance(scores, Sequence) and not isinstance(scores, str) else [scores]
+        self.attachment = Attachment(parametrization, weight_space, layers, exclude)
+        self.measuring = Measuring(
+            sparsities=check_sparsities(sparsities),
+            scores=scores,
+            layers=layers,
+            exclude=exclude,
+            scope=scope,
+            metric=metric,
+            loss_fn=loss_fn,
+            batch=inputs_and_targets if batch is None else batch,
+            forward=call if forward is None else forward,
+            realize=realize,
         )
-        self.finetune_score = several[0] if finetune_score is None else finetune_score
-        find_scores(self.finetune_score)
-        self.curve = None
-        self._initial_norms: dict[str, Tensor] = {}
-        self._paths = self._swept_at = None
-        self._report = []
-
-    @property
-    def method(self) -> str:
-        """Name of the method: ``"plain"``, or the parametrization's class."""
-        return "plain" if self.parametrization is None else type(self.parametrization).__name__
-
-    # --- attaching -------------------------------------------------------------------------
+        self.loss_levels = LossLevels(loss_levels, at_level)
+        self.finetuning = Finetuning(finetune, self.measuring, self.attachment)
+        self.curves = Curves(self.finetuning, every_n_epochs)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Attach, or arrange to attach as soon as the model has its layers."""
-        self.curve, self._paths, self._swept_at, self._report = None, None, None, []
+        """Attach: before the optimizer, DDP and a checkpoint's weights."""
+        self.curves.reset()
         self.loss_levels.passed = []
         if stage != "fit":
             return  # checkpoints are plain, so evaluation needs nothing attached
         later = builds_layers_later(pl_module)
         refuse_what_cannot_work(self, trainer, later)
-        if self.finetune_epochs:
-            refuse_finetuning(trainer, pl_module)
-        self._ordinary_epochs, self._epochs_done = trainer.max_epochs, 0
-        self._finetuning = None
+        self.finetuning.reset(trainer, pl_module)
         if not later:
             self._attach(trainer, pl_module)
             return
 
+        # A model that makes layers in its own setup or in configure_model is reached right after
+        # that. No hook of a callback comes between those and the optimizer:
+        # pytorch_lightning/trainer/call.py:107-110 and trainer/trainer.py:1041-1054.
         def configure_model(module: Any) -> None:
             del module.configure_model  # this wrapper, so that the class's own shows again
             module.configure_model()
@@ -175,78 +136,123 @@ class PruningHooks(FinetuneHooks):
         pl_module.configure_model = MethodType(configure_model, pl_module)
 
     def _attach(self, trainer: Any, pl_module: Any) -> None:
-        # present already: by the user, before sharding; or left by a fit that was interrupted
-        present = {type(p) for p in attached_parametrizations(pl_module).values()}
-        if present - ({type(self.parametrization)} if not self.weight_space else set()):
-            raise ValueError(
-                f"the model has {', '.join(sorted(kind.__name__ for kind in present))} on layers "
-                f"already and this fit is {self.method}: call ewnprune.fold(model) first"
-            )
-        if self.parametrization is None or self.weight_space or present:
-            selection = select_layers(pl_module, self.layers, self.exclude)
-        else:
-            selection = reparametrize(pl_module, self.parametrization, self.layers, self.exclude)
-        if self.weight_space:
-            hand_out_neuron_groups(pl_module, self.parametrization, self.layers, self.exclude)
-        norms = {name: whole(neuron_norms(layer)) for name, layer in selection.chosen.items()}
-        norms = {name: values.cpu() for name, values in norms.items()}
-        self._initial_norms = norms
+        selection = self.attachment.attach(pl_module)
+        if trainer.is_global_zero:
+            print(f"ewnprune: layers under {self.method}\n{selection}", flush=True)
 
+        # save_weights_only leaves out the callbacks' hook, and calls the module's:
+        # pytorch_lightning/trainer/connectors/checkpoint_connector.py:503-510
         def on_save_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:
             type(module).on_save_checkpoint(module, checkpoint)
-            passed = self.loss_levels.passed
-            fold_checkpoint(
-                module, checkpoint, self._initial_norms, passed, self.curve, self._finetuning
-            )
+            parts = (self.attachment, self.loss_levels, self.curves, self.finetuning)
+            stores = {key: value for part in parts for key, value in part.state_dict().items()}
+            fold_checkpoint(module, checkpoint, stores)
 
+        # callbacks come before the module has logged its epoch, which loss levels ask for, and may
+        # have undone it (LossDrivenTraining): pytorch_lightning/loops/fit_loop.py:482-484
         def on_train_epoch_end(module: Any) -> None:
             type(module).on_train_epoch_end(module)
             if self in trainer.callbacks:  # finders of a rate or batch size set them aside
                 self._end_epoch(trainer, module)
 
-        def on_train_end(module: Any) -> None:
-            type(module).on_train_end(module)
-            if self in trainer.callbacks:
-                self._end_training(trainer, module)
-                self._say_if_not_finetuned(trainer)
-
-        # The module's hooks and not the callback's: save_weights_only leaves those out, they come
-        # before the module has logged its epoch, and before others have put in averaged weights.
         pl_module.on_save_checkpoint = MethodType(on_save_checkpoint, pl_module)
         pl_module.on_train_epoch_end = MethodType(on_train_epoch_end, pl_module)
-        pl_module.on_train_end = MethodType(on_train_end, pl_module)
-        if trainer.is_global_zero:
-            print(f"ewnprune: layers under {self.method}\n{selection}", flush=True)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Check that the optimizers hold what was attached."""
-        refuse_unheld(pl_module, trainer.optimizers)
-        super().on_fit_start(trainer, pl_module)
+        """Check the optimizers, which are made by now; go on with finetuning that was resumed."""
+        self.attachment.check_optimizers(pl_module, trainer.optimizers)
+        self.finetuning.resume(trainer, pl_module)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Rehearse all that is done at the end, on one batch."""
+        self.curves.rehearse(trainer, pl_module)
+        self.finetuning.rehearse(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """After the ordinary epochs: the curve of the trained network, then prune it."""
+        if self.finetuning.due(trainer):
+            self.curves.take_last(trainer, pl_module)
+            self.finetuning.begin(trainer, pl_module)
+
+    def _end_epoch(self, trainer: Any, pl_module: Any) -> None:
+        """Log the norms; take the curve when it is the time."""
+        self.attachment.log_norms(trainer, pl_module)
+        passed = self.loss_levels.end_epoch(trainer)
+        if passed or self.curves.due(trainer):
+            self.curves.take_in_training(trainer, pl_module)
+        self.finetuning.end_epoch(trainer)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """The curve of the trained network: what others put in at the end of training is in."""
+        self.curves.take_last(trainer, pl_module)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave the Trainer as it was; the model stays attached, as a checkpoint wants it."""
+        self.finetuning.end(trainer)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Fold, and say what was found and written."""
-        if stage == "fit":
-            self._end_finetuning(trainer)
-            hooks = ["on_train_epoch_end", "on_train_end", "configure_optimizers"]
-            if not is_sharded(pl_module):  # or it stays attached; its checkpoints can be folded
-                fold(pl_module)
-                hooks.append("on_save_checkpoint")
-            for hook in hooks:
-                vars(pl_module).pop(hook, None)
-        if trainer.is_global_zero and self._report:
-            # not earlier: a progress bar is open until the end of training
-            print("\n".join(self._report), flush=True)
-        self._report = []
+        """Fold, and say what was found and written.
 
-    # --- checkpoints -----------------------------------------------------------------------
+        Early enough for ``ddp_spawn`` to send plain weights home, and late enough not to touch the
+        checkpoints of the run.
+        """
+        if stage == "fit":
+            # once more where another callback, or the module, put weights in when the fit ended
+            self.curves.take_last(trainer, pl_module)
+            if self.curves.trained:
+                self.curves.report += self.finetuning.why_not(trainer)
+            self.finetuning.end(trainer)
+            vars(pl_module).pop("on_train_epoch_end", None)
+            if self.attachment.detach(pl_module):
+                vars(pl_module).pop("on_save_checkpoint", None)
+        if trainer.is_global_zero and self.curves.report:
+            # not earlier: a progress bar is open until the end of training
+            print("\n".join(self.curves.report), flush=True)
+        self.curves.report = []
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """The curve on validation data, when the Trainer was asked to validate only."""
+        if trainer.state.fn == "validate":
+            data = trainer.val_dataloaders, trainer.num_val_batches
+            self.curves.take(trainer, pl_module, "val", *data)
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        """The curve on test data."""
+        data = trainer.test_dataloaders, trainer.num_test_batches
+        self.curves.take(trainer, pl_module, "test", *data)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Write the originals back, so that a resumed run goes on bit for bit."""
-        self._initial_norms = initial_norms(checkpoint)
-        self.loss_levels.passed = passed_levels(checkpoint)
-        self._finetuning = stored_finetuning(checkpoint)
+        state = stored(checkpoint)
+        self.attachment.load_state_dict(state)
+        self.loss_levels.load_state_dict(state)
+        self.finetuning.load_state_dict(state)
         if trainer.state.fn == "fit":
-            self._expect_finetuning(trainer, checkpoint)
+            self.finetuning.go_on(trainer, checkpoint)
             restore_originals(pl_module, checkpoint)
-            self.curve = curve_so_far(checkpoint)
-            self._swept_at = self.curve.points[-1].step if self.curve else None
+            self.curves.load_state_dict(state)
+
+    # --- the options and the result, by the names they have for users ----------------------
+
+    parametrization = property(attrgetter("attachment.parametrization"))
+    method = property(attrgetter("attachment.method"))
+    layers = property(attrgetter("attachment.layers"))
+    exclude = property(attrgetter("attachment.exclude"))
+    sparsities = property(attrgetter("measuring.sparsities"))
+    scores = property(attrgetter("measuring.scores"))
+    scope = property(attrgetter("measuring.scope"))
+    batch = property(attrgetter("measuring.batch"))
+
+    @property
+    def realize(self) -> Literal["mask", "remove"]:
+        """How the networks come about; the command sets it for an evaluation."""
+        return self.measuring.realize
+
+    @realize.setter
+    def realize(self, value: Literal["mask", "remove"]) -> None:
+        self.measuring.realize = value
+
+    @property
+    def curve(self) -> Curve | None:
+        """The points measured so far."""
+        return self.curves.curve

@@ -6,6 +6,7 @@ that is what a run should be measured by (Morwani & Ramaswamy, https://arxiv.org
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 Action = Literal["sweep", "checkpoint", "stop"]
@@ -48,6 +49,40 @@ class LossLevels:
     def done(self) -> bool:
         """Whether training should stop: the lowest level is passed, and stopping was asked for."""
         return "stop" in self.actions and len(self.passed) == len(self.levels) > 0
+
+    def end_epoch(self, trainer: Any) -> bool:
+        """Stop, or save a checkpoint, where that was asked for at the levels just passed.
+
+        Returns:
+            Whether a curve was asked for.
+        """
+        if not self.levels:
+            return False
+        log_loss = logged_log_loss(trainer.callback_metrics)
+        # one process decides for all, or they would wait for each other
+        passed = self.pass_(trainer.strategy.broadcast(log_loss))
+        if passed and trainer.is_global_zero:
+            levels = ", ".join(f"{level:g}" for level in passed)
+            print(
+                f"ewnprune: log L = {log_loss:.4g} passed {levels} in epoch "
+                f"{trainer.current_epoch}",
+                flush=True,
+            )
+        if self.done():
+            trainer.should_stop = True
+        if "checkpoint" in self.actions:
+            folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+            for level in passed:
+                trainer.save_checkpoint(folder / f"log_loss_{level:g}.ckpt")
+        return bool(passed) and "sweep" in self.actions
+
+    def state_dict(self) -> dict[str, Any]:
+        """The levels passed."""
+        return {"passed_levels": list(self.passed)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the levels that the run had passed."""
+        self.passed = list(state.get("passed_levels", []))
 
 
 def logged_log_loss(metrics: Mapping[str, Any]) -> float:

@@ -6,6 +6,9 @@ from typing import Any
 
 from ewnprune.model.sharding import is_sharded
 from ewnprune.training.attach import attached_parametrizations
+from ewnprune.training.optimizers import EWNSGD, SWNSGD
+from ewnprune.training.parametrizations import EWN, SWN
+from ewnprune.training.weight_space import marked
 
 
 def builds_layers_later(pl_module: Any) -> bool:
@@ -27,7 +30,7 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
     Raises:
         ValueError: a strategy, precision or callback that cannot work beside it.
     """
-    attaches = callback.parametrization is not None and not callback.weight_space
+    attaches = callback.parametrization is not None and not callback.attachment.weight_space
     strategy = type(trainer.strategy).__name__
     if strategy.startswith(("FSDP", "DeepSpeed")):
         raise ValueError(
@@ -78,32 +81,57 @@ def refuse_finetuning(trainer: Any, pl_module: Any) -> None:
     """
     if trainer.max_epochs in (None, -1):
         raise ValueError(
-            "finetune_epochs needs to know when the ordinary epochs are over: give the Trainer "
-            "max_epochs"
+            "finetune needs to know when the ordinary epochs are over: give the Trainer max_epochs"
         )
     averaging = averaging_callbacks(trainer)
     if averaging:
         raise ValueError(
-            f"finetune_epochs beside {averaging[0]}, which would average pruned weights with those "
+            f"finetune beside {averaging[0]}, which would average pruned weights with those "
             "of before: remove one of the two"
         )
     if any(base.__name__ == "LossDrivenTraining" for base in type(pl_module).__mro__):
         raise ValueError(
-            "finetune_epochs with LossDrivenTraining, which may undo the epoch before: use another "
-            "model"
+            "finetune with LossDrivenTraining, which may undo the epoch before: use another model"
         )
     if is_sharded(pl_module) or type(trainer.strategy).__name__ == "ModelParallelStrategy":
-        raise ValueError("finetune_epochs does not work with sharded models: use DDP")
+        raise ValueError("finetune does not work with sharded models: use DDP")
 
 
-def averaging_callbacks(trainer: Any) -> list[str]:
+def averaging_callbacks(trainer: Any, *kinds: str) -> list[str]:
     """Names of callbacks that put averaged weights into the model at the end of training."""
-    averaging = {"WeightAveraging", "StochasticWeightAveraging"}
+    averaging = set(kinds or ("WeightAveraging", "StochasticWeightAveraging"))
     return [
         type(callback).__name__
         for callback in trainer.callbacks
         if averaging & {base.__name__ for base in type(callback).__mro__}
     ]
+
+
+def refuse_other_optimizers(parametrization: Any, optimizers: Iterable[Any]) -> None:
+    """Check that the weights marked for training in weight space are held as they need to be.
+
+    Raises:
+        ValueError: by another optimizer; or by the right one, made before they were marked.
+    """
+    wanted = {EWN: EWNSGD, SWN: SWNSGD}[type(parametrization)]
+    remedy = (
+        f"on the command line give --model.optimizer=ewnprune.{wanted.__name__} "
+        "--model.optimizer.lr=..."
+    )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            if not any(marked(parameter) for parameter in group["params"]):
+                continue
+            if not isinstance(optimizer, wanted):
+                raise ValueError(
+                    f"weight_space=True needs the optimizer {wanted.__name__} and "
+                    f"configure_optimizers made {type(optimizer).__name__}: {remedy}"
+                )
+            if group["weight_norm"] is None:
+                raise ValueError(
+                    f"weight_space=True, and {wanted.__name__} was made before the layers were "
+                    "chosen: make it in configure_optimizers, from self.parameters()"
+                )
 
 
 def refuse_unheld(pl_module: Any, optimizers: Iterable[Any]) -> None:

@@ -1,7 +1,6 @@
 """Files that hold a plain network, and that are read without this package."""
 
 from collections.abc import Callable
-from copy import deepcopy
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from ewnprune.model.copying import copy_network
 
 FormatName = Literal["state_dict", "torch_export", "onnx", "safetensors"]
 
@@ -82,7 +83,7 @@ def _read_safetensors(path: Path, network: nn.Module) -> Network:
 
 
 def _with_weights(network: nn.Module, state: dict[str, Tensor]) -> Network:
-    empty = deepcopy(network)
+    empty = copy_network(network)
     for tensor in empty.state_dict().values():
         # a weight that the file does not bring shows
         tensor.fill_(torch.nan if tensor.is_floating_point() else 0)

@@ -1,46 +1,64 @@
-"""Copies of networks: their modules and tensors, and nothing else that a user's module holds."""
+"""Copies of networks: of their layers, and of nothing else that a module may hold."""
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from copy import deepcopy
 from functools import partial
 from types import MethodType
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 from torch.nn.utils import parametrize
 
-_HOOKS = "hooks"  # part of the name of every table of hooks that torch keeps in a module
+from ewnprune.model.preserve import run_eagerly, uncompiled
 
 
 def copy_network(model: nn.Module, share: bool = False) -> nn.Module:
-    """A copy of a model with modules of its own, whatever else the model holds.
+    """A copy with layers, parameters and buffers of its own, which shares all else with the model.
 
-    Not ``copy.deepcopy``, which fails on what a user's module may keep beside its layers (its last
-    loss, a lock, an open file, a Trainer): such attributes are the same objects in the copy. Lists,
-    tuples, dictionaries, partial functions and bound methods are made anew where they lead to
-    modules, so that the copy calls its own.
-
-    A module that torch has compiled into a graph of its own (``torch.jit``) is shared.
+    A deep copy takes along whatever a module keeps, and there are things that cannot be copied: a
+    loss with its graph, a lock, an open file, a profiler, a Trainer. A network needs none of them
+    twice. Lists and dicts that modules keep are copied too, so that appending to one changes one
+    network; layers in them, and methods of layers, are those of the copy. Sharing (tied weights, a
+    layer under two names) stays. Compiled parts run as they were before they were compiled, for
+    compiled code would run the layers of the model. What ``torch.jit`` has made is shared.
 
     Args:
         model: any module.
-        share: whether parameters and buffers are those of the model; otherwise they are clones.
+        share: whether parameters and buffers are those of the model, and not copies.
 
-    >>> import threading
-    >>> net = nn.Sequential(nn.Linear(2, 2))
-    >>> net.lock, net.first = threading.Lock(), [net[0]]
-    >>> twin = copy_network(net)
-    >>> twin.lock is net.lock, twin.first[0] is twin[0], twin[0] is net[0]
-    (True, True, False)
+    >>> from threading import Lock
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    >>> net.lock, net.last = Lock(), net(torch.ones(1, 4)).sum()
+    >>> copy = copy_network(net)
+    >>> copy[0].weight is net[0].weight, torch.equal(copy[0].weight, net[0].weight)
+    (False, True)
+    >>> copy.lock is net.lock, copy.last is net.last
+    (True, True)
     """
-    copies: dict[int, nn.Module] = {}
-    tensors: dict[int, Tensor] = {}
-    for module in model.modules():
-        jit = type(module).__module__.startswith("torch.jit")
-        copies[id(module)] = module if jit else _empty(module)
-    for module in model.modules():
-        if copies[id(module)] is not module:
-            _fill(copies[id(module)], module, copies, tensors, share)
-    return copies[id(model)]
+    copies: dict[int, Any] = {}  # of modules, tensors and containers, by the id of the original
+    modules = list(model.modules())
+    for module in modules:
+        if isinstance(module, torch.jit.ScriptModule):
+            copies[id(module)] = module
+            continue
+        copies[id(module)] = object.__new__(type(module))
+        if share:
+            tensors = [*module._parameters.values(), *module._buffers.values()]
+            copies |= {id(tensor): tensor for tensor in tensors if tensor is not None}
+            continue
+        for parameter in module._parameters.values():
+            if parameter is not None and id(parameter) not in copies:
+                copies[id(parameter)] = deepcopy(parameter)  # a leaf, which torch can always copy
+        for buffer in module._buffers.values():
+            if buffer is not None and id(buffer) not in copies:
+                copies[id(buffer)] = buffer.detach().clone()
+    for module in (m for m in modules if copies[id(m)] is not m):
+        kept = {name: _copied(value, copies) for name, value in vars(module).items()}
+        vars(copies[id(module)]).update(kept)
+    found: nn.Module = copies[id(model)]
+    run_eagerly(found)
+    return found
 
 
 def plain_network(model: nn.Module) -> nn.Module:
@@ -72,8 +90,9 @@ def _unparametrize(module: nn.Module, name: str) -> None:
     if table:
         fields = {key: value for key, value in vars(cls).items() if key != name}
         module.__class__ = type(cls.__name__, cls.__bases__, fields)
-        shell = _empty(module._modules["parametrizations"])  # type: ignore[arg-type]
-        vars(shell).update(vars(module._modules["parametrizations"]))
+        holder = module._modules["parametrizations"]
+        shell: Any = object.__new__(type(holder))
+        vars(shell).update(vars(holder))
         shell._modules = table
         module._modules["parametrizations"] = shell
     else:
@@ -86,51 +105,26 @@ def _put_first(table: dict[str, Any], name: str) -> None:
         table[other] = table.pop(other)
 
 
-def _empty(module: nn.Module) -> nn.Module:
-    return type(module).__new__(type(module))
-
-
-def _fill(
-    copy: nn.Module,
-    module: nn.Module,
-    copies: Mapping[int, nn.Module],
-    tensors: dict[int, Tensor],
-    share: bool,
-) -> None:
-    def tensor(value: Tensor | None) -> Tensor | None:
-        if value is None or share:
-            return value
-        if id(value) not in tensors:  # shared by several modules: so is its clone
-            clone = value.detach().clone()
-            parameter = isinstance(value, nn.Parameter)
-            tensors[id(value)] = nn.Parameter(clone, value.requires_grad) if parameter else clone
-        return tensors[id(value)]
-
-    for name, value in vars(module).items():
-        if name in ("_parameters", "_buffers"):
-            vars(copy)[name] = {key: tensor(part) for key, part in value.items()}
-        elif name == "_modules":
-            vars(copy)[name] = {
-                key: None if part is None else copies[id(part)] for key, part in value.items()
-            }
-        elif _HOOKS in name and hasattr(value, "copy"):
-            vars(copy)[name] = value.copy()
-        else:
-            vars(copy)[name] = _lead_to(value, copies)
-
-
-def _lead_to(value: Any, copies: Mapping[int, nn.Module]) -> Any:
-    """The same value, with the copies in place of the modules that it leads to."""
-    if isinstance(value, nn.Module):
-        return copies.get(id(value), value)
-    if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
-        return MethodType(value.__func__, copies.get(id(value.__self__), value.__self__))
-    if type(value) is partial:
-        args = [_lead_to(part, copies) for part in value.args]
-        named = {key: _lead_to(part, copies) for key, part in value.keywords.items()}
-        return partial(_lead_to(value.func, copies), *args, **named)
-    if type(value) in (list, tuple, set):
-        return type(value)(_lead_to(part, copies) for part in value)
-    if type(value) is dict:
-        return {key: _lead_to(part, copies) for key, part in value.items()}
+def _copied(value: Any, copies: dict[int, Any]) -> Any:
+    """A value that a module keeps, as the copy keeps it."""
+    kind: Any = type(value)
+    if id(value) in copies:
+        return copies[id(value)]
+    if kind in (dict, OrderedDict):
+        copies[id(value)] = table = kind()  # known before its items are: one may lead back here
+        table.update((key, _copied(item, copies)) for key, item in value.items())
+        return table
+    if kind is list:
+        items: list[Any] = []
+        copies[id(value)] = items
+        items.extend(_copied(item, copies) for item in value)
+        return items
+    if kind in (tuple, set):
+        return kind(_copied(item, copies) for item in value)
+    if kind is partial:
+        function, arguments = _copied(value.func, copies), _copied(value.args, copies)
+        return partial(function, *arguments, **_copied(value.keywords, copies))
+    method = uncompiled(value)
+    if isinstance(method, MethodType) and id(method.__self__) in copies:
+        return MethodType(method.__func__, copies[id(method.__self__)])
     return value

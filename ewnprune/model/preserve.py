@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
         try:
             with torch.inference_mode(False), torch.no_grad():
                 model.eval()
-                _run_eagerly(model)
+                run_eagerly(model)
                 yield
         finally:
             random.setstate(python)
@@ -50,13 +51,25 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
                         buffer.copy_(content)
 
 
-def _run_eagerly(model: nn.Module) -> None:
+def run_eagerly(model: nn.Module) -> None:
+    """Have compiled parts of a model run as they were before they were compiled."""
     for module in model.modules():
         if vars(module).get("_compiled_call_impl") is not None:  # by Module.compile
             vars(module)["_compiled_call_impl"] = None
+        for name, value in vars(module).items():  # methods, as Lightning compiles those of a module
+            vars(module)[name] = uncompiled(value)
         original = module._modules.get("_orig_mod")
         if original is not None and "dynamo_ctx" in vars(module):  # by torch.compile
             vars(module)["forward"] = partial(_call, original)
+
+
+def uncompiled(value: Any) -> Any:
+    """The bound method that torch.compile made this function of; anything else as it is."""
+    if not isinstance(value, FunctionType):
+        return value
+    original = getattr(value, "_torchdynamo_orig_callable", value)
+    original = getattr(original, "__wrapped__", original)  # around torch's own there is one more
+    return original if isinstance(original, MethodType) else value
 
 
 def _call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

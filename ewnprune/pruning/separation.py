@@ -1,10 +1,9 @@
 """Attention whose heads can be removed: torch's, with queries, keys and values as layers."""
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 
+from ewnprune.model.copying import copy_network
 from ewnprune.model.layers import type_name
 
 
@@ -26,7 +25,7 @@ def separate_attention(model: nn.Module) -> nn.Module:
     >>> torch.allclose(separate_attention(layer)(x), layer(x), atol=1e-6)
     True
     """
-    model = deepcopy(model)
+    model = copy_network(model)
     found = [
         (name, module)
         for name, module in model.named_modules()

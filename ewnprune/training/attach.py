@@ -90,7 +90,8 @@ def fold(model: nn.Module) -> list[str]:
             )
     for name, parametrization in folded.items():
         layer = model.get_submodule(name)
-        parametrization.load_hook.remove()
+        # by its number: in a copy of the network the handle is still that of the original's hook
+        layer._load_state_dict_pre_hooks.pop(parametrization.load_hook.id, None)
         # Removing deletes the property from the layer's class, which deep copies of the layer
         # share: give this one a class of its own first. torch/nn/utils/parametrize.py
         cls = type(layer)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from ewnprune.model.layers import LayerPatterns, neuron_dim, neuron_groups, select_layers
 from ewnprune.training.steps import Method, change
+from ewnprune.training.weight_space import groups_by_mark
 
 
 class _WeightSpaceSGD(Optimizer):
@@ -44,6 +45,10 @@ class _WeightSpaceSGD(Optimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        for group in (by_mark := groups_by_mark(param_group, self.defaults["weight_norm"])):
+            self.add_param_group(group)
+        if by_mark:
+            return
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for p in group["params"]:
@@ -151,7 +156,8 @@ class EWNSGD(_WeightSpaceSGD):
             ``alpha`` falls by ``lr * weight_decay * ||w||^2`` in a step. It is not SGD's own
             ``weight_decay`` on ``(alpha, v)``, which would draw every norm towards 1.
         weight_norm: whether a group's parameters are normalized; ``None``: those of two or more
-            dimensions are (the last layer as well), biases are not.
+            dimensions are (the last layer as well), biases are not; under a callback with
+            ``weight_space=True`` those of the layers that it was told to choose.
         dim: the dimension that counts the neurons; 1 for transposed convolutions.
         groups: groups of a transposed convolution, which split its neurons.
 

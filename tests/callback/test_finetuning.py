@@ -14,7 +14,15 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 
 import ewnprune
-from ewnprune import EWN, EWNSGD, SWN, SWNSGD, WeightNormPruning, attached_parametrizations
+from ewnprune import (
+    EWN,
+    EWNSGD,
+    SWN,
+    SWNSGD,
+    Finetune,
+    WeightNormPruning,
+    attached_parametrizations,
+)
 from ewnprune.callback.holding import hold_at_zero, pruning_masks, set_to_zero
 from ewnprune.pruning.removal import remove_neurons
 from lightning_modules import Classifier
@@ -253,14 +261,11 @@ METHODS = {
 }
 
 
-def _callback(method, **options):
+def _callback(method, epochs=0, **options):
     parametrization, more, model_options = METHODS[method]
-    made = {
-        "scores": ["norm", "norm_product", "random"],
-        "finetune_sparsity": 0.5,
-        **more,
-        **options,
-    }
+    made = {"scores": ["norm", "norm_product", "random"], **more, **options}
+    if epochs:
+        made["finetune"] = Finetune(epochs, 0.5, made.pop("score", None))
     torch.manual_seed(0)
     return WeightNormPruning(parametrization, LEVELS, **made), Net(**model_options)
 
@@ -270,7 +275,7 @@ def test_one_shot_comes_first_and_what_was_pruned_stays_zero(tmp_path, method):
     callback, model = _callback(method)
     _fit(tmp_path / "alone", model, callback)
     alone = callback.curve
-    callback, model = _callback(method, finetune_epochs=2)
+    callback, model = _callback(method, 2)
     watch = _Watch()
     trainer = _fit(tmp_path, model, callback, watch, LearningRateMonitor())
     assert trainer.current_epoch == 5
@@ -318,9 +323,7 @@ def _rates(steps, peak=0.2):
 
 
 def _run(folder, method, epochs=3, ckpt_path=None, stop=None, **options):
-    callback, model = _callback(
-        method, finetune_epochs=2, finetune_score="norm_product", scores=["norm"], **options
-    )
+    callback, model = _callback(method, epochs=2, score="norm_product", scores=["norm"], **options)
     checkpointing = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}")
     more = [] if stop is None else [_Stop(stop, folder / "interrupted.ckpt")]
     try:
@@ -371,10 +374,10 @@ class _Rates(pl.Callback):
 def test_the_schedule_of_the_classifier_starts_anew(tmp_path):
     """Alone, finetuned, and finetuned after resuming at an epoch's end and in its middle."""
 
-    def fit(folder, finetune_epochs=0, ckpt_path=None, stop=None):
+    def fit(folder, epochs=0, ckpt_path=None, stop=None):
         watch = _Rates()
         model = Classifier(nn.Sequential(nn.Flatten(), *Net().net), num_classes=2)
-        callback = WeightNormPruning(EWN(), LEVELS, finetune_epochs=finetune_epochs)
+        callback = WeightNormPruning(EWN(), LEVELS, finetune=Finetune(epochs) if epochs else None)
         more = [_Stop(stop, folder / "interrupted.ckpt")] if stop else []
         checkpointing = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}")
         with suppress(SystemExit):
@@ -406,7 +409,7 @@ def test_resuming_is_the_uninterrupted_run_bit_for_bit(tmp_path, method):
 
 
 def test_an_early_stop_is_not_finetuned_and_says_so(tmp_path, capsys):
-    callback, model = _callback("EWN", finetune_epochs=2)
+    callback, model = _callback("EWN", 2)
     stopping = EarlyStopping("val_loss", patience=1, min_delta=math.inf)
     trainer = _fit(tmp_path, model, callback, stopping, max_epochs=9)
     assert trainer.current_epoch == 1
@@ -417,7 +420,7 @@ def test_an_early_stop_is_not_finetuned_and_says_so(tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")
 def test_several_fits_and_an_evaluation(tmp_path, capsys):
-    callback, model = _callback("SWN", finetune_epochs=1)
+    callback, model = _callback("SWN", 1)
     for _ in range(2):
         trainer = _fit(tmp_path, model, callback, max_epochs=1)
         assert trainer.current_epoch == 2
@@ -441,16 +444,19 @@ class LossDrivenTraining(Net):
 @pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:.max_epochs. was not set")
 def test_what_cannot_be_finetuned_is_refused(tmp_path):
     for options, message in (
-        ({"finetune_epochs": -1}, "finetune_epochs=-1"),
-        ({"finetune_sparsity": 1}, "finetune_sparsity=1"),
-        ({"finetune_score": "nrom"}, "nrom"),
+        ({"epochs": 0}, "epochs=0: expected a number of epochs"),
+        ({"epochs": 1, "sparsity": 1}, "sparsity=1: expected a fraction"),
+        ({"epochs": 1, "score": "nrom"}, "nrom"),
+        ({"epochs": 1, "score": ["norm", "random"]}, "expected one score"),
     ):
         with pytest.raises(ValueError, match=message):
-            WeightNormPruning(EWN(), LEVELS, **options)
-    callback, model = _callback("EWN", finetune_epochs=1)
+            Finetune(**options)
+    with pytest.raises(ValueError, match=r"finetune=2: expected Finetune\(epochs"):
+        WeightNormPruning(EWN(), LEVELS, finetune=2)
+    callback, model = _callback("EWN", 1)
     with pytest.raises(ValueError, match="give the Trainer max_epochs"):
         _fit(tmp_path, model, callback, max_epochs=-1, max_steps=5)
-    with pytest.raises(ValueError, match="finetune_epochs beside EMAWeightAveraging"):
+    with pytest.raises(ValueError, match="finetune beside EMAWeightAveraging"):
         _fit(tmp_path, model, callback, EMAWeightAveraging())
     with pytest.raises(ValueError, match="LossDrivenTraining, which may undo"):
         _fit(tmp_path, LossDrivenTraining(), callback)
@@ -459,7 +465,7 @@ def test_what_cannot_be_finetuned_is_refused(tmp_path):
     checkpointing = ModelCheckpoint(tmp_path)
     _fit(tmp_path, Net(), callback, checkpointing, max_epochs=1)
     path = checkpointing.best_model_path
-    for options in ({}, {"finetune_epochs": 1, "finetune_sparsity": 0.8}):
+    for options in ({}, {"finetune": Finetune(1, 0.8)}):
         other = WeightNormPruning(EWN(), LEVELS, scores=["norm"], **options)
         with pytest.raises(ValueError, match=r"finetuning at sparsity 0\.5 by norm: resume it"):
             _fit(tmp_path, Net(), other, max_epochs=1, ckpt_path=path)

@@ -146,7 +146,7 @@ def test_initial_norms_count_for_the_change_score():
         callbacks=[InitialNorms(0.01), pruning],
     )
     trainer.fit(model, train_dataloaders=_loader())
-    torch.testing.assert_close(pruning._initial_norms["net.0"].double(), 0.01 * before)
+    torch.testing.assert_close(pruning.attachment.initial_norms["net.0"].double(), 0.01 * before)
 
 
 @pytest.mark.parametrize(

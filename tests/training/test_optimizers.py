@@ -8,6 +8,7 @@ from torch import nn
 from ewnprune import EWN, SWN, reparametrize
 from ewnprune.training.optimizers import EWNSGD, SWNSGD, neuron_param_groups
 from ewnprune.training.steps import weight_space_step
+from ewnprune.training.weight_space import mark_neurons, unmark
 
 KINDS = pytest.mark.parametrize(("kind", "optimizer"), [(EWN, EWNSGD), (SWN, SWNSGD)])
 
@@ -193,3 +194,39 @@ def test_bad_input_is_named():
     reparametrize(model, EWN())
     with pytest.raises(ValueError, match=r"layer '0' is reparametrized already"):
         neuron_param_groups(model)
+
+
+def test_marked_weights_are_grouped_whatever_the_optimizer_is_given():
+    """As neuron_param_groups(model) does, from plain parameters, some of them, or groups."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ConvTranspose2d(4, 6, 3, groups=2), nn.Flatten(), nn.Linear(6, 2)
+    )
+    expected = EWNSGD(neuron_param_groups(net), lr=0.1)
+    mark_neurons(net)
+
+    def layout(optimizer):
+        return [
+            (
+                [id(p) for p in g["params"]],
+                g["weight_norm"],
+                g["dim"] * g["weight_norm"],
+                g["groups"],
+            )
+            for g in optimizer.param_groups
+        ]
+
+    assert layout(EWNSGD(net.parameters(), lr=0.1)) == layout(expected)
+    assert layout(EWNSGD([{"params": net.parameters()}], lr=0.1)) == layout(expected)
+    assert layout(EWNSGD(net.named_parameters(), lr=0.1)) == layout(expected)
+    head = EWNSGD(net[3].parameters(), lr=0.1)  # of the layer that was left
+    assert [group["weight_norm"] for group in head.param_groups] == [False]
+    parts = EWNSGD([{"params": net[0].weight}, {"params": net[3].parameters(), "lr": 1.0}], lr=0.1)
+    assert [(g["weight_norm"], g["lr"]) for g in parts.param_groups] == [(True, 0.1), (False, 1.0)]
+    asked = EWNSGD([{"params": net[3].weight, "weight_norm": True}], lr=0.1)
+    assert asked.param_groups[0]["weight_norm"]  # what is said outright holds
+    other = nn.Linear(2, 2)  # not of the model: no neurons to prune
+    assert not EWNSGD([net[0].weight, other.weight], lr=0.1).param_groups[1]["weight_norm"]
+    twin = copy.deepcopy(net)
+    assert [g["weight_norm"] for g in EWNSGD(twin.parameters(), lr=0.1).param_groups] == [None]
+    unmark(net)
+    assert [g["weight_norm"] for g in EWNSGD(net.parameters(), lr=0.1).param_groups] == [None]

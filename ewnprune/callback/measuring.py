@@ -1,0 +1,136 @@
+"""What is measured of a Trainer's network, and how: all that is asked of `ewnprune.curve`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+
+from ewnprune.callback.batches import TrainerBatches, global_seed
+from ewnprune.callback.holding import pruning_masks
+from ewnprune.curve.built import check_realize
+from ewnprune.curve.curve import Curve
+from ewnprune.curve.measures import Loss
+from ewnprune.curve.sweep import sparsity_curve
+from ewnprune.model.layers import LayerPatterns
+from ewnprune.model.preserve import evaluating
+from ewnprune.model.sharding import gathered
+from ewnprune.model.tracing import Forward
+from ewnprune.pruning.ranking import Scope
+from ewnprune.pruning.score_names import Score, find_scores
+
+_MISFITS = (TypeError, LookupError, AttributeError, NotImplementedError)
+
+
+@dataclass
+class Measuring:
+    """The options of `sparsity_curve` that hold for a whole run; `PruningHooks` describes them.
+
+    Raises:
+        ValueError: an unknown score or scope, a ``realize`` that is none, or no function.
+    """
+
+    sparsities: tuple[float, ...]
+    scores: Sequence[str]
+    layers: LayerPatterns | None
+    exclude: LayerPatterns | None
+    scope: Scope
+    metric: Metric | MetricCollection | None
+    loss_fn: Loss | None
+    batch: Callable[[Any], tuple[Any, Any]]
+    forward: Forward
+    realize: Literal["mask", "remove"]
+
+    def __post_init__(self) -> None:
+        if self.scope not in ("layer", "global"):
+            raise ValueError(f"scope={self.scope!r}: expected 'layer' or 'global'")
+        find_scores(self.scores)  # an unknown one is an error now, not after the training
+        check_realize(self.realize)
+        for name in ("loss_fn", "batch", "forward"):
+            function = getattr(self, name)
+            if not callable(function) and (function is not None or name != "loss_fn"):
+                raise ValueError(f"{name}={function!r}: expected a function")
+
+    def curve(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        batches: TrainerBatches,
+        sparsities: Sequence[float],
+        scores: Sequence[str | Score],
+        method: str,
+        initial_norms: Mapping[str, Tensor],
+    ) -> Curve:
+        """The curve of the network as it is now, the way the Trainer itself evaluates it."""
+        with trainer.precision_plugin.forward_context(), gathered(pl_module):
+            return sparsity_curve(
+                pl_module,
+                batches,
+                sparsities,
+                scores,
+                metric=self.metric,
+                loss_fn=self.loss_fn,
+                batch=self.batch,
+                forward=self.forward,
+                layers=self.layers,
+                exclude=self.exclude,
+                scope=self.scope,
+                initial_norms=initial_norms,
+                device=pl_module.device,
+                method=method,
+                seed=global_seed(),
+                realize=self.realize,
+            )
+
+    def masks(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        batches: TrainerBatches,
+        sparsity: float,
+        score: str | Score,
+        initial_norms: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """What goes at one level by one score, see `pruning_masks`."""
+        # fetching a batch draws random numbers, which training must not notice
+        with evaluating(pl_module, batches), trainer.precision_plugin.forward_context():
+            inputs, _ = self.batch(next(iter(batches)))
+            masks = pruning_masks(
+                pl_module,
+                sparsity,
+                inputs,
+                score=score,
+                layers=self.layers,
+                exclude=self.exclude,
+                scope=self.scope,
+                initial_norms=initial_norms,
+                seed=global_seed(),
+                forward=self.forward,
+            )
+        return {name: keep.cpu() for name, keep in masks.items()}
+
+    def check_call(self, trainer: Any, pl_module: Any, batches: TrainerBatches) -> None:
+        """Call the model once, as a curve does.
+
+        Raises:
+            ValueError: that is not how it is called; the message names the argument that helps.
+        """
+        with (
+            evaluating(pl_module, batches),
+            trainer.precision_plugin.forward_context(),
+            gathered(pl_module),
+        ):
+            for batch in batches:
+                inputs, _ = self.batch(batch)
+                try:
+                    self.forward(pl_module, inputs)
+                except _MISFITS as error:
+                    reason = str(error).strip().partition("\n")[0]
+                    raise ValueError(
+                        f"{type(pl_module).__name__} cannot be called on the inputs of a batch "
+                        f"({type(error).__name__}: {reason}): give WeightNormPruning forward=, a "
+                        "function from model and inputs to outputs, and batch= where the inputs "
+                        "are not the first of a pair"
+                    ) from error
+                return
