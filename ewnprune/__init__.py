@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from ewnprune.training.parametrizations import SWN as SWN
     from ewnprune.training.parametrizations import NeuronParametrization as NeuronParametrization
     from ewnprune.training.state_dict import fold_state_dict as fold_state_dict
-    from ewnprune.training.state_dict import unfold_state_dict as unfold_state_dict
 
 __version__ = "0.1.0"
 
@@ -81,7 +80,7 @@ _NAMES = {
     "training.losses": "LogCrossEntropyLoss LogExponentialLoss",
     "training.optimizers": "EWNSGD SWNSGD neuron_param_groups",
     "training.parametrizations": "EWN NeuronParametrization SWN",
-    "training.state_dict": "fold_state_dict unfold_state_dict",
+    "training.state_dict": "fold_state_dict",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -110,8 +110,9 @@ def find_groups(
     groups.sort(key=lambda group: min(map(order.index, group.makers), default=len(order)))
     staying = [group for group in groups if group.stays]
     usable = [part for g in groups if not g.stays for part in _as_masked(g, anatomy)]
-    # where all have to stay, they are masked at least
-    usable = usable or [part for group in staying for part in _as_masked(group, anatomy)]
+    if not usable:  # then they are masked at least
+        usable = [part for group in staying for part in _as_masked(group, anatomy)]
+        staying = [group for group in staying if not {*group.makers} & {p.name for p in usable}]
     if not usable:
         reasons = "; ".join(f"{group.name!r}: {group.stays}" for group in staying)
         raise ValueError(f"no neuron of {type_name(network)} can be pruned ({reasons})")

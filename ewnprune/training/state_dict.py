@@ -64,22 +64,6 @@ def fold_state_dict(
     return folded
 
 
-def unfold_state_dict(
-    state_dict: Mapping[str, Any], parametrizations: Mapping[str, NeuronParametrization]
-) -> dict[str, Any]:
-    """A state dict in the native form of the given layers, whatever form it comes in.
-
-    Args:
-        state_dict: plain, native or torch's weight-norm form, layer by layer.
-        parametrizations: layer name to the parametrization on it, as from
-            `ewnprune.attached_parametrizations`.
-    """
-    unfolded = dict(state_dict)
-    for name, parametrization in parametrizations.items():
-        to_native(unfolded, f"{name}." if name else "", parametrization)
-    return unfolded
-
-
 def to_native(
     state_dict: dict[str, Any], prefix: str, parametrization: NeuronParametrization
 ) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import ewnprune
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks/README.md"])
 
@@ -39,6 +41,12 @@ def test_the_compatibility_matrix_is_made_of_tests():
     for file, name in set(test.findall(page)):
         functions = ast.parse(_read(f"tests/{file}")).body
         assert name in {getattr(function, "name", "") for function in functions}, (file, name)
+
+
+def test_every_exported_name_is_explained():
+    page = _read("docs/api.md")
+    told = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| .+? \|", page, re.MULTILINE))))
+    assert told == set(ewnprune._MODULES)
 
 
 def test_the_two_commands_are_on_the_first_screen_and_ci_runs_them():
