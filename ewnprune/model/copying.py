@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ewnprune.model.layers import plain_type
 from ewnprune.model.preserve import run_eagerly, uncompiled
 
 
@@ -96,7 +97,7 @@ def _unparametrize(module: nn.Module, name: str) -> None:
         shell._modules = table
         module._modules["parametrizations"] = shell
     else:
-        module.__class__ = cls.__bases__[0]
+        module.__class__ = plain_type(module)
         del module._modules["parametrizations"]
 
 

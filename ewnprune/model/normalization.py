@@ -4,6 +4,7 @@ A BatchNorm treats every channel by itself. A LayerNorm or GroupNorm reads acros
 without some of them it gives other values for the rest; a masked one counts those that stay only.
 """
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ewnprune.model.copying import copy_network
 from ewnprune.model.layers import replace_tensor
 
 ACROSS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.Softmax, nn.Softmax2d)
@@ -98,7 +98,8 @@ def mask_channels(norm: Any, keep: Tensor) -> None:
     """Make a norm that reads across channels give zero for some, and leave them out of its sums."""
     record = normalization_of(norm)
     assert record is not None and record.dim is not None
-    dim, small = record.dim, copy_network(norm, share=True)
+    dim, small = record.dim, copy(norm)
+    small._parameters, small._buffers = dict(norm._parameters), dict(norm._buffers)
     shrink_channels(small, keep)
 
     def masked(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -74,7 +74,8 @@ def rank_groups(
     except OutgoingUnknownError as error:
         facts = replace(facts, outgoing=False)
         values = _unit_scores_of(name, score, network, groups, facts)
-        notes = [Note("score", f"{name}: outgoing weights count as 1 in all layers, since {error}")]
+        told = f"those of {error.layer!r} are not known ({error.reason})"
+        notes = [Note("score", f"{name}: outgoing weights count as 1 in all layers, since {told}")]
     if values is None:
         alone = {layer: _alone(layer, network, facts) for layer in chosen}
         values = {layer: _score(name, score, neurons, 2) for layer, neurons in alone.items()}

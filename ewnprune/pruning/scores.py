@@ -51,7 +51,19 @@ class Neurons:
 
 
 class OutgoingUnknownError(ValueError):
-    """A score wants the outgoing weights of neurons that nobody knows the readers of."""
+    """A score wants the outgoing weights of neurons that nobody knows the readers of.
+
+    Args:
+        score: its name.
+        neurons: the neurons of one layer.
+    """
+
+    def __init__(self, score: str, neurons: Neurons) -> None:
+        self.layer, self.reason = neurons.layer, neurons.no_outgoing
+        super().__init__(
+            f"score {score!r} needs the outgoing weights of layer {neurons.layer!r}, which are "
+            f"not known ({neurons.no_outgoing}): leave that layer out, or choose another score"
+        )
 
 
 def norm(neurons: Neurons) -> Tensor:
@@ -145,10 +157,7 @@ def _row_norms(rows: Tensor) -> Tensor:
 
 def _outgoing_norm(neurons: Neurons, score: str) -> Tensor:
     if neurons.outgoing is None:
-        raise OutgoingUnknownError(
-            f"score {score!r} needs the outgoing weights of layer {neurons.layer!r}, which are "
-            f"not known ({neurons.no_outgoing}): leave that layer out, or choose another score"
-        )
+        raise OutgoingUnknownError(score, neurons)
     return _row_norms(neurons.outgoing)
 
 

@@ -118,7 +118,7 @@ def test_the_last_curve_is_of_the_model_that_the_user_gets(tmp_path, who, hook, 
     _assert_last_is_the_users(callback, model)
     epochs = {None: [3], 2: [1, 3], 3: [2, 3]}[every]
     assert [p.epoch for p in callback.curve.where(sparsity=0.0)] == epochs
-    again = [note for note in callback.curve.notes if "other weights had been put in" in note]
+    again = [note for note in callback.curve.notes if "other weights had been put in" in str(note)]
     assert bool(again) == (every == 2 or (hook == "on_fit_end" and who != "callback before"))
 
 
@@ -133,7 +133,7 @@ def test_weights_that_stay_are_measured_once(tmp_path, monkeypatch):
     _fit(tmp_path, model, callback)
     assert len(steps) == 2  # after epochs 1 and 3, and not once more at the end
     _assert_last_is_the_users(callback, model)
-    assert not [note for note in callback.curve.notes if "put in" in note]
+    assert not [note for note in callback.curve.notes if "put in" in str(note)]
 
 
 def test_checkpoints_of_the_end_hold_what_they_held(tmp_path):
@@ -257,7 +257,7 @@ def test_schedule_free_weights_of_evaluation_are_swept_and_training_goes_on(
         point = callback.curve.where(epoch=epoch, sparsity=0.0).points[0]
         assert point.accuracy == pytest.approx(model.validated[epoch]["val_acc"], abs=1e-6)
         assert point.loss == pytest.approx(model.validated[epoch]["val_loss"], rel=1e-5)
-    assert any("other weights had been put in" in note for note in callback.curve.notes)
+    assert any("other weights had been put in" in str(note) for note in callback.curve.notes)
     (flags, weights), (flags_too, weights_too) = runs
     assert flags == flags_too  # as if no curve had been taken, bit for bit
     for one, other in zip(weights, weights_too, strict=True):
@@ -297,7 +297,7 @@ def test_averages_that_validation_evaluates_are_swept(tmp_path):
         point = callback.curve.where(epoch=epoch, sparsity=0.0).points[0]
         assert point.accuracy == pytest.approx(model.validated[epoch]["val_acc"], abs=1e-6)
         assert point.loss == pytest.approx(model.validated[epoch]["val_loss"], rel=1e-5)
-    assert not [note for note in callback.curve.notes if "put in" in note]
+    assert not [note for note in callback.curve.notes if "put in" in str(note)]
     assert all(torch.equal(states[0][key], value) for key, value in states[1].items())
 
 
