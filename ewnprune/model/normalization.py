@@ -99,7 +99,10 @@ def mask_channels(norm: Any, keep: Tensor) -> None:
     record = normalization_of(norm)
     assert record is not None and record.dim is not None
     dim, small = record.dim, copy(norm)
-    small._parameters, small._buffers = dict(norm._parameters), dict(norm._buffers)
+    # tables of its own: of tensors, which are cut, and of hooks, to which one is added below
+    vars(small).update(
+        {k: table.copy() for k, table in vars(norm).items() if isinstance(table, dict)}
+    )
     shrink_channels(small, keep)
 
     def masked(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
