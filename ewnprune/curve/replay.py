@@ -46,8 +46,8 @@ class _Built:
 class Replay:
     """Outputs of the variants of one network, batch by batch.
 
-    Each variant is built, run and dropped, but for those that together take no more than the
-    network itself, which are kept. Of a traced network, what no variant
+    Each variant is built, run and dropped, but for those that are kept where all that is built at
+    one time takes no more than the network itself. Of a traced network, what no variant
     changes runs once per batch, and only the rest once per variant. That the graph does what the
     network does is checked bit for bit on the first batch of each shape, and that no variant
     overwrites what the next one needs, on every batch; where either fails, whole networks run.
@@ -73,6 +73,7 @@ class Replay:
         self._whole: set[Variant] = set()
         self._shared = {id(parameter) for parameter in self.network.parameters()}
         self._room = sum(parameter.nbytes for parameter in self.network.parameters())
+        self._largest = 0
         self._kept: dict[Variant, _Built] = {}
         if self.trace is not None:
             self._judge(_shapes(inputs), found.anatomy.exact)
@@ -161,7 +162,8 @@ class Replay:
         nodes = tail.behind if first else tail.nodes
         built = _Built(rooted(network, self.forward), nodes, picks)
         own = sum(p.nbytes for p in network.parameters() if id(p) not in self._shared)
-        if own <= self._room:
+        self._largest = max(self._largest, own)
+        if own + self._largest <= self._room:  # beside the one that is run
             self._room -= own
             self._kept[variant] = built
         return built
