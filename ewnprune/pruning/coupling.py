@@ -41,10 +41,16 @@ def coupled_groups(
     """
     twin = copy_network(network, share=True)
     for module in twin.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # which the twin shares with the model
         # the graph is one of gradients: parameters of the twin's own must ask for them
         for key, parameter in module._parameters.items():
             if parameter is not None:
-                module._parameters[key] = nn.Parameter(parameter.detach(), _has_gradient(parameter))
+                value = _not_of_inference(parameter.detach())
+                module._parameters[key] = nn.Parameter(value, _has_gradient(parameter))
+        for table in (module._buffers, vars(module)):
+            for key, value in table.items():
+                table[key] = _not_of_inference(value)
     finder = _Finder(twin, forward, inputs)
     attention = head_groups(find_attention(twin, forward, inputs), heads)
     order = {name: place for place, (name, _) in enumerate(network.named_modules())}
@@ -60,6 +66,11 @@ def coupled_groups(
         groups += [group] if not of_heads else [g for g in of_heads if g.name not in given]
         given |= {g.name for g in of_heads}
     return groups
+
+
+def _not_of_inference(value: Any) -> Any:
+    """A tensor that a graph can keep: those made in inference mode are copied."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _has_gradient(tensor: Tensor) -> bool:

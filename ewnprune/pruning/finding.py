@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ewnprune.model.anatomy import Anatomy, dissect
@@ -193,7 +194,7 @@ def unwritable(network: nn.Module, groups: Sequence[Group]) -> Mapping[str, str]
                 owners.setdefault(id(parameter), {})[id(module)] = name
     found: dict[str, str] = {}
     for group in groups:
-        for name in group.touched:
+        for name in sorted(group.touched):
             reason = _why(name, network.get_submodule(name), owners)
             if reason:
                 found.setdefault(group.name, reason)
@@ -201,6 +202,8 @@ def unwritable(network: nn.Module, groups: Sequence[Group]) -> Mapping[str, str]
 
 
 def _why(name: str, module: nn.Module, owners: Mapping[int, Mapping[int, str]]) -> str:
+    if isinstance(module, torch.jit.ScriptModule):
+        return f"{name!r} is made by torch.jit, and can be neither copied nor cut"
     if "parametrizations" in module._modules:
         return f"{name!r} is parametrized"
     if not isinstance(getattr(module, "weight", None), nn.Parameter | None):

@@ -176,6 +176,7 @@ def remove_with_notes(
 
     The arguments and errors are those of `remove_neurons`.
 
+    >>> import torch
     >>> class Residual(nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
