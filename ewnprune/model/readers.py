@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ewnprune.model.layers import LAYER_TYPES, num_neurons, plain_type, spatial_dims, type_name
+from ewnprune.model.layers import LAYER_TYPES, num_neurons, spatial_dims, type_name
+from ewnprune.model.normalization import normalization_of
 from ewnprune.model.operations import (
     BATCH_NORMS,
-    CHANNELWISE,
     ELEMENTWISE,
     ELEMENTWISE_FUNCTIONS,
     ELEMENTWISE_NAMES,
@@ -20,8 +20,11 @@ from ewnprune.model.operations import (
     RESHAPE_NAMES,
     asks_fact,
     is_stock,
+    stock_kind,
 )
 from ewnprune.model.tracing import Trace
+
+_KNOWN = (*ELEMENTWISE, *POOLS, nn.PReLU, nn.Flatten, nn.Unflatten)
 
 
 @dataclass(frozen=True)
@@ -170,14 +173,16 @@ class _Walk:
         self, node: fx.Node, name: str, channels: _Channels
     ) -> _Channels | str | None:
         module = self.trace.root.get_submodule(str(node.target))
-        kind = plain_type(module)
+        kind = stock_kind(module, _KNOWN)
         if kind in ELEMENTWISE or (kind is nn.PReLU and module.num_parameters == 1):
             return channels
         if kind in POOLS:
             return self._through_pool(node, channels, POOLS[kind])
         if kind in (nn.Flatten, nn.Unflatten):
             return self._through_reshape(node, channels)
-        if kind in CHANNELWISE:
+        # one that does more than torch's, such as to activate, is tried before it is believed
+        record = normalization_of(module)
+        if record is not None and not record.across:
             if self._dim(node.all_input_nodes[0], channels) != 1:
                 return f"{type_name(module)} {name!r} does not have them as its channels"
             self.reads.setdefault(name, set()).add(channels)
