@@ -24,8 +24,6 @@ from ewnprune.model.operations import (
 )
 from ewnprune.model.tracing import Trace
 
-_KNOWN = (*ELEMENTWISE, *POOLS, nn.PReLU, nn.Flatten, nn.Unflatten)
-
 
 @dataclass(frozen=True)
 class Reader:
@@ -173,7 +171,7 @@ class _Walk:
         self, node: fx.Node, name: str, channels: _Channels
     ) -> _Channels | str | None:
         module = self.trace.root.get_submodule(str(node.target))
-        kind = stock_kind(module, _KNOWN)
+        kind = stock_kind(module, (*ELEMENTWISE, *POOLS, nn.PReLU, nn.Flatten, nn.Unflatten))
         if kind in ELEMENTWISE or (kind is nn.PReLU and module.num_parameters == 1):
             return channels
         if kind in POOLS:
@@ -240,11 +238,10 @@ class _Walk:
     def _through_reshape(self, node: fx.Node, channels: _Channels) -> _Channels | str:
         """The same values in the same order: find the dimension that counts the neurons now."""
         before = self.trace.shapes[node.all_input_nodes[0]]
-        after = self.trace.shapes.get(node)
+        after = self.trace.shapes.get(node, torch.Size())
         neurons = num_neurons(self.chosen[channels.layer])
         outer = before[: len(before) - 1 - channels.trailing].numel()
-        for dim in reversed(range(len(after or ()))):
-            assert after is not None
+        for dim in reversed(range(len(after))):
             if after[:dim].numel() == outer and after[dim] % neurons == 0:
                 return _Channels(channels.layer, len(after) - 1 - dim, after[dim] // neurons)
         return f"{_describe(self.trace, node)} mixes them with other dimensions"

@@ -31,6 +31,18 @@ def first_samples(inputs: Any, count: int = 1) -> Any:
     return tree_map_only(Tensor, lambda tensor: tensor[:count], inputs)
 
 
+def two_samples(inputs: Any) -> Any:
+    """A batch of one sample as one of two, the same twice; others as they are.
+
+    >>> two_samples({"x": torch.zeros(1, 3)})["x"].shape
+    torch.Size([2, 3])
+    """
+    sizes = {leaf.shape[:1] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
+    if sizes != {(1,)}:
+        return inputs
+    return tree_map_only(Tensor, lambda tensor: torch.cat([tensor, tensor]), inputs)
+
+
 def without(size: int, gone: Iterable[int]) -> Tensor:
     """Which of ``size`` units stay, ``(size,)``.
 
