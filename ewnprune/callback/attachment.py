@@ -73,7 +73,10 @@ class Attachment:
             selection = reparametrize(model, self.parametrization, self.layers, self.exclude)
         if self.weight_space:
             mark_neurons(model, self.layers, self.exclude)
-        norms = {name: whole(neuron_norms(layer)) for name, layer in selection.chosen.items()}
+        layers = select_layers(
+            model, self.layers, self.exclude
+        ).chosen  # frozen ones are pruned too
+        norms = {name: whole(neuron_norms(layer)) for name, layer in layers.items()}
         self.initial_norms = {name: values.cpu() for name, values in norms.items()}
         return selection
 

@@ -81,7 +81,7 @@ class Measures:
         if metric is not None:
             if not isinstance(metric, Metric | MetricCollection):
                 raise TypeError(f"metric={metric!r}: expected a torchmetrics Metric or collection")
-            metric = metric.clone().to(device)
+            metric = _each_by_itself(metric.clone()).to(device)
             metric.reset()
             check_metric(metric, outputs, targets)
         self.metrics = [] if metric is None else [metric.clone() for _ in range(networks)]
@@ -185,6 +185,20 @@ def sum_loss(loss: Any, samples: int, dtype: torch.dtype) -> Tensor:
         f"loss_fn gives {shape}: expected the mean over the batch, or one number for each of its "
         f"{samples} samples"
     )
+
+
+def _each_by_itself(metric: Metric | MetricCollection) -> Metric | MetricCollection:
+    """The same, with no states shared because they were equal on one batch.
+
+    Collections update one metric of several whose states agree after the first batch. Those of
+    other thresholds may agree by chance, and go on with counts that are not theirs. Groups that
+    the user gave stay. torchmetrics/collections.py: _merge_compute_groups
+    """
+    for part in metric.modules():
+        if isinstance(part, MetricCollection) and part._enable_compute_groups is True:
+            part._enable_compute_groups, part._groups_checked = False, False
+            part._groups = {}
+    return metric
 
 
 def check_metric(metric: Metric | MetricCollection, outputs: Any, targets: Any) -> None:

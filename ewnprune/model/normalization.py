@@ -79,9 +79,10 @@ def shrink_channels(module: Any, keep: Tensor) -> None:
         module: see `normalization_of`.
         keep: which channels stay, ``(channels,)``.
     """
+    channels = channels_of(module)
     for table in (module._parameters, module._buffers):
         for name, tensor in table.items():
-            if tensor is not None and tensor.ndim:
+            if tensor is not None and tensor.shape[-1:] == (channels,):
                 index = keep.nonzero().flatten().to(tensor.device)
                 replace_tensor(module, name, tensor.detach().index_select(-1, index))
     left = int(keep.sum())

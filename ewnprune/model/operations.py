@@ -1,6 +1,7 @@
 """Which operations keep neurons apart: each output depends on one neuron only."""
 
 import operator
+from collections.abc import Collection
 
 import torch
 from torch import fx, nn
@@ -26,10 +27,6 @@ POOL_FUNCTIONS = {
     if hasattr(functional, f"{kind}{dims}d")
 }
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-CHANNELWISE = (
-    *BATCH_NORMS,
-    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.PReLU),
-)
 ELEMENTWISE = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid),
@@ -55,21 +52,42 @@ ELEMENTWISE_FUNCTIONS = {
     if hasattr(space, name)
 }
 RESHAPE_FUNCTIONS = {getattr(torch, name) for name in RESHAPE_NAMES if hasattr(torch, name)}
+_FORWARD = {"forward", "_conv_forward"}
 FACTS = ("shape", "ndim", "dtype", "device", "size", "dim", "numel", "is_floating_point")
 
 
 def is_elementwise(trace: Trace, node: fx.Node) -> bool:
     """Whether an operation treats each number by itself."""
     if node.op == "call_module":
-        return plain_type(trace.root.get_submodule(str(node.target))) in ELEMENTWISE
+        return stock_kind(trace.root.get_submodule(str(node.target)), ELEMENTWISE) is not None
     names = ELEMENTWISE_NAMES if node.op == "call_method" else ELEMENTWISE_FUNCTIONS
     return node.op in ("call_method", "call_function") and node.target in names
 
 
+def stock_kind(module: nn.Module, kinds: Collection[type[nn.Module]]) -> type[nn.Module] | None:
+    """Which of some kinds a module is, running that kind's own forward; None if none of them.
+
+    A subclass is what its parent is as long as it computes nothing of its own.
+
+    >>> class Named(nn.ReLU):
+    ...     pass
+    >>> class Shifted(nn.ReLU):
+    ...     def forward(self, x):
+    ...         return super().forward(x) + 1
+    >>> stock_kind(Named(), ELEMENTWISE), stock_kind(Shifted(), ELEMENTWISE)
+    (<class 'torch.nn.modules.activation.ReLU'>, None)
+    """
+    own = plain_type(module)
+    kind = next((cls for cls in own.__mro__ if cls in kinds), None)
+    if kind is None or not _FORWARD.isdisjoint(vars(module)):  # put on this one module
+        return None
+    parts = (getattr(own, name, None) is getattr(kind, name, None) for name in _FORWARD)
+    return kind if all(parts) else None
+
+
 def is_stock(layer: nn.Module) -> bool:
     """Whether a Linear or convolution runs torch's own forward."""
-    forward = plain_type(layer).forward
-    return any(forward is kind.forward for kind in LAYER_TYPES)
+    return stock_kind(layer, LAYER_TYPES) is not None
 
 
 def asks_fact(node: fx.Node) -> bool:

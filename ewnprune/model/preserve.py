@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from ewnprune.model.tensors import same_bits
 
 
 @contextmanager
@@ -17,16 +19,20 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
     """Put a model into eval mode without gradients; on leaving all is as before, bit for bit.
 
     That is every train flag, buffer and attribute of every module (a forward pass may store
-    things), and the state of Python's, NumPy's and torch's generators, the model's GPUs' and the
-    loader's own included. Parameters are the caller's not to write. Compiled parts run as they
-    were before they were compiled, since compiled code calls no hooks.
+    things), the values of buffers and of tensors that modules keep, and the state of Python's,
+    NumPy's and torch's generators, the model's GPUs' and the loader's own included. Parameters are
+    the caller's not to write. Compiled parts run as they were before they were compiled, since
+    compiled code calls no hooks.
 
     Inference mode is left too: tensors made in it that a model keeps (a cache, say) could never
     be trained with. https://docs.pytorch.org/docs/stable/notes/autograd.html#inference-mode
     """
-    attributes = [(module, dict(vars(module))) for module in model.modules()]
-    tables = [(module._buffers, dict(module._buffers)) for module in model.modules()]
-    contents = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
+    scripted = [(module, module.training) for module in model.modules() if _is_scripted(module)]
+    modules = [module for module in model.modules() if not _is_scripted(module)]
+    attributes = [(module, dict(vars(module))) for module in modules]
+    tables = [(module._buffers, dict(module._buffers)) for module in modules]
+    with torch.inference_mode(False), torch.no_grad():
+        contents = [(t, t.clone(), _version(t)) for t in _kept_tensors(model)]
     gpus = {p.device for p in model.parameters() if p.device.type == "cuda"}
     generators = [(g, g.get_state()) for g in _own_generators(loader)]
     python, numpy = random.getstate(), np.random.get_state()
@@ -45,15 +51,42 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
                 _restore(vars(module), before)
             for table, buffers in tables:
                 _restore(table, buffers)
-            for buffer, version, content in contents:
-                if buffer._version != version:
-                    with torch.no_grad():
-                        buffer.copy_(content)
+            for module, training in scripted:
+                module.training = training  # the module knows it by itself, for its code
+            for tensor, content, version in contents:
+                if _changed(tensor, content, version):
+                    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+                        tensor.copy_(content)
+
+
+def _is_scripted(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _kept_tensors(model: nn.Module) -> list[Tensor]:
+    """All buffers, and tensors that modules keep as plain attributes, each once."""
+    kept = [value for m in model.modules() for value in vars(m).values()]
+    tensors = [*model.buffers(), *(value for value in kept if isinstance(value, Tensor))]
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _changed(tensor: Tensor, content: Tensor, version: int | None) -> bool:
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+    if plain and not tensor.is_quantized:
+        # by value: kernels and other libraries write without telling the version counter
+        return not same_bits(tensor, content)
+    return version is None or tensor._version != version
 
 
 def run_eagerly(model: nn.Module) -> None:
     """Have compiled parts of a model run as they were before they were compiled."""
     for module in model.modules():
+        if _is_scripted(module):
+            continue  # by torch.jit, which has nothing else to run
         if vars(module).get("_compiled_call_impl") is not None:  # by Module.compile
             vars(module)["_compiled_call_impl"] = None
         for name, value in vars(module).items():  # methods, as Lightning compiles those of a module

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ewnprune.model.layers import LAYER_TYPES, num_neurons, plain_type, spatial_dims, type_name
+from ewnprune.model.layers import LAYER_TYPES, num_neurons, spatial_dims, type_name
+from ewnprune.model.normalization import normalization_of
 from ewnprune.model.operations import (
     BATCH_NORMS,
-    CHANNELWISE,
     ELEMENTWISE,
     ELEMENTWISE_FUNCTIONS,
     ELEMENTWISE_NAMES,
@@ -20,6 +20,7 @@ from ewnprune.model.operations import (
     RESHAPE_NAMES,
     asks_fact,
     is_stock,
+    stock_kind,
 )
 from ewnprune.model.tracing import Trace
 
@@ -170,14 +171,16 @@ class _Walk:
         self, node: fx.Node, name: str, channels: _Channels
     ) -> _Channels | str | None:
         module = self.trace.root.get_submodule(str(node.target))
-        kind = plain_type(module)
+        kind = stock_kind(module, (*ELEMENTWISE, *POOLS, nn.PReLU, nn.Flatten, nn.Unflatten))
         if kind in ELEMENTWISE or (kind is nn.PReLU and module.num_parameters == 1):
             return channels
         if kind in POOLS:
             return self._through_pool(node, channels, POOLS[kind])
         if kind in (nn.Flatten, nn.Unflatten):
             return self._through_reshape(node, channels)
-        if kind in CHANNELWISE:
+        # one that does more than torch's, such as to activate, is tried before it is believed
+        record = normalization_of(module)
+        if record is not None and not record.across:
             if self._dim(node.all_input_nodes[0], channels) != 1:
                 return f"{type_name(module)} {name!r} does not have them as its channels"
             self.reads.setdefault(name, set()).add(channels)
@@ -235,11 +238,10 @@ class _Walk:
     def _through_reshape(self, node: fx.Node, channels: _Channels) -> _Channels | str:
         """The same values in the same order: find the dimension that counts the neurons now."""
         before = self.trace.shapes[node.all_input_nodes[0]]
-        after = self.trace.shapes.get(node)
+        after = self.trace.shapes.get(node, torch.Size())
         neurons = num_neurons(self.chosen[channels.layer])
         outer = before[: len(before) - 1 - channels.trailing].numel()
-        for dim in reversed(range(len(after or ()))):
-            assert after is not None
+        for dim in reversed(range(len(after))):
             if after[:dim].numel() == outer and after[dim] % neurons == 0:
                 return _Channels(channels.layer, len(after) - 1 - dim, after[dim] // neurons)
         return f"{_describe(self.trace, node)} mixes them with other dimensions"

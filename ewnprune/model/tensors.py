@@ -31,6 +31,18 @@ def first_samples(inputs: Any, count: int = 1) -> Any:
     return tree_map_only(Tensor, lambda tensor: tensor[:count], inputs)
 
 
+def two_samples(inputs: Any) -> Any:
+    """A batch of one sample as one of two, the same twice; others as they are.
+
+    >>> two_samples({"x": torch.zeros(1, 3)})["x"].shape
+    torch.Size([2, 3])
+    """
+    sizes = {leaf.shape[:1] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
+    if sizes != {(1,)}:
+        return inputs
+    return tree_map_only(Tensor, lambda tensor: torch.cat([tensor, tensor]), inputs)
+
+
 def without(size: int, gone: Iterable[int]) -> Tensor:
     """Which of ``size`` units stay, ``(size,)``.
 
@@ -61,6 +73,24 @@ def identical(first: Tensor, second: Tensor) -> bool:
     """Bit for bit equal, NaN where NaN is."""
     return torch.equal(first, second) or bool(
         ((first == second) | (first.isnan() & second.isnan())).all()
+    )
+
+
+def same_bits(first: Tensor, second: Tensor) -> bool:
+    """Whether two plain tensors of the same shape and type hold the same bits.
+
+    >>> same_bits(torch.tensor([torch.nan]), torch.tensor([torch.nan]))
+    True
+    >>> same_bits(torch.tensor(0.0), torch.tensor(-0.0))
+    False
+    """
+    return first.is_meta or torch.equal(_bytes(first), _bytes(second))
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1)
+    return (torch.view_as_real(tensor).view(-1) if tensor.is_complex() else tensor).view(
+        torch.uint8
     )
 
 

@@ -5,6 +5,7 @@ those that it reads with those that it gives, and so on. Fang et al., "DepGraph:
 Structural Pruning", https://arxiv.org/abs/2301.12900.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -21,12 +22,17 @@ from ewnprune.model.tensors import clone
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.groups import Group, Places
 from ewnprune.pruning.heads import Heads, head_groups
+from ewnprune.pruning.training_pass import training_twin
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def coupled_groups(
-    network: nn.Module, forward: Forward, inputs: Any, heads: Heads = "keep"
+    network: nn.Module,
+    forward: Forward,
+    inputs: Any,
+    heads: Heads = "keep",
+    training: bool = False,
 ) -> list[Group]:
     """All groups of a network, each once, in the order of the graph; heads of attention too.
 
@@ -35,17 +41,26 @@ def coupled_groups(
         forward: gives the outputs from network and inputs.
         inputs: example inputs.
         heads: what may go of attention.
+        training: whether to look at the pass in train mode, and what only that calls.
 
     Raises:
         ValueError: torch-pruning cannot follow the network.
     """
-    twin = copy_network(network, share=True)
+    twin = training_twin(network) if training else copy_network(network, share=True)
+    modes = {module: module.training for module in twin.modules()}
     for module in twin.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # which the twin shares with the model
         # the graph is one of gradients: parameters of the twin's own must ask for them
         for key, parameter in module._parameters.items():
             if parameter is not None:
-                module._parameters[key] = nn.Parameter(parameter.detach(), _has_gradient(parameter))
-    finder = _Finder(twin, forward, inputs)
+                value = _not_of_inference(parameter.detach())
+                module._parameters[key] = nn.Parameter(value, _has_gradient(parameter))
+        for table in (module._buffers, vars(module)):
+            for key, value in table.items():
+                table[key] = _not_of_inference(value)
+    with torch.random.fork_rng(devices=_gpus(twin)):
+        finder = _Finder(twin, forward, inputs, modes)
     attention = head_groups(find_attention(twin, forward, inputs), heads)
     order = {name: place for place, (name, _) in enumerate(network.named_modules())}
     groups: list[Group] = []
@@ -62,6 +77,15 @@ def coupled_groups(
     return groups
 
 
+def _gpus(network: nn.Module) -> list[torch.device]:
+    return list({p.device for p in network.parameters() if p.device.type == "cuda"})
+
+
+def _not_of_inference(value: Any) -> Any:
+    """A tensor that a graph can keep: those made in inference mode are copied."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
 def _has_gradient(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
@@ -69,7 +93,9 @@ def _has_gradient(tensor: Tensor) -> bool:
 class _Finder:
     """torch-pruning's graph of a network, read as groups."""
 
-    def __init__(self, network: nn.Module, forward: Forward, inputs: Any) -> None:
+    def __init__(
+        self, network: nn.Module, forward: Forward, inputs: Any, modes: Mapping[nn.Module, bool]
+    ) -> None:
         self.graph: Any = torch_pruning.DependencyGraph()
         self.last: set[nn.Module] = set()
         try:
@@ -77,7 +103,7 @@ class _Finder:
                 self.graph.build_dependency(
                     network,
                     clone(inputs),
-                    forward_fn=partial(_run_and_note_last, forward, self.last),
+                    forward_fn=partial(_run_and_note_last, forward, self.last, modes),
                     verbose=False,
                 )
         except Exception as error:  # it runs the user's code
@@ -166,7 +192,11 @@ def _join(table: dict[str, Places], name: str, places: Places) -> None:
 
 
 def _run_and_note_last(
-    forward: Forward, last: set[nn.Module], network: nn.Module, inputs: Any
+    forward: Forward,
+    last: set[nn.Module],
+    modes: Mapping[nn.Module, bool],
+    network: nn.Module,
+    inputs: Any,
 ) -> Any:
     """Run the network, and note the layers whose outputs are its outputs: those must stay."""
     seen: list[tuple[nn.Module, Any]] = []
@@ -176,8 +206,11 @@ def _run_and_note_last(
         for layer in layers
     ]
     try:
+        for module, training in modes.items():
+            module.training = training  # the graph puts all into eval mode
         outputs = forward(network, inputs)
     finally:
+        network.eval()
         for handle in handles:
             handle.remove()
     given = {leaf.grad_fn for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)}

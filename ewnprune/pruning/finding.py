@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ewnprune.model.anatomy import Anatomy, dissect
@@ -13,10 +15,12 @@ from ewnprune.model.tracing import Forward
 from ewnprune.pruning.chains import chain_group, chain_groups
 from ewnprune.pruning.groups import Group
 from ewnprune.pruning.heads import Heads
-from ewnprune.pruning.notes import Note
+from ewnprune.pruning.notes import Kind, Note
 from ewnprune.pruning.smaller import rehearse
+from ewnprune.pruning.training_pass import TrainingPass, look_at_training, rehearse_training
 
 _SAMPLES = 4  # of one alone, derivatives by which heads are found may be zero
+_IN_TRAINING_ONLY = "only the training pass calls it"
 _WITHOUT_NEURONS = (nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
 
 
@@ -30,6 +34,7 @@ class Found:
         staying: those of which none can, each with its reason.
         selection: the layers asked for, and those left.
         anatomy: the network as seen on the example.
+        untried: why training the smaller network was not tried; empty if it was.
     """
 
     network: nn.Module
@@ -37,6 +42,7 @@ class Found:
     staying: Sequence[Group]
     selection: Selection
     anatomy: Anatomy
+    untried: str = ""
 
     @property
     def unfollowed(self) -> dict[str, str]:
@@ -51,12 +57,13 @@ class Found:
         """What is done to each group, and which layers are left."""
         return [
             *map(_note, self.groups),
-            *(Note("stays", f"{_who(group)}: stays: {group.stays}") for group in self.staying),
+            *map(_note_of_staying, self.staying),
             *(
                 Note("left", f"{name}: left: {reason}")
                 for name, reason in self.selection.left.items()
             ),
             *self._others(),
+            *([Note("run", f"training was not tried: {self.untried}")] if self.untried else []),
         ]
 
     def _others(self) -> Iterator[Note]:
@@ -96,16 +103,20 @@ def find_groups(
     chosen = {name: network.get_submodule(name) for name in selection.chosen}
     anatomy = dissect(network, forward, chosen, inputs)
     sample = first_samples(inputs, _SAMPLES)
+    trained = look_at_training(network, forward, sample)
     groups = chain_groups(anatomy)
     for group in groups:
         if group.name in anatomy.idle:
-            group.unfollowed, group.stays = "", anatomy.idle[group.name]
+            group.unfollowed, group.stays = "", _why_idle(group.name, anatomy, trained)
+    couple = partial(_coupled, network, forward, heads, selection, wanted, anatomy, trained)
     if (heads != "keep" or any(g.unfollowed for g in groups)) and not anatomy.branches:
-        groups = _coupled(network, forward, sample, heads, selection, wanted, anatomy)
-    for group in groups:
-        if group.free:
-            group.unfollowed = unwritable(network, [group]).get(group.name, "")
-    rehearse(network, forward, sample, [group for group in groups if group.free])
+        groups = couple(sample)
+    _rehearse(network, forward, sample, groups)
+    if not rehearse_training(network, forward, trained, _free(groups)) and not anatomy.branches:
+        # what reads them in training only goes along, as far as that can be followed
+        groups = couple(trained.inputs, training=True)
+        _rehearse(network, forward, sample, groups)
+        rehearse_training(network, forward, trained, _free(groups))
     order = [name for name, _ in network.named_modules()]  # the model's, not that of the search
     groups.sort(key=lambda group: min(map(order.index, group.makers), default=len(order)))
     staying = [group for group in groups if group.stays]
@@ -116,7 +127,21 @@ def find_groups(
     if not usable:
         reasons = "; ".join(f"{group.name!r}: {group.stays}" for group in staying)
         raise ValueError(f"no neuron of {type_name(network)} can be pruned ({reasons})")
-    return Found(network, usable, staying, selection, anatomy)
+    return Found(network, usable, staying, selection, anatomy, trained.untried)
+
+
+def _free(groups: Sequence[Group]) -> list[Group]:
+    return [group for group in groups if group.free]
+
+
+def _rehearse(network: nn.Module, forward: Forward, inputs: Any, groups: Sequence[Group]) -> None:
+    for group in _free(groups):
+        group.unfollowed = unwritable(network, [group]).get(group.name, "")
+    rehearse(network, forward, inputs, _free(groups))
+
+
+def _why_idle(name: str, anatomy: Anatomy, trained: TrainingPass) -> str:
+    return _IN_TRAINING_ONLY if name in trained.called else anatomy.idle[name]
 
 
 def _as_masked(group: Group, anatomy: Anatomy) -> list[Group]:
@@ -135,23 +160,27 @@ def _as_masked(group: Group, anatomy: Anatomy) -> list[Group]:
 def _coupled(
     network: nn.Module,
     forward: Forward,
-    inputs: Any,
     heads: Heads,
     selection: Selection,
     wanted: Sequence[str],
     anatomy: Anatomy,
+    trained: TrainingPass,
+    inputs: Any,
+    training: bool = False,
 ) -> list[Group]:
     # imported here: torch-pruning takes a second, and chains do without
     from ewnprune.pruning.coupling import coupled_groups
 
     try:
-        groups = coupled_groups(network, forward, inputs, heads)
+        groups = coupled_groups(network, forward, inputs, heads, training)
     except ValueError as error:
         groups = chain_groups(anatomy)
         for group in groups:
             group.unfollowed += f", and {error}" if group.unfollowed else ""
         return groups
     for group in groups:
+        if group.makers and group.makers.keys() <= anatomy.idle.keys():
+            group.stays = _why_idle(group.name, anatomy, trained)
         names = {group.name, *group.makers}
         if names & {*wanted}:
             continue
@@ -163,8 +192,9 @@ def _coupled(
     seen = {name for group in groups for name in group.makers}
     for name in selection.chosen:
         if name not in seen:
-            idle = Group(name, 0, makers={}, stays="its weights are used without calling it")
-            groups.append(idle)
+            stays = "its weights are used without calling it"
+            stays = _why_idle(name, anatomy, trained) if name in anatomy.idle else stays
+            groups.append(Group(name, 0, makers={}, stays=stays))
     # those left are told of by themselves
     return [g for g in groups if g.free or not {*g.makers} <= {*selection.left} or not g.makers]
 
@@ -181,6 +211,12 @@ def _note(group: Group) -> Note:
     return Note("removed", f"{_who(group)}: {what}, read by {readers or 'no layer'}")
 
 
+def _note_of_staying(group: Group) -> Note:
+    # heads of training are as expected: they are no part of the network that is measured
+    kind: Kind = "left" if group.stays == _IN_TRAINING_ONLY else "stays"
+    return Note(kind, f"{_who(group)}: {kind}: {group.stays}")
+
+
 def _who(group: Group) -> str:
     return ", ".join([*group.makers, *group.embeddings]) or group.name
 
@@ -194,7 +230,7 @@ def unwritable(network: nn.Module, groups: Sequence[Group]) -> Mapping[str, str]
                 owners.setdefault(id(parameter), {})[id(module)] = name
     found: dict[str, str] = {}
     for group in groups:
-        for name in group.touched:
+        for name in sorted(group.touched):
             reason = _why(name, network.get_submodule(name), owners)
             if reason:
                 found.setdefault(group.name, reason)
@@ -202,6 +238,8 @@ def unwritable(network: nn.Module, groups: Sequence[Group]) -> Mapping[str, str]
 
 
 def _why(name: str, module: nn.Module, owners: Mapping[int, Mapping[int, str]]) -> str:
+    if isinstance(module, torch.jit.ScriptModule):
+        return f"{name!r} is made by torch.jit, and can be neither copied nor cut"
     if "parametrizations" in module._modules:
         return f"{name!r} is parametrized"
     if not isinstance(getattr(module, "weight", None), nn.Parameter | None):

@@ -66,18 +66,18 @@ class SeparateAttention(nn.Module):
         self.dropout = source.dropout
         self.scale = source.head_dim**-0.5
         packed = source.in_proj_weight
-        weights = (
-            (source.q_proj_weight, source.k_proj_weight, source.v_proj_weight)
-            if packed is None
-            else packed.chunk(3)
-        )
-        biases = [None] * 3 if source.in_proj_bias is None else source.in_proj_bias.chunk(3)
+        with torch.inference_mode(False), torch.enable_grad():  # parts train where the whole does
+            weights = (
+                (source.q_proj_weight, source.k_proj_weight, source.v_proj_weight)
+                if packed is None
+                else packed.chunk(3)
+            )
+            biases = [None] * 3 if source.in_proj_bias is None else source.in_proj_bias.chunk(3)
         self.query, self.key, self.value = (
-            _linear(weight, bias, source.out_proj.weight.requires_grad)
-            for weight, bias in zip(weights, biases, strict=True)
+            _linear(weight, bias) for weight, bias in zip(weights, biases, strict=True)
         )
         out = source.out_proj
-        self.out_proj = _linear(out.weight, out.bias, out.weight.requires_grad)
+        self.out_proj = _linear(out.weight, out.bias)
         self.train(source.training)
 
     def forward(
@@ -132,11 +132,14 @@ class SeparateAttention(nn.Module):
         return total
 
 
-def _linear(weight: Tensor, bias: Tensor | None, requires_grad: bool) -> nn.Linear:
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A layer with values of its own, which train where the ones given do."""
     outputs, inputs = weight.shape
     layer = nn.Linear(inputs, outputs, bias is not None, weight.device, weight.dtype)
     with torch.no_grad():
         layer.weight.copy_(weight)
+        layer.weight.requires_grad_(weight.requires_grad)
         if bias is not None:
             layer.bias.copy_(bias)
-    return layer.requires_grad_(requires_grad)
+            layer.bias.requires_grad_(bias.requires_grad)
+    return layer

@@ -82,8 +82,8 @@ def mask_neurons(
             f"exclude={list(refused)}"
         )
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    with torch.no_grad():
-        for name, keep in parameter_masks(found.network, found.groups, units).items():
+    for name, keep in parameter_masks(found.network, found.groups, units).items():
+        with torch.inference_mode(tensors[name].is_inference()), torch.no_grad():
             tensors[name].masked_fill_(~keep, 0)
     return {
         name: places.keep(num_neurons(model.get_submodule(name)), group.channels(units[group.name]))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ewnprune.model.layers import LayerPatterns, Selection, select_layers, type_name
+from ewnprune.model.layers import LayerPatterns, Selection, layer_weight, select_layers, type_name
 from ewnprune.model.sharding import is_dtensor
 from ewnprune.training.parametrizations import EWN, NeuronParametrization
 from ewnprune.training.state_dict import to_native
@@ -32,13 +32,16 @@ def reparametrize(
             the last one.
         exclude: which of them to leave.
 
+    A frozen layer is left, bit for bit as it is, and its reason is "frozen". Where it is to train
+    later in the fit, attach first and freeze then.
+
     Returns:
         The layers chosen, and those left with the reason.
 
     Raises:
         ValueError: no layer matches, or a chosen layer is lazy, shares its weight with another
-            module, is parametrized already, is sharded or has an all-zero weight. The model is
-            then unchanged.
+            module, is parametrized already, is sharded, has no real numbers as weights or zeros
+            only, or all are frozen. The model is then unchanged.
 
     >>> from ewnprune import EWN
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -52,12 +55,13 @@ def reparametrize(
         raise TypeError(
             f"parametrization={parametrization!r}: expected an instance such as EWN() or SWN()"
         )
-    selection = select_layers(model, layers, exclude)
+    selection = _leave_frozen(select_layers(model, layers, exclude))
     owners = _weight_owners(model)
     bound = {}
     for name, layer in selection.chosen.items():
         _refuse_unfit(name, layer, owners)
         bound[name] = parametrization.for_layer(layer)
+        _try(name, bound[name], layer)
     for name, layer in selection.chosen.items():
         parametrize.register_parametrization(layer, "weight", bound[name])
         bound[name].load_hook = layer.register_load_state_dict_pre_hook(_accept_other_forms)
@@ -96,7 +100,12 @@ def fold(model: nn.Module) -> list[str]:
         # share: give this one a class of its own first. torch/nn/utils/parametrize.py
         cls = type(layer)
         layer.__class__ = type(cls.__name__, cls.__bases__, dict(cls.__dict__))
-        parametrize.remove_parametrizations(layer, "weight")
+        trains = any(p.requires_grad for p in layer.parametrizations["weight"].parameters())  # type: ignore[index,union-attr]
+        # without gradients it comes back as a buffer, be it frozen or not: so it does here always
+        with torch.inference_mode(False), torch.no_grad():
+            parametrize.remove_parametrizations(layer, "weight")
+        weight = nn.Parameter(layer._buffers.pop("weight"), requires_grad=trains)  # type: ignore[arg-type]
+        layer.register_parameter("weight", weight)
         for other in [key for key in layer._parameters if key != "weight"]:
             layer._parameters[other] = layer._parameters.pop(other)  # weight first, as before
     return list(folded)
@@ -140,6 +149,24 @@ def _parametrization_on(layer: nn.Module) -> nn.Module | None:
     return cast(parametrize.ParametrizationList, of_layer["weight"])[0]
 
 
+def _leave_frozen(selection: Selection) -> Selection:
+    """The same without frozen layers, which come to the other layers left.
+
+    Raises:
+        ValueError: all are.
+    """
+    weights = {name: layer._parameters.get("weight") for name, layer in selection.chosen.items()}
+    frozen = {n: "frozen" for n, w in weights.items() if w is not None and not w.requires_grad}
+    chosen = {name: layer for name, layer in selection.chosen.items() if name not in frozen}
+    if not chosen:
+        names = ", ".join(map(repr, list(frozen)[:3])) + (", ..." if len(frozen) > 3 else "")
+        raise ValueError(
+            f"all layers chosen are frozen ({names}), and none would train: unfreeze one, choose "
+            "others with layers=, or freeze them after they are reparametrized"
+        )
+    return Selection(chosen, {**selection.left, **frozen})
+
+
 def _weight_owners(model: nn.Module) -> dict[int, list[str]]:
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():  # one module under two names is no tie
@@ -179,6 +206,30 @@ def _refuse_unfit(name: str, layer: nn.Module, owners: dict[int, list[str]]) -> 
             f"layer {name!r} has an all-zero weight, which has no direction and would never "
             f"train; initialise it, or {remedy}"
         )
+
+
+def _try(name: str, parametrization: NeuronParametrization, layer: nn.Module) -> None:
+    """Turn a weight into its form and back, so that an error comes before anything is attached.
+
+    Raises:
+        ValueError: it cannot be.
+    """
+    weight = layer_weight(layer).detach()
+    kind = type(parametrization).__name__
+    if not weight.is_floating_point():
+        raise ValueError(
+            f"layer {name!r} has a weight of {weight.dtype}: {kind} expects real numbers; leave "
+            f"it with exclude={name!r}"
+        )
+    try:
+        with torch.no_grad():
+            parametrization(*parametrization.right_inverse(weight))
+    except Exception as error:  # any code of the user's parametrization
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError(
+            f"layer {name!r} cannot be put under {kind} ({type(error).__name__}: {reason}): leave "
+            f"it with exclude={name!r}"
+        ) from error
 
 
 def _accept_other_forms(

@@ -434,7 +434,7 @@ def test_what_does_not_fit_the_model_is_an_error_before_training(tmp_path):
 
     # masked it can be, but not removed: nor is that found out at the end
     model = Untraceable()
-    with pytest.raises(ValueError, match="cannot be removed safely from 'net.0'"):
+    with pytest.raises(ValueError, match=r"cannot be removed safely from 'net\.0'"):
         _fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS, realize="remove"))
     assert model.trainer.global_step == 0
     # a score that needs to know all readers makes do without, and says so

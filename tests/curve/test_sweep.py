@@ -280,7 +280,7 @@ class Bomb:
 
     def __call__(self, *_):
         self.calls += 1
-        if self.error is not None and self.calls == 9:
+        if self.error is not None and self.calls == 12:
             raise self.error
 
 

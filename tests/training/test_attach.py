@@ -91,16 +91,6 @@ def test_the_model_itself_may_be_the_layer():
     torch.testing.assert_close(layer.state_dict(), expected)
 
 
-def test_frozen_layers_stay_frozen():
-    model = _net()
-    model[0].weight.requires_grad_(False)
-    reparametrize(model, EWN())
-    assert not any(p.requires_grad for p in model[0].parametrizations.parameters())
-    fold(model)
-    assert not model[0].weight.requires_grad
-    assert model[3].weight.requires_grad
-
-
 def _refused(model, match, **options):
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=match) as error:
