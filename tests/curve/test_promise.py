@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from toys import (
+from toys.networks import (
     Transformer,
     UNet,
     chain,

@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch import nn
 from torchvision import models
-from toys import UNet, convnext, densenet, group_norm, make, mobilenet, resnet18, resnext, vit
+from toys.networks import (
+    UNet,
+    convnext,
+    densenet,
+    group_norm,
+    make,
+    mobilenet,
+    resnet18,
+    resnext,
+    vit,
+)
 
 from ewnprune.model.layers import num_neurons
 from ewnprune.pruning.removal import remove_neurons, remove_with_notes
