@@ -198,6 +198,7 @@ def test_no_validation_data_is_said(tmp_path, capsys):
     assert "no validation data" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_come_home_folded(tmp_path):
     """ddp_spawn sends the worker's weights back into the main process's plain model.
 

@@ -612,6 +612,7 @@ if world > 1:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_count_together(tmp_path, monkeypatch):
     runs = [
         subprocess.Popen([sys.executable, "-c", ONE_PROCESS, rank, "2", str(tmp_path)])

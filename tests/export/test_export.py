@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ewnprune import read_curve
 from ewnprune.cli import main
-from ewnprune.export import card, formats
+from ewnprune.export import formats
 from ewnprune.export.trained import read_trained
 from lightning_modules import CNN, MNISTDataModule
 
@@ -86,11 +86,6 @@ def run(tmp_path_factory, mnist_dir):
         del os.environ["EWNPRUNE_DATA_DIR"]
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(card, "_SECONDS", 0.01)
-
-
 def _export(run, output, *words):
     return main(["export", str(run), "--output", str(output), *words])
 
@@ -102,7 +97,13 @@ def _fails(capsys, *words):
     return err
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "state_dict" else pytest.param(name, marks=pytest.mark.slow)
+        for name in FILES
+    ],
+)
 def test_every_format_is_read_without_this_package(run, name, tmp_path, capsys):
     folder = tmp_path / "small"
     assert _export(run, folder, "--sparsity=0.5", "--format", name) == 0, capsys.readouterr().err
@@ -138,6 +139,7 @@ def test_every_format_is_read_without_this_package(run, name, tmp_path, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_max_drop_takes_the_largest_level_that_validation_data_allow(run, tmp_path, capsys):
     curve = read_curve(run / "sparsity_curve.csv")
     for drop in (0, 1.5, 30):
@@ -251,6 +253,7 @@ def test_weights_missing_in_a_file_show(tmp_path):
         formats.find_format("state_dict").read(tmp_path / "model.pt", network)
 
 
+@pytest.mark.slow
 def test_a_convolutional_network_is_written_with_any_batch_size(tmp_path):
     network, x = CNN(channels=(4, 6)).eval(), torch.randn(1, 1, 28, 28)
     for name, file in FILES.items():
@@ -293,6 +296,7 @@ class Points(pl.LightningDataModule):
         return batch[0] * 2, batch[1]
 
 
+@pytest.mark.slow
 def test_a_model_and_data_of_the_users_own_without_our_callback(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainer = pl.Trainer(

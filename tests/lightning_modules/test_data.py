@@ -171,7 +171,7 @@ class EarlyEstimate(Classifier):
 @pytest.mark.parametrize(
     "when",
     [
-        {"every_n_train_steps": 6},  # in mid-epoch: an epoch has 11 steps
+        pytest.param({"every_n_train_steps": 6}, marks=pytest.mark.slow),  # in mid-epoch: of 11
         {"every_n_train_steps": 11},  # after the last step of an epoch
         {"every_n_epochs": 1, "save_on_train_epoch_end": False},  # after validation
         {"every_n_epochs": 1, "save_on_train_epoch_end": True},
@@ -238,6 +238,7 @@ for more in ({}, dict(devices=2, strategy="ddp_fork")):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_test_each_image_once(mnist_dir):
     """Accuracy and loss are those of one process, which an image seen twice would change."""
     # a process of its own: forking after other tests have used threads may hang

@@ -19,7 +19,8 @@ from toys.networks import (
 from ewnprune.model.layers import num_neurons
 from ewnprune.pruning.removal import remove_neurons, remove_with_notes
 
-NETWORKS = [resnet18, resnext, mobilenet, densenet, convnext, vit, UNet, group_norm]
+LARGE = [pytest.param(build, marks=pytest.mark.slow) for build in (resnet18, resnext, mobilenet)]
+NETWORKS = [*LARGE, densenet, convnext, vit, UNet, group_norm]
 
 
 @pytest.mark.parametrize("sparsity", [0.3, 0.75])

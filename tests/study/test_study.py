@@ -94,6 +94,7 @@ def _toy(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("_toy")
+@pytest.mark.slow
 def test_a_study_with_a_death_and_a_failure_goes_on_and_grows(capsys):
     own = {
         name: {"trains": "", "fit": {"trainer": {"callbacks": [{"class_path": f"toy_study.{c}"}]}}}
@@ -156,6 +157,7 @@ def test_a_study_with_a_death_and_a_failure_goes_on_and_grows(capsys):
 
 
 @pytest.mark.usefixtures("_toy")
+@pytest.mark.slow
 def test_runs_that_are_interrupted_leave_a_checkpoint_and_no_process():
     long = merge(FIT, {"trainer": {"max_epochs": 100_000}})
     runs = _prepare(_expand("none", long))

@@ -95,6 +95,7 @@ def _data(n, seed):
 
 
 @pytest.mark.skipif(not hasattr(fsdp, "fully_shard"), reason="torch < 2.6")
+@pytest.mark.slow
 def test_ddp_and_fsdp2_are_one_process(tmp_path):
     """DDP; FSDP2 (attached before sharding); and FSDP2 resumed from both kinds of checkpoint.
 

@@ -184,6 +184,7 @@ def test_low_precision_trains_and_sweeps_as_the_trainer_evaluates(tmp_path, prec
     assert callback.curve.where(score="norm", sparsity=0.0).points[0].correct == watch.correct
 
 
+@pytest.mark.slow
 def test_compile_before_and_after_attaching(tmp_path):
     """Compiled in configure_model, by the user, or the whole module: the same training."""
 

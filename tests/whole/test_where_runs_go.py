@@ -168,6 +168,7 @@ def test_every_bar_is_throttled(command, capsys, monkeypatch):
     assert {number for _, number in drawn} == {"0", "1", "10"}
 
 
+@pytest.mark.slow
 def test_paths_and_numpy_numbers_in_a_checkpoint_are_read(capsys):
     _run(capsys, *_FIT)
     checkpoint = _checkpoint("runs/version_0")
