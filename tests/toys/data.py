@@ -12,13 +12,13 @@ def points(n=64, seed=0):
 
 
 def loader(n=64, seed=0, batch_size=16):
-    return DataLoader(points(n, seed), batch_size)
+    return DataLoader(points(n, seed), batch_size=batch_size)  # by name, as Lightning copies it
 
 
 class Points(pl.LightningDataModule):
     """The same for every stage, as a command line names it: `--data=toys.data.Points`."""
 
     def train_dataloader(self):
-        return loader(batch_size=8)
+        return loader(40, batch_size=4)
 
     val_dataloader = test_dataloader = predict_dataloader = train_dataloader
