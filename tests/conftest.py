@@ -7,11 +7,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from ewnprune.curve import built
 from ewnprune.experiments.mnist_digits import Digits
+from ewnprune.export import card
+from ewnprune.model.latency import Latency, measure_latency
 from lightning_modules.fetch import fetch
 from lightning_modules.files import cache_dir
 
@@ -44,6 +48,15 @@ torch.manual_seed(0)  # for the layers that test modules make when they are impo
 
 @pytest.fixture(autouse=True)
 def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test draws the same numbers, alone or among others; its files need no disk."""
+    """Every test draws the same numbers, alone or among others; its files need no disk.
+
+    Networks of a curve and of an export are timed, but not for long.
+    """
     torch.manual_seed(0)
     monkeypatch.setattr(os, "fsync", lambda _: None)
+    for module in (built, card):
+        monkeypatch.setattr(module, "measure_latency", _soon)
+
+
+def _soon(*args: Any, seconds: float) -> dict[str, Latency]:
+    return measure_latency(*args, seconds=min(seconds, 0.01))

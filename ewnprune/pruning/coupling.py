@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ewnprune.model.attention import find_attention
-from ewnprune.model.copying import copy_network
+from ewnprune.model.copying import copy_network, training_twin
 from ewnprune.model.layers import LAYER_TYPES, conv_groups, is_depthwise, type_name
 from ewnprune.model.normalization import ACROSS, normalization_of
 from ewnprune.model.tensors import clone
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.groups import Group, Places
 from ewnprune.pruning.heads import Heads, head_groups
-from ewnprune.pruning.training_pass import training_twin
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 

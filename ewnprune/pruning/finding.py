@@ -16,8 +16,8 @@ from ewnprune.pruning.chains import chain_group, chain_groups
 from ewnprune.pruning.groups import Group
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.notes import Kind, Note
-from ewnprune.pruning.smaller import rehearse
-from ewnprune.pruning.training_pass import TrainingPass, look_at_training, rehearse_training
+from ewnprune.pruning.smaller import rehearse, rehearse_training
+from ewnprune.pruning.training_pass import TrainingPass, look_at_training
 
 _SAMPLES = 4  # of one alone, derivatives by which heads are found may be zero
 _IN_TRAINING_ONLY = "only the training pass calls it"

@@ -4,7 +4,6 @@ import math
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -12,153 +11,21 @@ from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, Mode
 from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
+from toys import fits
+from toys.fits import make_trainer
 
-import ewnprune
 from ewnprune import (
     EWN,
     EWNSGD,
     SWN,
-    SWNSGD,
     Finetune,
     WeightNormPruning,
     attached_parametrizations,
 )
-from ewnprune.callback.holding import hold_at_zero, pruning_masks, set_to_zero
-from ewnprune.pruning.removal import remove_neurons
 from lightning_modules import Classifier
 from lightning_modules.loader import ImageLoader
 
 LEVELS = (0, 0.5, 0.8)
-
-
-# --- masks that are held, without Lightning ------------------------------------------------------
-
-
-def _mlp():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 3)).double()
-
-
-def _conv():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3),
-        nn.BatchNorm2d(6, affine=False), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 3),
-    ).double()  # fmt: skip
-
-
-def _batch(network, n=16, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    shape = (n, 6) if isinstance(network[0], nn.Linear) else (n, 1, 8, 8)
-    x = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    return x, torch.randint(3, (n,), generator=generator)
-
-
-def _step(network, optimizer, seed, clip=None):
-    x, y = _batch(network, seed=seed)
-    optimizer.zero_grad()
-    nn.functional.cross_entropy(network(x), y).backward()
-    if clip is not None:
-        nn.utils.clip_grad_norm_(network.parameters(), clip)
-    optimizer.step()
-
-
-def test_masks_are_what_mask_neurons_zeroes_and_nothing_else():
-    network = _mlp()
-    with torch.no_grad():
-        network[0].bias.zero_()  # zeros of its own are no mask
-        network[2].weight[0, 3] = 0
-    norms = network[0].weight.norm(dim=1).detach().numpy()
-    gone = np.argsort(norms)[:8]
-    masks = pruning_masks(network, 0.8, _batch(network)[0])
-    assert sorted(masks) == ["0.bias", "0.weight", "2.weight"]
-    expected = np.ones(10, bool)
-    expected[gone] = False
-    np.testing.assert_array_equal(masks["0.bias"], expected)
-    np.testing.assert_array_equal(masks["0.weight"], np.repeat(expected[:, None], 6, 1))
-    np.testing.assert_array_equal(masks["2.weight"], np.repeat(expected[None], 3, 0))
-    weights = pruning_masks(network, 0.5, _batch(network)[0], score="magnitude")
-    cut = np.sort(np.abs(network[0].weight.detach().numpy()).ravel())[30]
-    np.testing.assert_array_equal(weights["0.weight"], network[0].weight.detach().abs() >= cut)
-    assert pruning_masks(network, 0, _batch(network)[0]) == {}
-
-
-OPTIMIZERS = {
-    "momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
-    "Adam": lambda p: torch.optim.Adam(p, 0.02, weight_decay=0.1),
-    "AdamW": lambda p: torch.optim.AdamW(p, 0.02, amsgrad=True),
-}
-
-
-@pytest.mark.parametrize("make", [_mlp, _conv], ids=["MLP", "CNN"])
-@pytest.mark.parametrize("parametrization", [None, EWN(), SWN()], ids=["plain", "EWN", "SWN"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_training_held_is_training_the_smaller_network(optimizer, parametrization, make):
-    """The oracle: the network that was made smaller, trained by the same optimizer."""
-    network = make()
-    x, _ = _batch(network)
-    small = remove_neurons(network, 0.5, x)
-    masks = pruning_masks(network, 0.5, x)
-    if parametrization is not None:  # one layer, so that no row of v loses columns
-        ewnprune.reparametrize(network, parametrization, layers="0")
-        ewnprune.reparametrize(small, parametrization, layers="0")
-    set_to_zero(network, masks)
-    trained = OPTIMIZERS[optimizer](network.parameters())
-    trained_small = OPTIMIZERS[optimizer](small.parameters())
-    handles = hold_at_zero(network, masks, [trained])
-    rows = masks["0.bias"]
-    for step in range(6):
-        _step(network, trained, step, clip=0.5)
-        _step(small, trained_small, step, clip=0.5)
-        for name, keep in masks.items():
-            layer, _, kind = name.rpartition(".")
-            tensor = getattr(network.get_submodule(layer), kind)
-            assert not tensor[~keep].any(), (step, name)
-        torch.testing.assert_close(network[0].weight[rows], small[0].weight)
-        torch.testing.assert_close(network[0].bias[rows], small[0].bias)
-    torch.testing.assert_close(network.eval()(x), small.eval()(x))
-    for handle in handles:
-        handle.remove()
-    assert not any(parameter._backward_hooks for parameter in network.parameters())
-
-
-@pytest.mark.parametrize("optimizer", [EWNSGD, SWNSGD])
-def test_weight_space_optimizers_keep_zeros(optimizer):
-    network = _mlp()
-    masks = pruning_masks(network, 0.5, _batch(network)[0])
-    set_to_zero(network, masks)
-    made = optimizer(ewnprune.neuron_param_groups(network), lr=0.1)
-    hold_at_zero(network, masks, [made])
-    before = network[0].weight.detach().clone()
-    for step in range(3):
-        _step(network, made, step)
-        assert all(
-            not dict(network.named_parameters())[n][~keep].any() for n, keep in masks.items()
-        )
-    keep = masks["0.weight"]
-    assert (network[0].weight[keep] != before[keep]).all()
-
-
-@pytest.mark.parametrize("parametrization", [EWN(), SWN()], ids=["EWN", "SWN"])
-def test_single_weights_of_reparametrized_layers(parametrization):
-    network = _mlp()
-    x, _ = _batch(network)
-    masks = pruning_masks(network, 0.6, x, score="magnitude")
-    expected = network[0].weight.detach() * masks["0.weight"]
-    ewnprune.reparametrize(network, parametrization, layers="0")
-    v = network[0].parametrizations.weight.original1.detach().clone()
-    set_to_zero(network, masks)
-    torch.testing.assert_close(network[0].weight, expected)
-    kept = network[0].parametrizations.weight.original1.detach()
-    assert torch.equal(kept, v * masks["0.weight"])  # as long as before, so it learns as fast
-    optimizer = torch.optim.Adam(network.parameters(), 0.05)
-    hold_at_zero(network, masks, [optimizer])
-    for step in range(4):
-        _step(network, optimizer, step)
-        assert torch.equal(network[0].weight != 0, masks["0.weight"])
-
-
-# --- inside a fit --------------------------------------------------------------------------------
 
 
 def _loader(n=64, seed=0):
@@ -175,23 +42,14 @@ def _validation():
     return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
 
 
-class Net(pl.LightningModule):
+class Net(fits.Net):
     def __init__(self, kind=torch.optim.SGD, **options):
-        super().__init__()
+        layers = nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 2)
+        super().__init__(nn.Sequential(*layers))
         self.kind, self.options = kind, options or {"momentum": 0.9, "weight_decay": 0.01}
-        self.net = nn.Sequential(
-            nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 12), nn.ReLU(),
-            nn.Linear(12, 2),
-        )  # fmt: skip
 
     def forward(self, x):
-        return self.net(x.flatten(1))
-
-    def training_step(self, batch, _):
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch, _):
-        self.log("val_loss", self.training_step(batch, _))
+        return super().forward(x.flatten(1))
 
     def configure_optimizers(self):
         optimizer = self.kind(self.parameters(), lr=0.1, **self.options)
@@ -237,20 +95,9 @@ class _Stop(pl.Callback):
             raise KeyboardInterrupt
 
 
-def _fit(tmp_path, model, *callbacks, ckpt_path=None, **options):
-    defaults = {"max_epochs": 3, "logger": CSVLogger(tmp_path)}
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False,
-        log_every_n_steps=1, default_root_dir=tmp_path, callbacks=list(callbacks),
-        **{**defaults, **options},
-    )  # fmt: skip
-    trainer.fit(
-        model,
-        _loader(),
-        _loader(40, 1),
-        ckpt_path=ckpt_path,
-    )
-    return trainer
+def _fit(folder, model, *callbacks, **options):
+    options = {"max_epochs": 3, **options}
+    return fits.fit(folder, model, *callbacks, train=_loader(), val=_loader(40, 1), **options)
 
 
 METHODS = {
@@ -277,7 +124,9 @@ def test_one_shot_comes_first_and_what_was_pruned_stays_zero(tmp_path, method):
     alone = callback.curve
     callback, model = _callback(method, 2)
     watch = _Watch()
-    trainer = _fit(tmp_path, model, callback, watch, LearningRateMonitor())
+    trainer = _fit(
+        tmp_path, model, callback, watch, LearningRateMonitor(), logger=CSVLogger(tmp_path)
+    )
     assert trainer.current_epoch == 5
     assert trainer.max_epochs == 3  # as it was
     name = callback.method
@@ -418,20 +267,16 @@ def test_an_early_stop_is_not_finetuned_and_says_so(tmp_path, capsys):
     assert trainer.max_epochs == 9
 
 
-@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.", "ignore:The dirpath has")
 def test_several_fits_and_an_evaluation(tmp_path, capsys):
-    callback, model = _callback("SWN", 1)
+    (callback, model), keep = _callback("SWN", 1), ModelCheckpoint(tmp_path)
     for _ in range(2):
-        trainer = _fit(tmp_path, model, callback, max_epochs=1)
+        trainer = _fit(tmp_path, model, callback, keep, max_epochs=1)
         assert trainer.current_epoch == 2
         assert "finetuned at 0.5" in capsys.readouterr().out
-    checkpoint = trainer.checkpoint_callback.best_model_path
     again = WeightNormPruning(SWN(), LEVELS)
-    tester = pl.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path,
-        enable_model_summary=False, enable_checkpointing=False, callbacks=[again],
-    )  # fmt: skip
-    tester.validate(Net(), _loader(40, 1), ckpt_path=checkpoint, verbose=False)
+    tester = make_trainer(tmp_path, again)
+    tester.validate(Net(), _loader(40, 1), ckpt_path=keep.best_model_path, verbose=False)
     assert {point.method for point in again.curve} == {"SWN, finetuned at 0.5"}
     tuned = callback.curve.where(method="SWN, finetuned at 0.5")
     assert [p.correct for p in again.curve] == [p.correct for p in tuned.where(score="norm")]

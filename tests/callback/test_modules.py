@@ -7,45 +7,19 @@ import pytorch_lightning as pl
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
+from toys.data import points
+from toys.fits import Net, fit
 
-from ewnprune import EWN, EWNSGD, Finetune, WeightNormPruning, sparsity_curve
+from ewnprune import EWN, Finetune, WeightNormPruning, sparsity_curve
 
 LEVELS = (0, 0.5, 0.8)
 
 
-def _data(n=64, seed=0):
-    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
-    return TensorDataset(x, (x[:, 0] * x[:, 1] > 0).long())
-
-
-class Net(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
-
-    def forward(self, x):
-        return self.net(x)
-
-    def training_step(self, batch, _):
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch, _):
-        self.log("val_loss", self.training_step(batch, _))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
-
-
-def _fit(folder, model, callback, data=_data, **options):
-    defaults = {"max_epochs": 2, "logger": False}
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, default_root_dir=folder, callbacks=[callback],
-        **{**defaults, **options},
-    )  # fmt: skip
-    trainer.fit(model, DataLoader(data(64, 0), 16), DataLoader(data(40, 1), 16))
-    return trainer
+def _fit(folder, model, callback, data):
+    return fit(
+        folder, model, callback, train=DataLoader(data(64, 0), 16), val=DataLoader(data(40, 1), 16)
+    )
 
 
 class Keeps(Net):
@@ -69,7 +43,7 @@ class Keeps(Net):
 def test_a_module_that_keeps_what_cannot_be_copied(tmp_path, finetune):
     model, callback = Keeps(tmp_path / "log"), WeightNormPruning(EWN(), LEVELS, finetune=finetune)
     kept = model.lock, model.log_file
-    _fit(tmp_path, model, callback)
+    fit(tmp_path, model, callback)
     model.log_file.close()
     assert (model.lock, model.log_file) == kept
     _assert_dense(callback.curve.points[-3], model)
@@ -86,7 +60,7 @@ def test_networks_of_such_a_module_are_built_too(tmp_path):
 
     model = KeepsAndHasNoForward(tmp_path / "log")
     callback = WeightNormPruning(EWN(), (0, 0.5), realize="remove", forward=through_net)
-    _fit(tmp_path, model, callback)
+    fit(tmp_path, model, callback)
     model.log_file.close()
     _assert_dense(callback.curve.points[0], model)
     assert [point.neurons.left for point in callback.curve] == [10, 5]
@@ -94,7 +68,7 @@ def test_networks_of_such_a_module_are_built_too(tmp_path):
 
 
 def _assert_dense(point, model):
-    x, y = _data(40, 1).tensors
+    x, y = points(40, 1).tensors
     assert point.correct == (model.net(x).argmax(1) == y).sum().item()
 
 
@@ -123,12 +97,12 @@ class ByName(Net):
 
 
 def _pairs(n, seed):
-    x, y = _data(n, seed).tensors
+    x, y = points(n, seed).tensors
     return [((a[:2], a[2:]), b) for a, b in zip(x, y, strict=True)]
 
 
 def _dicts(n, seed):
-    x, y = _data(n, seed).tensors
+    x, y = points(n, seed).tensors
     return [{"features": a, "y": b} for a, b in zip(x, y, strict=True)]
 
 
@@ -149,7 +123,7 @@ def half_loss(outputs, targets):
 
 
 CALLS = {
-    "no forward": (NoForward, _data, {"forward": through_net}),
+    "no forward": (NoForward, points, {"forward": through_net}),
     "two inputs": (TwoInputs, _pairs, {"forward": two_inputs}),
     "a dict": (ByName, _dicts, {"batch": whole_batch}),
 }
@@ -161,14 +135,14 @@ def test_models_that_are_called_in_other_ways(tmp_path, kind):
     make, data, options = CALLS[kind]
     finetune = Finetune(1, 0.5)
     found = []
-    for module, loaded, more in ((Net, _data, {}), (make, data, options)):
+    for module, loaded, more in ((Net, points, {}), (make, data, options)):
         torch.manual_seed(0)
         callback = WeightNormPruning(EWN(), LEVELS, finetune=finetune, loss_fn=half_loss, **more)
         model = module()
         _fit(tmp_path, model, callback, loaded)
         found.append([(p.method, p.sparsity, p.correct, p.loss, p.neurons) for p in callback.curve])
     assert found[0] == found[1]
-    x, y = _data(40, 1).tensors
+    x, y = points(40, 1).tensors
     expected = [p.loss for p in sparsity_curve(model.net, [(x, y)], LEVELS)]
     assert [2 * row[3] for row in found[0][-3:]] == pytest.approx(
         [expected[0], expected[0], expected[2]], rel=1e-5
@@ -178,7 +152,7 @@ def test_models_that_are_called_in_other_ways(tmp_path, kind):
 @pytest.mark.parametrize(
     ("make", "data", "message"),
     [
-        (NoForward, _data, r"NoForward cannot be called .*NotImplementedError.*: give .*forward="),
+        (NoForward, points, r"NoForward cannot be called .*NotImplementedError.*: give .*forward="),
         (TwoInputs, _pairs, r"TwoInputs cannot be called .*TypeError.*'b'.*: give .*forward="),
         (ByName, _dicts, r"a batch of the loader is a dict of 2: .* give batch="),
     ],
@@ -214,48 +188,3 @@ def test_functions_and_finetuning_are_named_on_the_command_line(tmp_path, monkey
     assert again.measuring.forward is measuring.forward
     with pytest.raises(ArgumentError, match="epochs"):
         parser.instantiate_classes(parser.parse_args([*words, "--prune.finetune.epochs=many"]))
-
-
-def test_filtered_parameters_and_a_second_group_train_in_weight_space(tmp_path):
-    """What configure_optimizers does with self.parameters() is its own affair."""
-
-    class Grouped(Net):
-        def __init__(self, how):
-            super().__init__()
-            self.net.append(nn.Linear(2, 2))
-            self.net[2].requires_grad_(False)
-            self.how = how
-
-        def configure_optimizers(self):
-            return EWNSGD(self.how(self), lr=0.1)
-
-    states = []
-    for how in (
-        lambda m: m.parameters(),
-        lambda m: [p for p in m.parameters() if p.requires_grad],
-        lambda m: [
-            {"params": m.net[0].parameters()},
-            {"params": m.net[2:].parameters(), "lr": 0.1},
-        ],
-        lambda m: m.named_parameters(),
-    ):
-        torch.manual_seed(0)
-        model = Grouped(how)
-        _fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS, weight_space=True))
-        states.append(model.state_dict())
-        assert not any(vars(parameter) for parameter in model.parameters())  # no mark is left
-    for state in states[1:]:
-        assert all(torch.equal(states[0][key], value) for key, value in state.items())
-
-
-def test_an_optimizer_of_weight_space_made_too_early_is_refused(tmp_path):
-    class Early(Net):
-        def __init__(self):
-            super().__init__()
-            self.early = EWNSGD(self.parameters(), lr=0.1)
-
-        def configure_optimizers(self):
-            return self.early
-
-    with pytest.raises(ValueError, match=r"EWNSGD was made before the layers were chosen"):
-        _fit(tmp_path, Early(), WeightNormPruning(EWN(), LEVELS, weight_space=True))

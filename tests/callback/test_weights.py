@@ -9,10 +9,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
-from pytorch_lightning.loggers import CSVLogger
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.functional import accuracy
+from toys import fits
+from toys.data import loader, points
 
 from ewnprune import EWN, WeightNormPruning
 from ewnprune.callback.weights import fingerprint, on_root_device
@@ -20,29 +20,17 @@ from ewnprune.callback.weights import fingerprint, on_root_device
 LEVELS = (0, 0.5, 0.9)
 
 
-def _data(n=64, seed=0):
-    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
-    return TensorDataset(x, (x[:, 0] * x[:, 1] > 0).long())
+class Net(fits.Net):
+    """Takes down what validation found in each epoch."""
 
-
-class Net(pl.LightningModule):
     def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(6, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Dropout(0.2), nn.Linear(20, 2)
-        )
+        layers = nn.Linear(6, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Dropout(0.2), nn.Linear(20, 2)
+        super().__init__(nn.Sequential(*layers))
         self.validated = {}
 
-    def forward(self, x):
-        return self.net(x)
-
-    def training_step(self, batch, _):
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
     def validation_step(self, batch, _):
-        found = accuracy(self(batch[0]), batch[1], "multiclass", num_classes=2)
-        self.log("val_acc", found)
-        self.log("val_loss", self.training_step(batch, _))
+        self.log("val_acc", accuracy(self(batch[0]), batch[1], "multiclass", num_classes=2))
+        super().validation_step(batch, _)
 
     def on_validation_epoch_end(self):
         metrics = self.trainer.callback_metrics
@@ -53,18 +41,12 @@ class Net(pl.LightningModule):
 
 
 def _fit(folder, model, *callbacks, **options):
-    defaults = {"max_epochs": 4, "logger": CSVLogger(folder), "log_every_n_steps": 1}
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=folder, callbacks=list(callbacks), **{**defaults, **options},
-    )  # fmt: skip
-    trainer.fit(model, DataLoader(_data(), 16), DataLoader(_data(96, 1), 96))
-    return trainer
+    return fits.fit(folder, model, *callbacks, val=loader(96, 1, 96), max_epochs=4, **options)
 
 
 def _assert_last_is_the_users(callback, model):
     """The last curve, against the model that the user has in hand after the fit."""
-    x, y = _data(96, 1).tensors
+    x, y = points(96, 1).tensors
     last = callback.curve.where(epoch=callback.curve.points[-1].epoch)
     assert [point.sparsity for point in last] == list(LEVELS)
     with torch.no_grad():
@@ -160,14 +142,9 @@ def test_a_run_that_had_ended_is_not_measured_again_when_it_is_resumed(tmp_path,
     _fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS, every_n_epochs=every), keep)
     again = WeightNormPruning(EWN(), LEVELS, every_n_epochs=every)
     capsys.readouterr()
-    trainer = pl.Trainer(
-        max_epochs=4, accelerator="cpu", logger=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path, callbacks=[again],
-    )  # fmt: skip
-    loaders = DataLoader(_data(), 16), DataLoader(_data(96, 1), 96)
-    trainer.fit(Net(), *loaders, ckpt_path=keep.best_model_path)
-    points = again.curve or ()  # the checkpoint is of before the last curve
-    assert [p.epoch for p in points if p.sparsity == 0] == ([] if every is None else [1, 3])
+    _fit(tmp_path, Net(), again, ckpt_path=keep.best_model_path)
+    found = again.curve or ()  # the checkpoint is of before the last curve
+    assert [p.epoch for p in found if p.sparsity == 0] == ([] if every is None else [1, 3])
     assert "no curve" not in capsys.readouterr().out
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from toys import (
+from toys.networks import (
     Transformer,
     UNet,
     chain,
@@ -23,7 +23,8 @@ from ewnprune import remove_with_notes, sparsity_curve
 from ewnprune.model.layers import num_neurons, select_layers
 from ewnprune.model.size import count_macs
 
-NETWORKS = [chain, resnet18, resnext, mobilenet, densenet, convnext, vit, UNet, group_norm]
+NETWORKS = [chain, densenet, convnext, vit, UNet, group_norm]
+LARGE = [resnet18, resnext, mobilenet]
 OPTIONS = {"layer": {}, "global": {"scope": "global"}, "round_to": {"round_to": 4}}
 HEADS = {"heads": {"heads": "whole"}, "dims": {"heads": "dims"}}
 LEVELS = (0, 0.3, 0.6)
@@ -33,6 +34,7 @@ LEVELS = (0, 0.3, 0.6)
     ("build", "options"),
     [
         *((build, options) for build in [*NETWORKS, Transformer] for options in OPTIONS),
+        *(pytest.param(build, o, marks=pytest.mark.slow) for build in LARGE for o in OPTIONS),
         *((build, options) for build in [Transformer, separate_vit] for options in HEADS),
     ],
 )  # fmt: skip

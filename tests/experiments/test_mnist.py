@@ -182,6 +182,7 @@ def test_full_mnist_criteria_by_hand():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_small_mnist_takes_its_images_from_the_test_file(tmp_path, monkeypatch):
     monkeypatch.setattr(mnist_small, "load_digits", lambda *_: (None, _digits(6300, 2)))
     monkeypatch.setattr(mnist_small, "_HIDDEN", 12)

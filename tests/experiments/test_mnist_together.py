@@ -41,6 +41,7 @@ def _histories(folder, runs=RUNS):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.slow
 def test_each_run_is_the_one_trained_alone(digits, tmp_path, device, dtype):
     data = digits(600, dtype)  # four whole batches, and one of 88
     _alone(tmp_path / "alone", data, [4, 8, 24])

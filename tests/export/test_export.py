@@ -7,14 +7,14 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from toys.data import Points
+from toys.fits import TrainsOnly, make_trainer
 
 from ewnprune import read_curve
 from ewnprune.cli import main
-from ewnprune.export import card, formats
+from ewnprune.export import formats
 from ewnprune.export.trained import read_trained
 from lightning_modules import CNN, MNISTDataModule
 
@@ -86,11 +86,6 @@ def run(tmp_path_factory, mnist_dir):
         del os.environ["EWNPRUNE_DATA_DIR"]
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(card, "_SECONDS", 0.01)
-
-
 def _export(run, output, *words):
     return main(["export", str(run), "--output", str(output), *words])
 
@@ -102,7 +97,13 @@ def _fails(capsys, *words):
     return err
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "state_dict" else pytest.param(name, marks=pytest.mark.slow)
+        for name in FILES
+    ],
+)
 def test_every_format_is_read_without_this_package(run, name, tmp_path, capsys):
     folder = tmp_path / "small"
     assert _export(run, folder, "--sparsity=0.5", "--format", name) == 0, capsys.readouterr().err
@@ -138,6 +139,7 @@ def test_every_format_is_read_without_this_package(run, name, tmp_path, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_max_drop_takes_the_largest_level_that_validation_data_allow(run, tmp_path, capsys):
     curve = read_curve(run / "sparsity_curve.csv")
     for drop in (0, 1.5, 30):
@@ -251,6 +253,7 @@ def test_weights_missing_in_a_file_show(tmp_path):
         formats.find_format("state_dict").read(tmp_path / "model.pt", network)
 
 
+@pytest.mark.slow
 def test_a_convolutional_network_is_written_with_any_batch_size(tmp_path):
     network, x = CNN(channels=(4, 6)).eval(), torch.randn(1, 1, 28, 28)
     for name, file in FILES.items():
@@ -262,48 +265,31 @@ def test_a_convolutional_network_is_written_with_any_batch_size(tmp_path):
             torch.testing.assert_close(loaded(x), network(x), rtol=1e-4, atol=1e-5)
 
 
-class TwoParts(pl.LightningModule):
+class TwoParts(TrainsOnly):
     """Its forward pass is more than that of one child."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(nn.Identity())
         self.encoder = nn.Linear(6, 8)
         self.head = nn.Linear(8, 3)
 
     def forward(self, x):
         return self.head(torch.relu(self.encoder(x)))
 
-    def training_step(self, batch, batch_idx):
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
 
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-class Points(pl.LightningDataModule):
-    def train_dataloader(self):
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(60, 6, generator=generator)
-        return DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 20)
-
-    def test_dataloader(self):
-        return self.train_dataloader()
-
+class Doubled(Points):
     def on_after_batch_transfer(self, batch, dataloader_idx):
         return batch[0] * 2, batch[1]
 
 
 def test_a_model_and_data_of_the_users_own_without_our_callback(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False,
-    )  # fmt: skip
+    trainer = make_trainer(None, max_epochs=1)
     model = TwoParts()
-    trainer.fit(model, datamodule=Points())
+    trainer.fit(model, datamodule=Doubled())
     trainer.save_checkpoint("plain.ckpt")
     Path("mine.yaml").write_text(
-        f"model: {{class_path: {__name__}.TwoParts}}\ndata: {{class_path: {__name__}.Points}}\n"
+        f"model: {{class_path: {__name__}.TwoParts}}\ndata: {{class_path: {__name__}.Doubled}}\n"
     )
     monkeypatch.setitem(sys.modules, __name__, sys.modules[TwoParts.__module__])
     words = ["plain.ckpt", "--run-config=mine.yaml", "--sparsity=0.75"]
@@ -313,9 +299,9 @@ def test_a_model_and_data_of_the_users_own_without_our_callback(tmp_path, capsys
         assert told["parameters"]["after"] == 7 * 2 + 3 * 3
         assert told["source"]["module"] == ""
         assert list(told["accuracy"]) == ["test"]
-    x, _ = next(iter(Points().train_dataloader()))
+    x, _ = next(iter(Doubled().train_dataloader()))
     loaded = torch.export.load("export-torch_export-0.75/model.pt2").module()
-    assert loaded(x * 2).shape == (20, 3)
+    assert loaded(x * 2).shape == (4, 3)
     assert math.isfinite(told["accuracy"]["test"]["after"])
     kept = model.encoder.weight.norm(dim=1).argsort(descending=True)[:2].sort().values
     state = torch.load("export-state_dict-0.75/model.pt", weights_only=True)

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +10,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torchvision import datasets
 from torchvision.transforms import v2
+from toys.fits import make_trainer
+from toys.processes import run_python
 
 from lightning_modules import MLP, Classifier, MNISTDataModule
 from lightning_modules.loader import ImageLoader
@@ -26,18 +25,8 @@ def data(mnist_dir: Path) -> MNISTDataModule:
     return module
 
 
-def trainer(folder: Path, **options: object) -> pl.Trainer:
-    defaults = {
-        "accelerator": "cpu",
-        "max_epochs": 2,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "default_root_dir": folder,
-    }
-    return pl.Trainer(**{**defaults, **options})
+def trainer(folder: Path, *callbacks: pl.Callback, **options: object) -> pl.Trainer:
+    return make_trainer(folder, *callbacks, num_sanity_val_steps=0, **options)
 
 
 def everything(loader: ImageLoader) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,7 +160,7 @@ class EarlyEstimate(Classifier):
 @pytest.mark.parametrize(
     "when",
     [
-        {"every_n_train_steps": 6},  # in mid-epoch: an epoch has 11 steps
+        pytest.param({"every_n_train_steps": 6}, marks=pytest.mark.slow),  # in mid-epoch: of 11
         {"every_n_train_steps": 11},  # after the last step of an epoch
         {"every_n_epochs": 1, "save_on_train_epoch_end": False},  # after validation
         {"every_n_epochs": 1, "save_on_train_epoch_end": True},
@@ -182,8 +171,7 @@ def test_resuming_is_bit_for_bit_the_uninterrupted_run(mnist_dir, tmp_path, kind
         pl.seed_everything(1, verbose=False)
         model = kind(MLP(hidden=(8,)))
         module = MNISTDataModule(mnist_dir, batch_size=5000)
-        options = {"callbacks": list(callbacks), "enable_checkpointing": bool(callbacks)}
-        trainer(tmp_path, **options, **length).fit(model, module, ckpt_path=ckpt_path)
+        trainer(tmp_path, *callbacks, **length).fit(model, module, ckpt_path=ckpt_path)
         return model
 
     saver = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, **when)
@@ -218,8 +206,8 @@ def test_lightning_gives_each_epoch_its_order_unless_it_overfits(mnist_dir, tmp_
 
     module = MNISTDataModule(mnist_dir, batch_size=16)
     some = {"overfit_batches": 2} if overfit else {"limit_train_batches": 2}
-    options = {"callbacks": [Recorder()], "limit_val_batches": 0, **some}
-    trainer(tmp_path, **options).fit(Classifier(MLP(hidden=(4,))), module)
+    short = trainer(tmp_path, Recorder(), limit_val_batches=0, **some)
+    short.fit(Classifier(MLP(hidden=(4,))), module)
     assert len(seen) == 4
     assert torch.equal(torch.cat(seen[:2]), torch.cat(seen[2:])) == overfit
 
@@ -238,12 +226,11 @@ for more in ({}, dict(devices=2, strategy="ddp_fork")):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_test_each_image_once(mnist_dir):
     """Accuracy and loss are those of one process, which an image seen twice would change."""
     # a process of its own: forking after other tests have used threads may hang
-    command = [sys.executable, "-c", TWO_PROCESSES, str(mnist_dir)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = run_python("-c", TWO_PROCESSES, mnist_dir)
     assert done.returncode == 0, done.stderr
     # older torch says on which ports its processes meet
     lines = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]

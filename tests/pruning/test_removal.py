@@ -7,16 +7,14 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
+from toys.images import outputs, settled
 
-from ewnprune import EWN, fold, reparametrize
 from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.model.layers import select_layers
 from ewnprune.pruning.removal import remove_neurons
 from ewnprune.pruning.zeroing import mask_neurons
 from lightning_modules import CNN, MLP, Classifier
-from lightning_modules.files import TEST_IMAGES, TEST_LABELS, read
 
 
 class Functional(nn.Module):
@@ -102,40 +100,6 @@ CHAINS = {
 LEFT = {"branches": "fc1"}  # its outputs are the model's, but it is not the last layer
 
 
-@pytest.fixture(scope="module")
-def images(mnist_dir):
-    pixels = torch.tensor(read(mnist_dir / "MNIST" / "raw", "MNIST", TEST_IMAGES)[:200])
-    return pixels.unsqueeze(1).float().div(255).sub(0.1307).div(0.3081)
-
-
-@pytest.fixture(scope="module")
-def labels(mnist_dir):
-    return torch.tensor(read(mnist_dir / "MNIST" / "raw", "MNIST", TEST_LABELS)[:200]).long()
-
-
-def build(make, images, seed=0):
-    """A network in eval mode with biases, scales, shifts and running statistics that matter."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = make()
-        with torch.no_grad():
-            net(images[:4])  # lazy layers
-            for module in net.modules():
-                for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
-                    if tensor is None:
-                        continue
-                    if name in ("bias", "running_mean"):
-                        tensor.normal_()
-                    elif name == "running_var" or (name == "weight" and tensor.ndim == 1):
-                        tensor.uniform_(0.5, 1.5)
-    return net.eval()
-
-
-@torch.no_grad()
-def outputs(net, images):
-    return net(images)
-
-
 def logits_of_the_sweep(net, images, labels, level, exclude):
     """What the sweep's masked network gives, caught on its way to the loss."""
     caught = []
@@ -151,7 +115,7 @@ def logits_of_the_sweep(net, images, labels, level, exclude):
 @pytest.mark.parametrize("level", [0.3, 0.8, 0.95])
 @pytest.mark.parametrize("name", CHAINS)
 def test_masked_removed_and_swept_networks_agree_on_mnist(name, level, images, labels):
-    net = build(CHAINS[name], images)
+    net = settled(CHAINS[name], images)
     before = deepcopy(net.state_dict())
     small = remove_neurons(net, level, images[:8], exclude=LEFT.get(name))
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
@@ -176,7 +140,7 @@ def test_masked_removed_and_swept_networks_agree_on_mnist(name, level, images, l
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_attributes_are_right_and_the_small_network_trains(name, images, labels):
-    net = build(CHAINS[name], images).train()
+    net = settled(CHAINS[name], images).train()
     small = remove_neurons(net, 0.5, images[:8], exclude=LEFT.get(name))
     assert small.training
     assert all(module.training for module in small.modules())
@@ -196,7 +160,7 @@ def test_attributes_are_right_and_the_small_network_trains(name, images, labels)
 
 
 def test_the_removed_mlp_is_the_one_cut_out_by_numpy(images):
-    net = build(lambda: MLP(hidden=(50,), output_bias=True), images).double()
+    net = settled(lambda: MLP(hidden=(50,), output_bias=True), images).double()
     small = remove_neurons(net, 0.7, images[:2].double())
     w, b = (p.detach().numpy() for p in (net.fc1.weight, net.fc1.bias))
     v, c = (p.detach().numpy() for p in (net.fc2.weight, net.fc2.bias))
@@ -212,7 +176,7 @@ def test_the_removed_mlp_is_the_one_cut_out_by_numpy(images):
 
 
 def test_the_removed_cnn_is_the_one_cut_out_by_hand(images):
-    net = build(lambda: CNN(channels=(6, 4)), images)
+    net = settled(lambda: CNN(channels=(6, 4)), images)
     small = remove_neurons(net, 0.5, images[:2])
     one = net.conv1.weight.flatten(1).norm(dim=1).argsort()[3:].sort().values
     two = net.conv2.weight.flatten(1).norm(dim=1).argsort()[2:].sort().values
@@ -225,7 +189,7 @@ def test_the_removed_cnn_is_the_one_cut_out_by_hand(images):
 
 
 def test_level_zero_changes_nothing(images):
-    net = build(lambda: CNN(channels=(8, 12)), images)
+    net = settled(lambda: CNN(channels=(8, 12)), images)
     assert torch.equal(outputs(remove_neurons(net, 0, images[:2]), images), outputs(net, images))
 
 
@@ -270,69 +234,9 @@ def test_groups_of_convolutions_lose_the_same_number_each():
     assert [layer.out_channels for layer in small] == [4, 4, 5] and small[1].groups == 4
 
 
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc1, self.norm = nn.Linear(6, 6), nn.BatchNorm1d(6)
-        self.fc2, self.fc3 = nn.Linear(6, 6), nn.Linear(6, 3)
-
-    def forward(self, x):
-        return self.fc3(x + self.fc2(F.relu(self.norm(self.fc1(x))) + x))
-
-
-class Branching(nn.Module):
-    """Its forward pass depends on the data, so it cannot be traced."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(6, 6), nn.Linear(6, 3)
-
-    def forward(self, x):
-        h = self.fc1(x).sigmoid()
-        return self.fc2(h) if x.sum() > 0 else self.fc2(-h)
-
-
-class Tied(nn.Module):
-    def __init__(self, how):
-        super().__init__()
-        self.how = how
-        self.fc1, self.fc2, self.fc3 = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
-        if how == "parameter":
-            self.fc2.weight = self.fc1.weight
-
-    def forward(self, x):
-        x = torch.relu(self.fc1(x))
-        x = torch.relu(self.fc2(x))
-        if self.how == "outside":
-            x = x @ self.fc2.weight
-        return self.fc3(x)
-
-
-def between(module):
-    return nn.Sequential(nn.Linear(6, 8), module, nn.Linear(8, 3))
-
-
-@pytest.mark.parametrize(
-    ("make", "layer", "reason"),
-    [
-        (Residual, "fc1", "without them the network does not run"),
-        (Branching, "fc1", r"cannot be traced \(TraceError: symbolically traced variables"),
-        (lambda: between(nn.ReLU()), "2", "its channels are outputs of the model"),
-        (lambda: Tied("parameter"), "fc1", "shares its weight with"),
-        (lambda: Tied("outside"), "fc2", "its neurons are those of attention"),
-        (lambda: Tied("outside"), "fc1", "without them the network does not run"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_removed_is_refused_by_name(make, layer, reason):
-    with pytest.raises(ValueError, match=reason) as caught:
-        remove_neurons(make(), 0.5, torch.randn(4, 6), layers=layer)
-    assert f"'{layer}'" in str(caught.value)
-    assert f"exclude=['{layer}']" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def test_what_a_norm_reads_across_can_be_removed():
-    net, x = between(nn.LayerNorm(8)), torch.randn(4, 6)
+    net = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    x = torch.randn(4, 6)
     small = remove_neurons(net, 0.5, x)
     kept = [net[0].bias.tolist().index(value) for value in small[0].bias.tolist()]
     hidden = (x @ net[0].weight.T + net[0].bias)[:, kept]
@@ -340,70 +244,8 @@ def test_what_a_norm_reads_across_can_be_removed():
     torch.testing.assert_close(small(x), across @ net[2].weight[:, kept].T + net[2].bias)
 
 
-def test_reparametrized_layers_must_be_folded_first(images):
-    net = build(lambda: MLP(hidden=(20,)), images)
-    reparametrize(net, EWN())
-    with pytest.raises(ValueError, match="'fc1' is parametrized: fold it first"):
-        remove_neurons(net, 0.5, images[:2])
-    with pytest.raises(ValueError, match="'fc1' is parametrized: fold it first"):
-        mask_neurons(net, 0.5, images[:2])
-    fold(net)
-    assert remove_neurons(net, 0.5, images[:2]).fc1.out_features == 10
-
-
-def test_weights_that_are_no_parameters_are_refused(images):
-    net = build(lambda: MLP(hidden=(20,)), images)
-    prune.random_unstructured(net.fc1, "weight", 0.1)
-    with pytest.raises(ValueError, match="the weight of 'fc1' is no parameter"):
-        mask_neurons(net, 0.5, images[:2])
-    other = build(lambda: MLP(hidden=(20,)), images)
-    parametrizations.weight_norm(other.fc2)  # the layer that reads the neurons
-    with pytest.raises(ValueError, match="'fc2' is parametrized"):
-        remove_neurons(other, 0.5, images[:2])
-
-
-def test_a_layer_that_is_never_called_is_refused():
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(8, 2)
-            self.fc = nn.Linear(8, 3)
-
-        def forward(self, x):
-            return self.fc(self.attention(x, x, x)[0])
-
-    with pytest.raises(ValueError, match=r"pruned \('attention.out_proj': it is never called"):
-        remove_neurons(Attention(), 0.5, torch.randn(5, 2, 8))
-
-
-def test_a_size_that_is_written_into_the_forward_pass_is_found_out():
-    class Written(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc1, self.fc2 = nn.Linear(6, 6), nn.Linear(6, 3)
-
-        def forward(self, x):
-            return self.fc2(self.fc1(x) / self.fc1.out_features)
-
-    with pytest.raises(ValueError, match="does not give what the masked one gives"):
-        remove_neurons(Written().eval(), 0.5, torch.randn(4, 6))
-
-
-def test_mask_neurons_zeroes_what_it_can_where_the_readers_are_not_known():
-    torch.manual_seed(0)
-    net = Residual().eval()
-    keep = mask_neurons(net, 0.5, torch.randn(4, 6))
-    assert list(keep) == ["fc1", "fc2"]
-    gone = ~keep["fc1"]
-    assert int(gone.sum()) == 3
-    for tensor in (net.fc1.weight, net.fc1.bias, net.norm.weight, net.norm.bias):
-        assert not tensor[gone].any()
-        assert tensor[~gone].any() or tensor is net.norm.bias
-    assert net.fc2.weight[keep["fc2"]].all()
-
-
 def test_scores_scopes_and_seeds_reach_the_removal(images):
-    net = build(lambda: MLP(hidden=(40, 30)), images)
+    net = settled(lambda: MLP(hidden=(40, 30)), images)
     sizes = [
         (small.fc1.out_features, small.fc2.out_features)
         for small in (

@@ -4,12 +4,23 @@ import pytest
 import torch
 from torch import nn
 from torchvision import models
-from toys import UNet, convnext, densenet, group_norm, make, mobilenet, resnet18, resnext, vit
+from toys.networks import (
+    UNet,
+    convnext,
+    densenet,
+    group_norm,
+    make,
+    mobilenet,
+    resnet18,
+    resnext,
+    vit,
+)
 
 from ewnprune.model.layers import num_neurons
 from ewnprune.pruning.removal import remove_neurons, remove_with_notes
 
-NETWORKS = [resnet18, resnext, mobilenet, densenet, convnext, vit, UNet, group_norm]
+LARGE = [pytest.param(build, marks=pytest.mark.slow) for build in (resnet18, resnext, mobilenet)]
+NETWORKS = [*LARGE, densenet, convnext, vit, UNet, group_norm]
 
 
 @pytest.mark.parametrize("sparsity", [0.3, 0.75])

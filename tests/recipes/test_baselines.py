@@ -5,6 +5,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from toys.fits import Net, make_trainer, sgd
 
 from ewnprune import EWN, WeightNormPruning
 from ewnprune.callback.checkpoint import read_checkpoint
@@ -14,23 +15,12 @@ from ewnprune.recipes.group_lasso import GroupLasso, shrink_neurons
 from ewnprune.study.dense import DenseOfPrunedSize
 
 
-class _Net(pl.LightningModule):
-    def __init__(self, optimizer, hidden=12):
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(5, hidden), nn.ReLU(), nn.Linear(hidden, 3))
-        self.optimizer, self.rates = optimizer, []
-
-    def forward(self, x):
-        return self.net(x)
-
-    def training_step(self, batch, _):
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch, _):
-        pass
+class _Net(Net):
+    def __init__(self, hidden=12):
+        super().__init__(nn.Sequential(nn.Linear(5, hidden), nn.ReLU(), nn.Linear(hidden, 3)))
 
     def configure_optimizers(self):
-        made = self.optimizer(self.parameters())
+        made = super().configure_optimizers()
         step = torch.optim.lr_scheduler.StepLR(made, 1, 0.5)
         return {"optimizer": made, "lr_scheduler": {"scheduler": step, "interval": "step"}}
 
@@ -49,19 +39,7 @@ class _Data(pl.LightningDataModule):
 
 
 def _trainer(*callbacks, **options):
-    return pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=list(callbacks),
-        **{"max_epochs": 1, **options},
-    )
-
-
-def _sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+    return make_trainer(None, *callbacks, **{"max_epochs": 1, **options})
 
 
 @pytest.mark.parametrize(
@@ -95,13 +73,13 @@ def test_the_proximal_step_is_the_minimiser(layer):
 def test_group_lasso_follows_the_schedule_and_the_optimizer(accumulate):
     """Against a plain loop: SGD with momentum, the rate of that step, then the proximal step."""
     pl.seed_everything(3)
-    model = _Net(_sgd)
+    model = _Net()
     expected = torch.nn.Sequential(nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 3))
     expected.load_state_dict(model.net.state_dict())
     data = _Data()
     _trainer(GroupLasso(0.3), accumulate_grad_batches=accumulate).fit(model, datamodule=data)
 
-    optimizer, rate = _sgd(expected.parameters()), 0.1
+    optimizer, rate = sgd(expected.parameters()), 0.1
     for index, (x, y) in enumerate(data.train_dataloader()):
         (nn.functional.cross_entropy(expected(x), y) / accumulate).backward()
         if (index + 1) % accumulate == 0:
@@ -124,15 +102,13 @@ def test_group_lasso_refuses():
     with pytest.raises(ValueError, match="strength=-1"):
         GroupLasso(-1)
     with pytest.raises(ValueError, match="which is reparametrized"):
-        _trainer(WeightNormPruning(EWN(), (0,)), GroupLasso(0.1)).fit(
-            _Net(_sgd), datamodule=_Data()
-        )
+        _trainer(WeightNormPruning(EWN(), (0,)), GroupLasso(0.1)).fit(_Net(), datamodule=_Data())
 
 
 def test_dense_of_pruned_size(tmp_path):
     """It has the size of the pruned network, Kaiming's variance, and the counts of the full one."""
     pl.seed_everything(0)
-    model = _Net(_sgd, hidden=4000)
+    model = _Net(hidden=4000)
     nn.init.kaiming_normal_(model.net[0].weight)
     nn.init.kaiming_normal_(model.net[2].weight)
     trainer = _trainer(DenseOfPrunedSize(0.9), max_steps=0, max_epochs=-1)

@@ -4,33 +4,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
+from toys.fits import TrainsOnly, make_trainer
 
 from ewnprune import EWN, WeightNormPruning
 from ewnprune.recipes.nested import NestedTraining, draw_levels
 
 SPARSITIES = (0.5, 0.75)
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 
 
-class _Net(pl.LightningModule):
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x):
-        return self.net(x)
-
-    def training_step(self, batch, _):
-        return functional.cross_entropy(self(batch[0]), batch[1])
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.3, momentum=0.5)
+def _sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.3, momentum=0.5)
 
 
 def _mlp():
@@ -43,10 +26,8 @@ def _data(shape=(5,)):
     return DataLoader(TensorDataset(x, torch.arange(24) % 3), 8)
 
 
-def _fit(model, data, *callbacks, val=None, epochs=2, **options):
-    pl.Trainer(**QUIET, max_epochs=epochs, callbacks=list(callbacks), **options).fit(
-        model, data, val
-    )
+def _fit(model, data, *callbacks, val=None, **options):
+    make_trainer(None, *callbacks, **options).fit(model, data, val)
 
 
 def _kept(layer, reader, sparsity):
@@ -72,11 +53,11 @@ def _pruned(net, sparsity):
 def test_each_image_trains_the_network_it_drew():
     """Six steps against a loop that cuts the small networks out, image by image."""
     pl.seed_everything(3)
-    model = _Net(_mlp().double())
+    model = TrainsOnly(_mlp().double(), _sgd)
     twin = _mlp().double()
     twin.load_state_dict(model.net.state_dict())
     _fit(model, _data(), NestedTraining(0.6, SPARSITIES))
-    optimizer = torch.optim.SGD(twin.parameters(), lr=0.3, momentum=0.5)
+    optimizer = _sgd(twin.parameters())
     seen = set()
     for epoch in range(2):
         for number, (x, y) in enumerate(_data()):
@@ -95,14 +76,14 @@ def test_each_image_trains_the_network_it_drew():
         torch.testing.assert_close(found, expected)
 
 
-class _Validated(_Net):
+class _Validated(TrainsOnly):
     def validation_step(self, batch, _):
         self.evaluated = self(batch[0]).clone()
 
 
 def test_validation_sees_the_whole_network_and_nothing_stays():
-    model, data = _Validated(_mlp().double()), _data()
-    _fit(model, data, NestedTraining(1.0, [0.75]), val=data, epochs=1)
+    model, data = _Validated(_mlp().double(), _sgd), _data()
+    _fit(model, data, NestedTraining(1.0, [0.75]), val=data, max_epochs=1)
     last, _ = list(data)[-1]
     assert torch.equal(model.evaluated, model.net(last))
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
@@ -110,8 +91,8 @@ def test_validation_sees_the_whole_network_and_nothing_stays():
 
 def test_a_share_of_zero_is_training_as_usual():
     pl.seed_everything(1)
-    model = _Net(_mlp().double())
-    again = _Net(_mlp().double())
+    model = TrainsOnly(_mlp().double(), _sgd)
+    again = TrainsOnly(_mlp().double(), _sgd)
     again.net.load_state_dict(model.net.state_dict())
     _fit(model, _data(), NestedTraining(0.0))
     _fit(again, _data())
@@ -126,8 +107,8 @@ def test_with_ewn_convolutions_and_batch_norm():
     ).double()
     before = net[4].weight.detach().clone()
     kept = (net[0].weight.flatten(1).norm(dim=1) * before.view(3, 4, 16).norm(dim=(0, 2))).argmax()
-    nested = NestedTraining(1.0, [0.75])
-    _fit(_Net(net), _data((1, 6, 6)), nested, WeightNormPruning(EWN(), (0,)), max_steps=1)
+    callbacks = NestedTraining(1.0, [0.75]), WeightNormPruning(EWN(), (0,))
+    _fit(TrainsOnly(net, _sgd), _data((1, 6, 6)), *callbacks, max_steps=1)
     moved = (net[4].weight - before).view(3, 4, 16).abs().amax(dim=(0, 2)) > 0
     assert moved.tolist() == [u == kept for u in range(4)]
 
@@ -147,4 +128,4 @@ def test_bad_settings(make, message):
 
 def test_a_score_of_single_weights_is_refused():
     with pytest.raises(ValueError, match="ranks single weights"):
-        _fit(_Net(_mlp().double()), _data(), NestedTraining(1.0, score="magnitude"))
+        _fit(TrainsOnly(_mlp().double(), _sgd), _data(), NestedTraining(1.0, score="magnitude"))

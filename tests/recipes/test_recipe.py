@@ -2,6 +2,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from toys.fits import TrainsOnly, make_trainer
 
 from ewnprune import EWN, SWN, WeightNormPruning, reparametrize
 from ewnprune.recipes.alpha_rate import AlphaLearningRate
@@ -9,17 +10,16 @@ from ewnprune.recipes.initial_norms import InitialNorms
 from ewnprune.recipes.log_norm_penalty import LogNormPenalty
 
 
-class _Net(pl.LightningModule):
-    def __init__(self, optimizer):
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double()
-        self.optimizer = optimizer
+def _mlp():
+    return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double()
 
-    def training_step(self, batch, _):
-        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+class _Net(TrainsOnly):
+    def __init__(self, optimizer):
+        super().__init__(_mlp(), optimizer)
 
     def configure_optimizers(self):
-        made = self.optimizer(self.parameters())
+        made = super().configure_optimizers()
         step = torch.optim.lr_scheduler.StepLR(made, 2, 0.5)
         return {"optimizer": made, "lr_scheduler": {"scheduler": step, "interval": "step"}}
 
@@ -40,23 +40,14 @@ def _loader():
 
 def _fit(model, *callbacks, parametrization=None, **options):
     end = _End()
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[*callbacks, WeightNormPruning(parametrization or EWN(), (0,)), end],
-        **options,
-    )
-    trainer.fit(model, train_dataloaders=_loader())
+    callbacks = [*callbacks, WeightNormPruning(parametrization or EWN(), (0,)), end]
+    make_trainer(None, *callbacks, max_epochs=1, **options).fit(model, _loader())
     return end.state
 
 
 def _by_hand(start, optimizer, strength, lasso, rate, schedule, factor):
     """The same with the penalty in the loss and alpha in a parameter group of its own."""
-    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    net = _mlp()
     net.load_state_dict(start)
     with torch.no_grad():
         net[0].weight *= factor
@@ -136,16 +127,7 @@ def test_initial_norms_count_for_the_change_score():
     model = _Net(lambda p: torch.optim.SGD(p, lr=0.1))
     before = model.net[0].weight.detach().norm(dim=1)
     pruning = WeightNormPruning(SWN(), (0,))
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[InitialNorms(0.01), pruning],
-    )
-    trainer.fit(model, train_dataloaders=_loader())
+    make_trainer(None, InitialNorms(0.01), pruning, max_steps=1).fit(model, _loader())
     torch.testing.assert_close(pruning.attachment.initial_norms["net.0"].double(), 0.01 * before)
 
 

@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from toys.fits import make_trainer
 
 from ewnprune import EWN, WeightNormPruning
 from ewnprune.recipes.loss_driven import LossDrivenTraining
@@ -222,15 +223,7 @@ def _fit(folder, epochs, ckpt_path=None):
         scheduler=None,
         num_classes=3,
     )
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=CSVLogger(folder, version=0),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        log_every_n_steps=1,
-    )
+    trainer = make_trainer(None, max_epochs=epochs, logger=CSVLogger(folder, version=0))
     loader = DataLoader(TensorDataset(x, y), batch_size=10)
     trainer.fit(net, loader, ckpt_path=ckpt_path)
     text = (folder / "lightning_logs" / "version_0" / "metrics.csv").read_text()
@@ -284,11 +277,7 @@ def test_epoch_controller_works_with_the_callback_in_either_form(tmp_path):
         network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).double()
         net = _Net(network, optimizer=optimizer, scheduler=None, num_classes=3).double()
         callback = WeightNormPruning(EWN(), sparsities=(0, 0.5), loss_levels=(-0.2, -50), **options)
-        trainer = pl.Trainer(
-            max_epochs=8, accelerator="cpu", precision="64-true", callbacks=[callback],
-            logger=False, default_root_dir=tmp_path, enable_progress_bar=False,
-            enable_model_summary=False, enable_checkpointing=False,
-        )  # fmt: skip
+        trainer = make_trainer(tmp_path, callback, max_epochs=8, precision="64-true")
         trainer.fit(net, DataLoader(data, batch_size=10), DataLoader(data, batch_size=40))
         assert callback.loss_levels.passed == [-0.2]
         return net, callback.curve

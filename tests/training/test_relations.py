@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from toys.fits import make_trainer
 
 from ewnprune import EWN, SWN, AsymptoticRelations, reparametrize
 from ewnprune.model.layers import neuron_rows
@@ -73,11 +74,7 @@ def test_callback_logs_spreads_and_every_neuron(tmp_path):
     network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
     net = Net(network, lambda p: torch.optim.SGD(p, lr=0.1), scheduler=None, num_classes=3)
     reparametrize(net, EWN())
-    trainer = pl.Trainer(
-        max_epochs=2, accelerator="cpu", logger=CSVLogger(tmp_path), log_every_n_steps=1,
-        callbacks=[AsymptoticRelations(every_n_steps=3)], enable_progress_bar=False,
-        enable_checkpointing=False, enable_model_summary=False,
-    )  # fmt: skip
+    trainer = make_trainer(None, AsymptoticRelations(every_n_steps=3), logger=CSVLogger(tmp_path))
     trainer.fit(net, DataLoader(TensorDataset(x, y), batch_size=8))
     folder = tmp_path / "lightning_logs" / "version_0"
     with (folder / "relations.csv").open() as file:

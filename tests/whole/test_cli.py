@@ -54,6 +54,7 @@ def test_python_dash_m():
     assert done.stdout == f"ewnprune {__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_runs_by_name(config, capsys):
     words = ["fit", "--config", config.name, *SMALL, "--trainer.fast_dev_run=2"]
@@ -246,10 +247,12 @@ def test_a_full_disk_is_one_line(capsys, monkeypatch):
     assert not list(Path("runs/version_0").glob("*sparsity_curve*"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_that_resumes_bit_for_bit(tmp_path):
     """Interrupted in the middle of an epoch, then resumed: the uninterrupted run's weights."""
     options = [*SMALL, "--trainer.max_epochs=2", "--trainer.limit_val_batches=2"]
     options += ["--prune.sparsities=[0,0.5]", "--data.batch_size=512"]
+    options += ["--trainer.limit_train_batches=50", "--model.network.hidden=[64]"]
     whole = _run(["fit", *options], tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
 

@@ -147,26 +147,12 @@ def test_a_module_of_the_current_folder_can_be_named(capsys):
 
 
 _OWN = """
-import torch, pytorch_lightning as pl
-from torch.utils.data import DataLoader, TensorDataset
+from toys import data, fits
 
-class Model(pl.LightningModule):
+class Model(fits.Net):
     def __init__(self):
         super().__init__()
-        nn = torch.nn
-        self.network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
-    def forward(self, x):
-        return self.network(x)
-    def training_step(self, batch, batch_idx):
-        return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
-    def validation_step(self, batch, batch_idx):
-        self.log("val/loss", self.training_step(batch, batch_idx))
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
 
-class Data(pl.LightningDataModule):
-    def train_dataloader(self):
-        x = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
-        return DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=16)
-    val_dataloader = test_dataloader = train_dataloader
+class Data(data.Points):
+    pass
 """

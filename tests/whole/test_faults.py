@@ -11,9 +11,11 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassF1Score
+from toys.data import loader
+from toys.fits import Net, fit, mlp
 
 import ewnprune
 from ewnprune import (
@@ -33,46 +35,9 @@ from ewnprune.study.run import _FINAL, _LAST, _furthest_checkpoint, _steps
 LEVELS = (0, 0.5, 0.9)
 
 
-class Net(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
-
-    def forward(self, x):
-        return self.net(x)
-
-    def training_step(self, batch, _):
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch, _):
-        self.log("val_loss", self.training_step(batch, _))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def _loader(n=32):
-    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(0))
-    return DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=16)
-
-
-def _fit(folder, model, *callbacks, val=None, **options):
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    trainer = pl.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        devices=1,
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        **{**quiet, **options},
-    )
-    trainer.fit(model, _loader(), _loader() if val is None else val)
-    return trainer
-
-
 def test_a_checkpoint_that_was_cut_off_is_never_gone_on_from(tmp_path):
     keep = ModelCheckpoint(tmp_path / "fit")
-    _fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS), keep)
+    fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS), keep)
     content = Path(keep.best_model_path).read_bytes()
     older = tmp_path / "fit_0/checkpoints/interrupted.ckpt"
     older.parent.mkdir(parents=True)
@@ -89,7 +54,7 @@ def test_a_checkpoint_that_was_cut_off_is_never_gone_on_from(tmp_path):
 def test_a_clock_that_goes_backwards_changes_nothing(tmp_path):
     """The checkpoint that a study goes on from is the furthest, whatever the files' times say."""
     keep = ModelCheckpoint(tmp_path / "fit", save_top_k=-1, filename="{epoch}")
-    _fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS), keep)
+    fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS), keep)
     older = tmp_path / "fit_0/checkpoints/interrupted.ckpt"
     for path, epoch in ((tmp_path / _LAST, 1), (older, 0)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +114,7 @@ def test_a_folder_that_cannot_be_written_to_leaves_the_model_as_it_is(tmp_path):
     model = Net()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(OSError, match="/proc"):
-        _fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS), logger=CannotWrite(tmp_path))
+        fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS), logger=CannotWrite(tmp_path))
     assert list(before) == [k for k in ewnprune.fold_state_dict(model.state_dict())]
 
 
@@ -174,7 +139,7 @@ class _Raising(Metric):
 def test_a_metric_that_raises_is_an_error_before_the_training(tmp_path):
     model = Net()
     with pytest.raises(ValueError, match=r"_Raising does not fit .* a metric of the user's"):
-        _fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS, metric=_Raising()))
+        fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS, metric=_Raising()))
     assert model.trainer.global_step == 0
 
 
@@ -187,21 +152,21 @@ def test_a_logger_that_raises_finds_the_curve_written(tmp_path):
 
     callback = WeightNormPruning(EWN(), LEVELS)
     with pytest.raises(ConnectionError):
-        _fit(tmp_path, Net(), callback, logger=Broken(tmp_path), log_every_n_steps=1)
+        fit(tmp_path, Net(), callback, logger=Broken(tmp_path), log_every_n_steps=1)
     (path,) = tmp_path.rglob("sparsity_curve.csv")
     assert ewnprune.read_curve(path).points == callback.curve.points
 
 
 def test_nan_in_the_weights_is_said_by_name(tmp_path):
-    net = Net().net
+    net = mlp()
     with torch.no_grad():
         net[0].weight[3, 2] = torch.nan
     with pytest.raises(ValueError, match=r"(?i)nan"):
-        sparsity_curve(net, _loader(), LEVELS)
+        sparsity_curve(net, loader(32), LEVELS)
     with torch.no_grad():
         net[0].weight[3, 2] = 0.0
         net[2].weight[:] = torch.nan
-    curve = sparsity_curve(net, _loader(), LEVELS)  # its outputs are all wrong, and counted so
+    curve = sparsity_curve(net, loader(32), LEVELS)  # its outputs are all wrong, and counted so
     assert {point.correct for point in curve} == {0}
 
 
@@ -213,7 +178,7 @@ def test_dead_equal_and_single_neurons():
         net[0].weight[3] = 0.0  # and a dead one goes first
     ewnprune.reparametrize(net, EWN())
     ewnprune.fold(net)
-    curve = sparsity_curve(net, _loader(), (0, 0.25, 0.5, 0.9))
+    curve = sparsity_curve(net, loader(32), (0, 0.25, 0.5, 0.9))
     # one neuron of each layer always stays
     assert [p.neurons.left for p in curve] == [5, 4, 3, 2]
     small = ewnprune.remove_neurons(net, 0.5, torch.randn(2, 6))
@@ -222,9 +187,9 @@ def test_dead_equal_and_single_neurons():
 
 def test_an_empty_loader_is_said(tmp_path, capsys):
     with pytest.raises(ValueError, match="the loader gave no batch"):
-        sparsity_curve(Net().net, [], LEVELS)
+        sparsity_curve(mlp(), [], LEVELS)
     callback = WeightNormPruning(EWN(), LEVELS)
-    _fit(tmp_path, Net(), callback, limit_val_batches=0)
+    fit(tmp_path, Net(), callback, limit_val_batches=0)
     assert callback.curve is None
     assert "no validation data, so no curve" in capsys.readouterr().out
 
@@ -238,8 +203,8 @@ def test_a_fit_that_breaks_off_can_be_begun_again(tmp_path):
 
     model = Net()
     with pytest.raises(RuntimeError, match="out of luck"):
-        _fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS), Breaks())
-    _fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS))
+        fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS), Breaks())
+    fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS))
     assert not attached_parametrizations(model)
     assert list(model.state_dict()) == list(Net().state_dict())
 
@@ -268,7 +233,7 @@ def test_two_runs_in_one_folder_at_once_lose_nothing(tmp_path):
 @pytest.mark.parametrize("realize", ["mask", "remove"])
 def test_out_of_memory_means_smaller_batches_and_is_said(realize, monkeypatch):
     """Every measure is that of a machine with enough memory; what was counted before is dropped."""
-    net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+    net = mlp()
     data = TensorDataset(torch.randn(45, 6), torch.randint(2, (45,)))
     batches = [data[:8], data[8:16], data[16:]]
     options = {"metric": MulticlassF1Score(2), "realize": realize, "latency_seconds": 0.001}
@@ -292,12 +257,12 @@ def test_out_of_memory_means_smaller_batches_and_is_said(realize, monkeypatch):
 
 
 def test_out_of_memory_with_one_sample_or_data_that_cannot_begin_anew_is_the_error():
-    net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+    net = mlp()
     batch = torch.randn(4, 6), torch.randint(2, (4,))
 
     def short(model, x):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
 
-    for loader in ([batch], iter([batch])):
+    for batches in ([batch], iter([batch])):
         with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
-            sparsity_curve(net, loader, LEVELS, "norm", forward=short)
+            sparsity_curve(net, batches, LEVELS, "norm", forward=short)

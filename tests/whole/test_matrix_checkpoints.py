@@ -9,7 +9,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from toys import fits
+from toys.data import loader, points
+from toys.fits import BuildsInConfigureModel, make_trainer, mlp
 
 import ewnprune
 from ewnprune import EWN, SWN, WeightNormPruning, attached_parametrizations
@@ -17,16 +19,11 @@ from ewnprune import EWN, SWN, WeightNormPruning, attached_parametrizations
 LEVELS = (0, 0.5, 0.9)
 
 
-def _data(n, seed):
-    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
-    return TensorDataset(x, (x[:, 0] * x[:, 1] > 0).long())
-
-
 class Batches:
     """Shuffled batches that can be stopped and gone on with in the middle of an epoch."""
 
     def __init__(self):
-        self.data = _data(64, 0)
+        self.data = points()
         self.epoch = self.batch = self.start = 0
 
     def __len__(self):
@@ -48,26 +45,16 @@ class Batches:
 
 
 def _val():
-    return DataLoader(_data(48, 1), batch_size=16)
+    return loader(48, 1)
 
 
-class Net(pl.LightningModule):
+class Net(fits.Net):
     def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(6, 10), nn.ReLU(), nn.Dropout(0.3), nn.BatchNorm1d(10), nn.Linear(10, 2)
-        )
+        layers = nn.Linear(6, 10), nn.ReLU(), nn.Dropout(0.3), nn.BatchNorm1d(10), nn.Linear(10, 2)
+        super().__init__(nn.Sequential(*layers))
 
-    def forward(self, x):
-        return self.net(x)
-
-    def training_step(self, batch, _):
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch, _):
-        self.log("val_loss", self.training_step(batch, _))
-
-    test_step = validation_step
+    def test_step(self, batch, _):
+        self.validation_step(batch, _)
 
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(self.parameters(), lr=0.02)
@@ -76,16 +63,8 @@ class Net(pl.LightningModule):
 
 
 def _trainer(folder, *callbacks, **options):
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    options = {"max_epochs": 3, **options}
-    return pl.Trainer(
-        accelerator="cpu",
-        devices=1,
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        **quiet,
-        **options,
-    )
+    options = {"max_epochs": 3, "enable_checkpointing": True, **options}
+    return make_trainer(folder, *callbacks, **options)
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
@@ -150,35 +129,22 @@ def test_the_best_checkpoint_after_the_fit(tmp_path):
 def test_configure_model_and_load_from_checkpoint(tmp_path):
     """Layers made in configure_model; the file loads with and without the callback."""
 
-    class Late(Net):
-        def __init__(self):
-            super().__init__()
-            del self.net
-
-        def configure_model(self):
-            if not hasattr(self, "net"):
-                self.net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
-
-    trainer, model = _trainer(tmp_path, WeightNormPruning(EWN(), LEVELS)), Late()
+    trainer, model = _trainer(tmp_path, WeightNormPruning(EWN(), LEVELS)), BuildsInConfigureModel()
     trainer.fit(model, Batches(), _val())
     trainer.save_checkpoint(tmp_path / "late.ckpt")
-    fresh = Late.load_from_checkpoint(tmp_path / "late.ckpt")
+    fresh = BuildsInConfigureModel.load_from_checkpoint(tmp_path / "late.ckpt")
     x = torch.randn(5, 6)
     assert torch.equal(fresh(x), model(x))
     for callbacks in ([], [WeightNormPruning(EWN(), LEVELS)]):
-        other = Late()
+        other = BuildsInConfigureModel()
         _trainer(tmp_path, *callbacks).test(
             other, _val(), ckpt_path=tmp_path / "late.ckpt", verbose=False
         )
         assert torch.equal(other(x), model(x))
 
 
-def _net():
-    return nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
-
-
 def test_deep_copies_are_independent():
-    net, x = _net(), torch.randn(4, 6)
+    net, x = mlp(), torch.randn(4, 6)
     ewnprune.reparametrize(net, EWN())
     twin = copy.deepcopy(net)
     expected = net(x)
@@ -195,7 +161,7 @@ def test_deep_copies_are_independent():
 
 
 def test_pickling_is_torchs_clear_error_until_folded():
-    net = _net()
+    net = mlp()
     ewnprune.reparametrize(net, EWN())
     with pytest.raises(RuntimeError, match=r"only supported through state_dict"):
         pickle.dumps(net)
@@ -205,7 +171,7 @@ def test_pickling_is_torchs_clear_error_until_folded():
 
 
 def test_torch_export_attached_and_folded():
-    net, x = _net().eval(), torch.randn(4, 6)
+    net, x = mlp().eval(), torch.randn(4, 6)
     ewnprune.reparametrize(net, SWN())
     expected = net(x)
     programs = [torch.export.export(net, (x,))]

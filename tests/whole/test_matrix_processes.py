@@ -1,46 +1,36 @@
 """The compatibility matrix: two processes are one process on the same batches."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import nn
 from torch.distributed import fsdp
+from toys.data import points
+from toys.fits import mlp
+from toys.processes import run_python
 
 import ewnprune
 from ewnprune import EWN, fold_state_dict, sparsity_curve
 
 _SCRIPT = """
 import json, os, sys, warnings
-import pytorch_lightning as pl, torch
+import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
-from torch import nn
-from torch.distributed import fsdp
 from torch.distributed.fsdp import fully_shard
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler
+from toys import fits
+from toys.data import loader, points
 from ewnprune import EWN, WeightNormPruning, attached_parametrizations, fold, reparametrize
 
 folder, warnings_off = sys.argv[1], warnings.simplefilter("ignore")
 
-def data(n, seed):
-    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
-    return TensorDataset(x, (x[:, 0] * x[:, 1] > 0).long())
-
-class Net(pl.LightningModule):
+class Net(fits.Net):
     def __init__(self):
-        super().__init__()
         torch.manual_seed(0)
-        self.net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
-    def forward(self, x):
-        return self.net(x)
-    def training_step(self, batch, _):
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+        super().__init__()
     def validation_step(self, batch, _):
         self.log("val_loss", self.training_step(batch, _), sync_dist=True)
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
 class Sharded(Net):
     def configure_model(self):
@@ -55,20 +45,19 @@ def fsdp2(distributed):
 
 def fit(name, model, strategy, epochs, ckpt_path=None):
     callback = WeightNormPruning(EWN(), (0, 0.5, 0.9))
-    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy=strategy, max_epochs=epochs,
-        logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, default_root_dir=f"{folder}/{name}", callbacks=[callback])
+    trainer = fits.make_trainer(f"{folder}/{name}", callback, devices=2, strategy=strategy,
+        max_epochs=epochs)
     rank = int(os.environ.get("LOCAL_RANK", 0))
-    sampler = DistributedSampler(data(64, 0), num_replicas=2, rank=rank, shuffle=False)
-    trainer.fit(model, DataLoader(data(64, 0), batch_size=8, sampler=sampler),
-        DataLoader(data(41, 1), batch_size=8), ckpt_path=ckpt_path, weights_only=True)
+    sampler = DistributedSampler(points(), num_replicas=2, rank=rank, shuffle=False)
+    trainer.fit(model, DataLoader(points(), batch_size=8, sampler=sampler),
+        loader(41, 1, 8), ckpt_path=ckpt_path, weights_only=True)
     state = {k: v.full_tensor() if hasattr(v, "full_tensor") else v
              for k, v in model.state_dict().items()}
-    points = [(p.sparsity, p.correct, p.total, p.loss) for p in callback.curve.where(score="norm")]
+    found = [(p.sparsity, p.correct, p.total, p.loss) for p in callback.curve.where(score="norm")]
     if trainer.is_global_zero:
         torch.save(state, f"{folder}/{name}.pt")
         with open(f"{folder}/{name}.json", "w") as file:
-            json.dump(points, file)
+            json.dump(found, file)
     return trainer
 
 fit("ddp", Net(), "ddp", 3)
@@ -89,12 +78,8 @@ torch.distributed.destroy_process_group()
 """
 
 
-def _data(n, seed):
-    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
-    return x, (x[:, 0] * x[:, 1] > 0).long()
-
-
 @pytest.mark.skipif(not hasattr(fsdp, "fully_shard"), reason="torch < 2.6")
+@pytest.mark.slow
 def test_ddp_and_fsdp2_are_one_process(tmp_path):
     """DDP; FSDP2 (attached before sharding); and FSDP2 resumed from both kinds of checkpoint.
 
@@ -102,27 +87,21 @@ def test_ddp_and_fsdp2_are_one_process(tmp_path):
     """
     script = tmp_path / "two.py"
     script.write_text(_SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_python(script, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
 
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+    net = mlp()
     ewnprune.reparametrize(net, EWN())
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-    x, y = _data(64, 0)
+    x, y = points().tensors
     for _ in range(3):
         for rows in torch.arange(64).split(16):
             optimizer.zero_grad()
             nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
             optimizer.step()
     ewnprune.fold(net)
-    curve = sparsity_curve(net, [_data(41, 1)], (0, 0.5, 0.9), "norm")
+    curve = sparsity_curve(net, [points(41, 1).tensors], (0, 0.5, 0.9), "norm")
     expected = [(p.sparsity, p.correct, p.total, p.loss) for p in curve]
     for name in ("ddp", "fsdp2", "file", "folder"):
         state = torch.load(tmp_path / f"{name}.pt", weights_only=True)
@@ -130,12 +109,12 @@ def test_ddp_and_fsdp2_are_one_process(tmp_path):
         state = fold_state_dict(state)
         for key, value in net.state_dict().items():
             torch.testing.assert_close(state[f"net.{key}"], value)
-        points = json.loads((tmp_path / f"{name}.json").read_text())
+        found = json.loads((tmp_path / f"{name}.json").read_text())
         before = tmp_path / f"{name}-half.json"  # the curve that a resumed run begins with
-        assert points[:-3] == (json.loads(before.read_text()) if before.exists() else [])
-        for point, wanted in zip(points[-3:], expected, strict=True):
+        assert found[:-3] == (json.loads(before.read_text()) if before.exists() else [])
+        for point, wanted in zip(found[-3:], expected, strict=True):
             assert point == pytest.approx(wanted, rel=1e-5)
     stored = torch.load(tmp_path / "file.ckpt", weights_only=True)
-    plain = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+    plain = mlp()
     folded = fold_state_dict(stored["state_dict"])
     plain.load_state_dict({k.removeprefix("net."): v for k, v in folded.items()})

@@ -9,6 +9,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassJaccardIndex, MultilabelF1Score
+from toys.data import loader, points
+from toys.fits import Net, fit
 
 import ewnprune
 from ewnprune import EWN, WeightNormPruning, attached_parametrizations
@@ -16,50 +18,15 @@ from ewnprune import EWN, WeightNormPruning, attached_parametrizations
 LEVELS = (0, 0.5, 0.9)
 
 
-def _data(n=64, seed=0):
-    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
-    return TensorDataset(x, (x[:, 0] * x[:, 1] > 0).long())
-
-
-def _loader(n=64, seed=0):
-    return DataLoader(_data(n, seed), batch_size=16)
-
-
-class Net(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
-
-    def forward(self, x):
-        return self.net(x)
-
-    def training_step(self, batch, _):
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch, _, dataloader_idx=0):
-        self.log("val_loss", self.training_step(batch, _))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
-
-
-def _fit(folder, model, loader=None, val=None, callback=None, callbacks=(), **options):
+def _fit(folder, model, train=None, val=None, callback=None, callbacks=(), **options):
     callback = callback or WeightNormPruning(EWN(), LEVELS)
-    defaults = {"max_epochs": 2, "accelerator": "cpu", "devices": 1, "logger": False}
-    quiet = dict.fromkeys(
-        ("enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
-    )
-    options = {**defaults, **quiet, "default_root_dir": folder, **options}
-    trainer = pl.Trainer(callbacks=[callback, *callbacks], **options)
-    trainer.fit(
-        model, _loader() if loader is None else loader, _loader(40, 1) if val is None else val
-    )
+    fit(folder, model, callback, *callbacks, train=train, val=val, **options)
     return callback
 
 
 def _losses(net, epochs=2):
     for _ in range(epochs):
-        for index, (x, y) in enumerate(_loader()):
+        for index, (x, y) in enumerate(loader()):
             yield index, nn.functional.cross_entropy(net(x), y)
 
 
@@ -184,6 +151,7 @@ def test_low_precision_trains_and_sweeps_as_the_trainer_evaluates(tmp_path, prec
     assert callback.curve.where(score="norm", sparsity=0.0).points[0].correct == watch.correct
 
 
+@pytest.mark.slow
 def test_compile_before_and_after_attaching(tmp_path):
     """Compiled in configure_model, by the user, or the whole module: the same training."""
 
@@ -222,17 +190,17 @@ def test_iterable_datasets(tmp_path):
     model, streamed = Net(), Net()
     streamed.load_state_dict(model.state_dict())
     expected = _fit(tmp_path, model).curve
-    loaders = [DataLoader(_Stream(_data(*a)), batch_size=16) for a in ((64, 0), (40, 1))]
+    loaders = [DataLoader(_Stream(points(*a)), batch_size=16) for a in ((64, 0), (40, 1))]
     assert _fit(tmp_path, streamed, *loaders).curve == expected
 
 
 def test_several_validation_loaders_and_an_unlimited_stream(tmp_path):
     """The curve is of the first loader, and says so; limits of the Trainer hold for it."""
     model = Net()
-    loaders = [_loader(40, 1), _loader(64, 2)]
+    loaders = [loader(40, 1), loader(64, 2)]
     callback = _fit(tmp_path, model, val=loaders, limit_val_batches=2)
     dense = callback.curve.where(score="norm", sparsity=0.0).points[0]
-    x, y = (tensor[:32] for tensor in _data(40, 1).tensors)
+    x, y = (tensor[:32] for tensor in points(40, 1).tensors)
     assert (dense.total, dense.correct) == (32, int((model(x).argmax(1) == y).sum()))
     assert "measured on the first of 2 val data loaders" in map(str, callback.curve.notes)
 
@@ -263,9 +231,9 @@ def test_other_tasks_than_classification(tmp_path, task):
         def training_step(self, batch, _):
             return loss(self(batch[0]), batch[1])
 
-    model, loader = Task(), DataLoader(TensorDataset(x, y), batch_size=16)
+    model, data = Task(), DataLoader(TensorDataset(x, y), batch_size=16)
     callback = WeightNormPruning(EWN(), LEVELS, metric=metric)
-    _fit(tmp_path, model, loader, loader, callback)
+    _fit(tmp_path, model, data, data, callback)
     with torch.no_grad():
         outputs = model(x)
     dense = callback.curve.where(score="norm", sparsity=0.0).points[0]

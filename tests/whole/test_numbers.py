@@ -37,6 +37,7 @@ def fit(tmp_path, monkeypatch, mnist_dir, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_a_fit_is_the_same_bit_for_bit_with_the_same_seed(fit):
     one, weights = fit("one")
     two, again = fit("two")
@@ -48,6 +49,7 @@ def test_a_fit_is_the_same_bit_for_bit_with_the_same_seed(fit):
     assert curves[0] == curves[1]
 
 
+@pytest.mark.slow
 def test_other_numbers_of_threads_agree_to_the_stated_tolerance(fit):
     """docs/compatibility.md: to 1e-3 of each weight matrix after 60 steps."""
     before, found = torch.get_num_threads(), []
@@ -61,6 +63,7 @@ def test_other_numbers_of_threads_agree_to_the_stated_tolerance(fit):
         assert (value - found[1][key]).norm() <= 1e-3 * value.norm(), key
 
 
+@pytest.mark.slow
 def test_accuracy_at_each_level_is_that_of_the_exported_network_in_numpy(fit, mnist_dir, capsys):
     """Exported, read by torch alone, and evaluated in float64 by NumPy alone."""
     folder, _ = fit("fit")

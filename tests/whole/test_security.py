@@ -116,20 +116,19 @@ def test_hostile_names_are_text_in_a_figure(tmp_path):
     assert "<script" not in (tmp_path / "a.svg").read_text()
 
 
+@pytest.mark.slow
 def test_no_secret_of_the_environment_is_saved(tmp_path, monkeypatch, capsys):
     secret = "s3cr3t-0123456789"
     for name in ("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "PASSWORD", "PL_TOKEN"):
         monkeypatch.setenv(name, secret)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "secret_toy.py").write_text(_TOY)
-    monkeypatch.syspath_prepend(tmp_path)
     network = {
         "class_path": "lightning_modules.MLP",
         "init_args": {"in_features": 6, "hidden": [8], "num_classes": 2},
     }
     model = {"class_path": "lightning_modules.Classifier"}
     model["init_args"] = {"num_classes": 2, "network": network}
-    config = {"model": model, "data": "secret_toy.Toy", "prune": {"sparsities": [0, 0.5]}}
+    config = {"model": model, "data": "toys.data.Points", "prune": {"sparsities": [0, 0.5]}}
     config["trainer"] = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
     Path("a.yaml").write_text(json.dumps(config))
     assert main(["fit", "--config", "a.yaml"]) == 0, capsys.readouterr().err
@@ -139,18 +138,6 @@ def test_no_secret_of_the_environment_is_saved(tmp_path, monkeypatch, capsys):
     for path in files:
         assert secret.encode() not in path.read_bytes(), path
     assert secret not in "".join(capsys.readouterr())
-
-
-_TOY = """
-import torch, pytorch_lightning as pl
-from torch.utils.data import DataLoader, TensorDataset
-
-class Toy(pl.LightningDataModule):
-    def train_dataloader(self):
-        x = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
-        return DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), 16)
-    val_dataloader = test_dataloader = train_dataloader
-"""
 
 
 def test_every_call_that_could_run_a_file_is_the_safe_one():

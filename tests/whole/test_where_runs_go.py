@@ -8,43 +8,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toys.data import points
 
 from ewnprune import read_curve
 from ewnprune.callback.checkpoint import read_checkpoint
 from ewnprune.cli import main
 
 _CLASSES = """
-import pathlib, numpy, torch, pytorch_lightning as pl
-from torch.utils.data import DataLoader, TensorDataset
+import pathlib, numpy
+from toys import fits
 
-class Model(pl.LightningModule):
+class Model(fits.Net):
     def __init__(self, where: pathlib.Path = pathlib.Path("a/b")):
         super().__init__()
         numbers = {"rate": numpy.float64(0.1), "n": numpy.int64(3), "on": numpy.bool_(True)}
         self.save_hyperparameters({"where": pathlib.Path(where), **numbers})
-        nn = torch.nn
-        self.network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
-    def forward(self, x):
-        return self.network(x)
     def training_step(self, batch, batch_idx):
-        loss = torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
-        self.log("train/loss", loss, prog_bar=True)
+        loss = super().training_step(batch, batch_idx)
+        if self.trainer.training:  # validation asks for it too
+            self.log("train/loss", loss, prog_bar=True)
         return loss
-    def validation_step(self, batch, batch_idx):
-        self.log("val/loss", torch.nn.functional.cross_entropy(self(batch[0]), batch[1]))
-    test_step = validation_step
     def predict_step(self, batch, batch_idx):
         return self(batch[0])
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-class Data(pl.LightningDataModule):
-    def train_dataloader(self):
-        x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
-        return DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=4)
-    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
 """
-_SMALL = ["--model=small_classes.Model", "--data=small_classes.Data", "--trainer.accelerator=cpu"]
+_SMALL = ["--model=small_classes.Model", "--data=toys.data.Points", "--trainer.accelerator=cpu"]
 _SMALL += ["--trainer.enable_model_summary=false", "--prune.sparsities=[0,0.5]"]
 _FIT = ["fit", *_SMALL, "--trainer.max_epochs=3"]
 
@@ -138,9 +125,9 @@ def test_predictions_are_those_of_the_network(capsys):
     assert out.endswith("written:\n  runs/version_1/predictions.pt\n")
     found = torch.load("runs/version_1/predictions.pt", weights_only=True)
     state = torch.load(checkpoint, weights_only=False)["state_dict"]
-    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
-    hidden = (x @ state["network.0.weight"].T + state["network.0.bias"]).relu()
-    expected = hidden @ state["network.2.weight"].T + state["network.2.bias"]
+    x, _ = points(40).tensors
+    hidden = (x @ state["net.0.weight"].T + state["net.0.bias"]).relu()
+    expected = hidden @ state["net.2.weight"].T + state["net.2.bias"]
     assert len(found) == 10
     torch.testing.assert_close(torch.cat(found), expected)
     _run(capsys, "predict", *_SMALL, "--return_predictions=false")
@@ -168,6 +155,7 @@ def test_every_bar_is_throttled(command, capsys, monkeypatch):
     assert {number for _, number in drawn} == {"0", "1", "10"}
 
 
+@pytest.mark.slow
 def test_paths_and_numpy_numbers_in_a_checkpoint_are_read(capsys):
     _run(capsys, *_FIT)
     checkpoint = _checkpoint("runs/version_0")

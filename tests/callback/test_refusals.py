@@ -1,0 +1,137 @@
+"""What cannot work is refused by name, before the training where that is possible."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+from pytorch_lightning.callbacks import (
+    ModelPruning,
+    StochasticWeightAveraging,
+)
+from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
+from pytorch_lightning.cli import LightningCLI
+from toys.data import Points
+from toys.fits import BuildsInSetup, Net, fit
+
+import ewnprune.lightning
+from ewnprune import EWN, SWN, WeightNormPruning, attached_parametrizations
+from ewnprune.callback.refusals import refuse_what_cannot_work
+
+LEVELS = (0, 0.5, 0.9)
+
+
+class ForCLI(Net):
+    def __init__(self):
+        super().__init__()
+
+
+@pytest.mark.filterwarnings("ignore:No seed found", "ignore:.*configure_optimizers. will be over")
+def test_an_optimizer_made_too_early_is_refused(tmp_path, monkeypatch):
+    """A stock LightningCLI builds its optimizer from the plain parameters before any hook."""
+    monkeypatch.setattr(sys, "argv", ["stock"])
+    with pytest.raises(
+        RuntimeError, match=r"no optimizer holds the EWN parameters of layer 'net.0'"
+    ):
+        LightningCLI(
+            ForCLI,
+            Points,
+            trainer_defaults={
+                "callbacks": [WeightNormPruning(EWN(), LEVELS)],
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "accelerator": "cpu",
+                "default_root_dir": str(tmp_path),
+                "max_epochs": 1,
+            },
+            save_config_callback=None,
+            args=["fit", "--optimizer=SGD", "--optimizer.lr=0.1"],
+        )
+
+
+def test_model_pruning_beside_it_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="ModelPruning"):
+        fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS), ModelPruning("l1_unstructured"))
+
+
+@pytest.mark.parametrize(
+    "averaging", [lambda: StochasticWeightAveraging(0.01), lambda: EMAWeightAveraging()]
+)
+def test_averaging_callbacks_must_come_later(tmp_path, averaging):
+    with pytest.raises(ValueError, match="put WeightNormPruning before it"):
+        fit(tmp_path, Net(), averaging(), WeightNormPruning(EWN(), LEVELS))
+    with pytest.raises(ValueError, match="copies the model before"):
+        fit(tmp_path, BuildsInSetup(), WeightNormPruning(EWN(), LEVELS), averaging())
+
+
+def test_what_does_not_fit_the_model_is_an_error_before_training(tmp_path):
+    class Untraceable(Net):
+        def forward(self, x):
+            return self.net(x) if x.sum() > -1e9 else x
+
+    # masked it can be, but not removed: nor is that found out at the end
+    model = Untraceable()
+    with pytest.raises(ValueError, match=r"cannot be removed safely from 'net\.0'"):
+        fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS, realize="remove"))
+    assert model.trainer.global_step == 0
+    # a score that needs to know all readers makes do without, and says so
+    callback = WeightNormPruning(EWN(), LEVELS, scores=["norm_product"])
+    fit(tmp_path, Untraceable(), callback)
+    (note,) = [note for note in callback.curve.notes if note.kind == "score"]
+    assert "those of 'net.0' are not known (the model cannot be traced" in str(note)
+
+
+def test_bad_arguments_are_refused_at_once():
+    with pytest.raises(ValueError, match=r"1\.2"):
+        WeightNormPruning(EWN(), (0, 1.2))
+    with pytest.raises(ValueError, match="nrom"):
+        WeightNormPruning(EWN(), LEVELS, scores=["nrom"])
+    with pytest.raises(ValueError, match="every_n_epochs=0"):
+        WeightNormPruning(EWN(), LEVELS, every_n_epochs=0)
+    with pytest.raises(ValueError, match="scope='globl'"):
+        WeightNormPruning(EWN(), LEVELS, scope="globl")
+    for name in ("forward", "batch", "loss_fn"):
+        with pytest.raises(ValueError, match=f"{name}=3: expected a function"):
+            WeightNormPruning(EWN(), LEVELS, **{name: 3})
+
+
+@pytest.mark.parametrize(
+    ("strategy", "precision", "expected"),
+    [
+        ("FSDPStrategy", "32-true", "FSDPStrategy, which flattens"),
+        ("DeepSpeedStrategy", "32-true", "DeepSpeedStrategy, which flattens"),
+        ("SingleDeviceStrategy", "16-true", "precision='16-true'"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(strategy, precision, expected):
+    trainer = SimpleNamespace(strategy=type(strategy, (), {})(), precision=precision, callbacks=[])
+    with pytest.raises(ValueError, match=expected):
+        refuse_what_cannot_work(WeightNormPruning(EWN(), LEVELS), trainer, later=False)
+
+
+def test_what_is_attached_already_must_be_the_same(tmp_path):
+    model = Net()
+    ewnprune.reparametrize(model, EWN())
+    for parametrization, name in ((SWN(), "SWN"), (None, "plain")):
+        with pytest.raises(ValueError, match=f"has EWN on layers already and this fit is {name}"):
+            fit(tmp_path, model, WeightNormPruning(parametrization, LEVELS))
+    fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS))
+    assert not attached_parametrizations(model)
+
+
+def test_two_of_them_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="two WeightNormPruning callbacks"):
+        fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS), WeightNormPruning(SWN(), LEVELS))
+
+
+def test_half_precision_is_warned_of(tmp_path):
+    with pytest.warns(UserWarning, match="bf16-true"):
+        fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS), precision="bf16-true", max_epochs=1)
+
+
+def test_weight_space_with_another_optimizer_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"needs the optimizer EWNSGD and .* made SGD"):
+        fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS, weight_space=True))
+    with pytest.raises(ValueError, match="parametrization=None: expected EWN"):
+        fit(tmp_path, Net(), WeightNormPruning(None, LEVELS, weight_space=True))

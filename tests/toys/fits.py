@@ -1,0 +1,93 @@
+"""Fits that take a second: a LightningModule to make others of, and a Trainer that says nothing."""
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+
+from toys.data import loader
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+class Steps:
+    """All that a LightningModule needs, of either of Lightning's namespaces."""
+
+    def __init__(self, net=None, optimizer=sgd):
+        super().__init__()
+        self.net, self.optimizer = mlp() if net is None else net, optimizer
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, _):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, _, dataloader_idx=0):
+        self.log("val_loss", self.training_step(batch, _))
+
+    def test_step(self, batch, _):
+        self.log("test_loss", self.training_step(batch, _))
+
+    def configure_optimizers(self):
+        return self.optimizer(self.parameters())
+
+
+class Net(Steps, pl.LightningModule):
+    pass
+
+
+class TrainsOnly(Net):
+    """Lightning warns of a validation step where there is nothing to validate on."""
+
+    validation_step = pl.LightningModule.validation_step
+
+
+class BuildsInSetup(Net):
+    def __init__(self):
+        super().__init__()
+        del self.net
+
+    def setup(self, stage):
+        self.net = mlp()
+
+
+class BuildsInConfigureModel(BuildsInSetup):
+    setup = pl.LightningModule.setup
+
+    def configure_model(self):
+        if not hasattr(self, "net"):
+            self.net = mlp()
+
+
+def make_trainer(folder, *callbacks, kind=pl.Trainer, **options):
+    """A Trainer that keeps only what the callbacks write."""
+    defaults = {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "log_every_n_steps": 1,
+        "enable_checkpointing": any(isinstance(one, ModelCheckpoint) for one in callbacks),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+    }
+    return kind(callbacks=list(callbacks), **{**defaults, **options})
+
+
+def fit(folder, model, *callbacks, train=None, val=None, ckpt_path=None, **options):
+    """Trains on `train`, or else on 64 points, and gives back the Trainer."""
+    if ckpt_path is not None:  # Lightning wants the callback that wrote it
+        options = {"enable_checkpointing": True, **options}
+    trainer = make_trainer(folder, *callbacks, **options)
+    train = loader() if train is None else train
+    val = loader(40, 1) if val is None else val
+    trainer.fit(model, train, val, ckpt_path=ckpt_path)
+    return trainer
