@@ -61,6 +61,19 @@ def copy_network(model: nn.Module, share: bool = False) -> nn.Module:
     return found
 
 
+def training_copy(network: nn.Module) -> nn.Module:
+    """A copy in train mode, with buffers of its own: the pass writes to them."""
+    copy = copy_network(network, share=True)
+    copy.train()
+    for module in copy.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            module.eval()  # which the copy shares
+            continue
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.clone()
+    return copy
+
+
 def plain_network(model: nn.Module) -> nn.Module:
     """A copy that shares the model's tensors, with the values of parametrized weights as tensors.
 

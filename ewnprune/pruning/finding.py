@@ -16,7 +16,7 @@ from ewnprune.pruning.chains import chain_group, chain_groups
 from ewnprune.pruning.groups import Group
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.notes import Kind, Note
-from ewnprune.pruning.smaller import rehearse
+from ewnprune.pruning.smaller import build_halved, rehearse
 from ewnprune.pruning.training_pass import TrainingPass, look_at_training, rehearse_training
 
 _SAMPLES = 4  # of one alone, derivatives by which heads are found may be zero
@@ -112,11 +112,12 @@ def find_groups(
     if (heads != "keep" or any(g.unfollowed for g in groups)) and not anatomy.branches:
         groups = couple(sample)
     _rehearse(network, forward, sample, groups)
-    if not rehearse_training(network, forward, trained, _free(groups)) and not anatomy.branches:
+    halved = partial(build_halved, network)
+    if not rehearse_training(halved, forward, trained, _free(groups)) and not anatomy.branches:
         # what reads them in training only goes along, as far as that can be followed
         groups = couple(trained.inputs, training=True)
         _rehearse(network, forward, sample, groups)
-        rehearse_training(network, forward, trained, _free(groups))
+        rehearse_training(halved, forward, trained, _free(groups))
     order = [name for name, _ in network.named_modules()]  # the model's, not that of the search
     groups.sort(key=lambda group: min(map(order.index, group.makers), default=len(order)))
     staying = [group for group in groups if group.stays]

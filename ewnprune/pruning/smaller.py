@@ -45,6 +45,15 @@ def build_smaller(
     return small
 
 
+def build_halved(network: nn.Module, groups: Sequence[Group]) -> nn.Module:
+    """A copy of a network without half of the units of each of these groups."""
+    return build_smaller(network, groups, _half(groups))
+
+
+def _half(groups: Sequence[Group]) -> dict[str, Tensor]:
+    return {g.name: torch.arange(g.units) >= g.units // 2 for g in groups}
+
+
 def build_masked(network: nn.Module, groups: Iterable[Group], units: Units) -> nn.Module:
     """A copy of a network at full width, with zeros for some units of its groups.
 
@@ -90,7 +99,7 @@ def why_broken(
 
     Groups with dimensions of heads are marked where queries have to be scaled anew.
     """
-    half = {g.name: torch.arange(g.units) >= g.units // 2 for g in groups}
+    half = _half(groups)
     told = [group for group in groups if not group.opaque]
     expected = forward(build_masked(network, told, half), clone(inputs))
     narrowed = [group for group in told if group.attention is not None and not group.whole]

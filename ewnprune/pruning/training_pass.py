@@ -1,6 +1,6 @@
 """What only the training pass does: heads that help to train also read neurons."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ewnprune.model.copying import copy_network
+from ewnprune.model.copying import training_copy
 from ewnprune.model.layers import LAYER_TYPES, type_name
 from ewnprune.model.tensors import clone, same, two_samples
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.groups import Group
-from ewnprune.pruning.smaller import build_smaller
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def look_at_training(network: nn.Module, forward: Forward, inputs: Any) -> Train
     """
     inputs = two_samples(inputs)  # of one alone a BatchNorm has no variance
     called: set[str] = set()
-    trained = training_twin(network)
+    trained = training_copy(network)
     for name, module in trained.named_modules():
         if isinstance(module, LAYER_TYPES):
             module.register_forward_hook(lambda *_, name=name: called.add(name))
@@ -56,26 +55,10 @@ def look_at_training(network: nn.Module, forward: Forward, inputs: Any) -> Train
     return TrainingPass(inputs, outputs, frozenset(called))
 
 
-def training_twin(network: nn.Module) -> nn.Module:
-    """A copy in train mode, with buffers of its own: the pass writes to them."""
-    twin = copy_network(network, share=True)
-    twin.train()
-    for module in twin.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            module.eval()  # which the copy shares
-            continue
-        for name, buffer in module._buffers.items():
-            module._buffers[name] = None if buffer is None else buffer.clone()
-    return twin
-
-
-def why_untrainable(
-    network: nn.Module, forward: Forward, dense: TrainingPass, groups: Sequence[Group]
-) -> str:
-    """What is wrong with training the network without half of some groups; empty if nothing is."""
-    half = {g.name: torch.arange(g.units) >= g.units // 2 for g in groups}
+def _why_untrainable(smaller: nn.Module, forward: Forward, dense: TrainingPass) -> str:
+    """What is wrong with training a smaller network; empty if nothing is."""
     try:
-        outputs = _run(training_twin(build_smaller(network, groups, half)), forward, dense.inputs)
+        outputs = _run(training_copy(smaller), forward, dense.inputs)
     except Exception as error:  # any code of the user
         reason = " ".join(str(error).split())[:80]
         return f"without them it cannot be trained ({type(error).__name__}: {reason})"
@@ -85,21 +68,34 @@ def why_untrainable(
 
 
 def rehearse_training(
-    network: nn.Module, forward: Forward, dense: TrainingPass, groups: Sequence[Group]
+    without: Callable[[Sequence[Group]], nn.Module],
+    forward: Forward,
+    dense: TrainingPass,
+    groups: Sequence[Group],
 ) -> bool:
-    """Try that the network can be trained without half of each group.
+    """Try that the network can be trained without some of each group.
 
     Groups of which that does not hold are marked as such that nobody can follow.
+
+    Args:
+        without: gives the network without some of these groups.
+        forward: gives the outputs from network and inputs.
+        dense: the training pass of the whole network.
+        groups: those that can be cut, as far as it is known.
 
     Returns:
         Whether it holds of all.
     """
-    if dense.untried or not groups or not why_untrainable(network, forward, dense, groups):
+
+    def why(some: Sequence[Group]) -> str:
+        return _why_untrainable(without(some), forward, dense) if some else ""
+
+    if dense.untried or not why(groups):
         return True
     for group in groups:
-        group.unfollowed = why_untrainable(network, forward, dense, [group])
+        group.unfollowed = why([group])
     sound = [group for group in groups if not group.unfollowed]
-    reason = why_untrainable(network, forward, dense, sound) if sound else ""
+    reason = why(sound)
     for group in sound:
         group.unfollowed = reason
     return False
