@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric, MetricCollection
+
+from ewnprune.curve.classes import are_probabilities, classifies, count_correct, cross_entropy
 
 Loss = Callable[[Any, Any], Tensor]
 _AT_ONCE = 2**22  # class scores held back to be evaluated together: 16 MB
@@ -59,6 +60,9 @@ class Measures:
 
     Raises:
         ValueError: metric or loss do not fit the outputs and targets, or nothing is to measure.
+
+    Attributes:
+        unmeasured: what is not measured, and why; or empty.
     """
 
     def __init__(
@@ -71,11 +75,19 @@ class Measures:
     ) -> None:
         self.classifies = classifies(outputs, targets)
         self.loss_fn = loss_fn
+        self.entropy = self.classifies and loss_fn is None
+        self.unmeasured = ""
+        if self.entropy and are_probabilities(outputs):
+            self.entropy = False
+            self.unmeasured = (
+                "loss: not measured, since the outputs are probabilities, of which cross-entropy "
+                "would take the softmax once more: give loss_fn="
+            )
         if metric is None and loss_fn is None and not self.classifies:
             raise ValueError(
                 f"no measure fits outputs {_shape(outputs)} and targets {_shape(targets)}: "
-                "expected class scores (B, C, ...) and integer classes (B, ...); for another task "
-                "give metric= or loss_fn="
+                "expected class scores (B, C, ...), C > 1, and integer classes (B, ...); for "
+                "another task give metric= or loss_fn="
             )
         device = next(leaf.device for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
         if metric is not None:
@@ -116,7 +128,7 @@ class Measures:
         if self._waiting:
             outputs = torch.stack(self._waiting)
             self._correct.append(count_correct(outputs, targets))
-            if self.loss_fn is None:
+            if self.entropy:
                 losses = cross_entropy(outputs, targets)
                 self._losses.append(losses.sum(1, dtype=self.tally.loss.dtype))
             self._waiting = []
@@ -128,7 +140,7 @@ class Measures:
             {
                 "correct": correct[network] if self.classifies else None,
                 "accuracy": correct[network] / total if self.classifies else None,
-                "loss": losses[network] if self.loss_fn or self.classifies else None,
+                "loss": losses[network] if self.loss_fn or self.entropy else None,
                 "total": total,
                 "metrics": as_numbers(self.metrics[network], self.metrics[network].compute())
                 if self.metrics
@@ -136,38 +148,6 @@ class Measures:
             }
             for network in range(len(correct))
         ]
-
-
-def classifies(outputs: Any, targets: Any) -> bool:
-    """Whether outputs are class scores ``(B, C, ...)`` and targets class indices ``(B, ...)``."""
-    return (
-        isinstance(outputs, Tensor)
-        and isinstance(targets, Tensor)
-        and outputs.is_floating_point()
-        and not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
-        and outputs.ndim == targets.ndim + 1
-        and outputs.shape[:1] + outputs.shape[2:] == targets.shape
-    )
-
-
-def count_correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    """How many targets ``(B, ...)`` each of ``(V, B, C, ...)`` class scores gets right.
-
-    A prediction with a NaN among its scores is wrong. Of equal scores the first class counts, as
-    in ``torch.max``.
-    """
-    highest, predicted = outputs.max(dim=2)  # NaN if any is
-    return ((predicted == targets) & ~highest.isnan()).flatten(1).sum(1)
-
-
-def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Loss of each sample, ``(V, samples)``, in at least float32: the loss where none is given."""
-    precise = outputs if outputs.dtype == torch.float64 else outputs.float()
-    repeated = targets.long().expand(len(outputs), *targets.shape)
-    losses = functional.cross_entropy(
-        precise.flatten(0, 1), repeated.flatten(0, 1), reduction="none"
-    )
-    return losses.view(len(outputs), -1)
 
 
 def sum_loss(loss: Any, samples: int, dtype: torch.dtype) -> Tensor:

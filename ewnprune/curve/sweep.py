@@ -97,7 +97,7 @@ def sparsity_curve(
         scores: functions of `ewnprune.scores`, by name or import path, or any `Score`.
         metric: further measures: any torchmetrics metric or collection, computed per network.
         loss_fn: from outputs and targets to the mean loss of the batch, or one loss per sample;
-            cross-entropy for classification.
+            cross-entropy for classification, unless the outputs are probabilities already.
         layers: which layers, see `select_layers`; by default every Linear and convolution but
             the last.
         exclude: which of them to leave.
@@ -195,6 +195,7 @@ def sparsity_curve(
                 notes += how
                 for result, cost in zip(results, costs, strict=True):
                     result["metrics"] = {**result["metrics"], **cost}
+        notes += [Note("measures", measures.unmeasured)] if measures.unmeasured else []
         notes += _how_run(rankings, replay.fallback, [v.compact for v in plan.variants])
         points = []
         for (name, level), network in plan.networks.items():

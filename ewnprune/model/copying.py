@@ -62,7 +62,7 @@ def copy_network(model: nn.Module, share: bool = False) -> nn.Module:
     return found
 
 
-def training_twin(network: nn.Module) -> nn.Module:
+def training_copy(network: nn.Module) -> nn.Module:
     """A copy in train mode, with buffers of its own: the pass writes to them."""
     twin = copy_network(network, share=True)
     twin.train()

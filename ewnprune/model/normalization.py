@@ -4,11 +4,9 @@ A BatchNorm treats every channel by itself. A LayerNorm or GroupNorm reads acros
 without some of them it gives other values for the rest; a masked one counts those that stay only.
 """
 
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -93,22 +91,3 @@ def shrink_channels(module: Any, keep: Tensor) -> None:
     assert record is not None
     width = getattr(module, record.width)
     setattr(module, record.width, (*width[:-1], left) if isinstance(width, tuple) else left)
-
-
-def mask_channels(norm: Any, keep: Tensor) -> None:
-    """Make a norm that reads across channels give zero for some, and leave them out of its sums."""
-    record = normalization_of(norm)
-    assert record is not None and record.dim is not None
-    dim, small = record.dim, copy(norm)
-    # tables of its own: of tensors, which are cut, and of hooks, to which one is added below
-    vars(small).update(
-        {k: table.copy() for k, table in vars(norm).items() if isinstance(table, dict)}
-    )
-    shrink_channels(small, keep)
-
-    def masked(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        index = keep.nonzero().flatten().to(output.device)
-        values = small(args[0].index_select(dim, index))
-        return torch.zeros_like(output).index_copy(dim, index, values)
-
-    norm.register_forward_hook(masked)

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ewnprune.model.tensors import same_bits
-
 
 @contextmanager
 def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
@@ -80,6 +78,24 @@ def _changed(tensor: Tensor, content: Tensor, version: int | None) -> bool:
         # by value: kernels and other libraries write without telling the version counter
         return not same_bits(tensor, content)
     return version is None or tensor._version != version
+
+
+def same_bits(first: Tensor, second: Tensor) -> bool:
+    """Whether two plain tensors of the same shape and type hold the same bits.
+
+    >>> same_bits(torch.tensor([torch.nan]), torch.tensor([torch.nan]))
+    True
+    >>> same_bits(torch.tensor(0.0), torch.tensor(-0.0))
+    False
+    """
+    return first.is_meta or torch.equal(_bytes(first), _bytes(second))
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1)
+    return (torch.view_as_real(tensor).view(-1) if tensor.is_complex() else tensor).view(
+        torch.uint8
+    )
 
 
 def run_eagerly(model: nn.Module) -> None:

@@ -76,26 +76,10 @@ def identical(first: Tensor, second: Tensor) -> bool:
     )
 
 
-def same_bits(first: Tensor, second: Tensor) -> bool:
-    """Whether two plain tensors of the same shape and type hold the same bits.
-
-    >>> same_bits(torch.tensor([torch.nan]), torch.tensor([torch.nan]))
-    True
-    >>> same_bits(torch.tensor(0.0), torch.tensor(-0.0))
-    False
-    """
-    return first.is_meta or torch.equal(_bytes(first), _bytes(second))
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1)
-    return (torch.view_as_real(tensor).view(-1) if tensor.is_complex() else tensor).view(
-        torch.uint8
-    )
-
-
 def close(first: Tensor, second: Tensor) -> bool:
     """Equal but for rounding: to the root of the type's precision, relative to the largest."""
+    if first.is_complex() and second.is_complex():
+        return close(torch.view_as_real(first), torch.view_as_real(second))
     if not first.is_floating_point():
         return torch.equal(first, second)
     scale = float(second.abs().nan_to_num(0.0, 0.0, 0.0).max()) if second.numel() else 0.0

@@ -5,23 +5,25 @@ those that it reads with those that it gives, and so on. Fang et al., "DepGraph:
 Structural Pruning", https://arxiv.org/abs/2301.12900.
 """
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-import torch_pruning
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ewnprune.model.attention import find_attention
-from ewnprune.model.copying import copy_network, training_twin
+from ewnprune.model.copying import copy_network, training_copy
 from ewnprune.model.layers import LAYER_TYPES, conv_groups, is_depthwise, type_name
 from ewnprune.model.normalization import ACROSS, normalization_of
 from ewnprune.model.tensors import clone
 from ewnprune.model.tracing import Forward
-from ewnprune.pruning.groups import Group, Places
+from ewnprune.pruning.groups import Group, Places, misfit
 from ewnprune.pruning.heads import Heads, head_groups
+from ewnprune.pruning.search import Graph
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -45,7 +47,7 @@ def coupled_groups(
     Raises:
         ValueError: torch-pruning cannot follow the network.
     """
-    twin = training_twin(network) if training else copy_network(network, share=True)
+    twin = training_copy(network) if training else copy_network(network, share=True)
     modes = {module: module.training for module in twin.modules()}
     for module in twin.modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -95,33 +97,45 @@ class _Finder:
     def __init__(
         self, network: nn.Module, forward: Forward, inputs: Any, modes: Mapping[nn.Module, bool]
     ) -> None:
-        self.graph: Any = torch_pruning.DependencyGraph()
+        self.network = network
+        self.graph: Any = Graph()
         self.last: set[nn.Module] = set()
-        try:
-            with torch.enable_grad():
-                self.graph.build_dependency(
-                    network,
-                    clone(inputs),
-                    forward_fn=partial(_run_and_note_last, forward, self.last, modes),
-                    verbose=False,
-                )
-        except Exception as error:  # it runs the user's code
-            reason = " ".join(str(error).split())[:120]
-            raise ValueError(
-                f"torch-pruning cannot follow {type_name(network)} ({type(error).__name__}: "
-                f"{reason})"
-            ) from error
+        with torch.enable_grad(), self._following():
+            self.graph.build_dependency(
+                network,
+                clone(inputs),
+                forward_fn=partial(_run_and_note_last, forward, self.last, modes),
+                verbose=False,
+            )
         self.parameters = {parameter: name for name, parameter in network.named_parameters()}
         self.names = {module: name for name, module in network.named_modules()}
 
+    @contextmanager
+    def _following(self) -> Iterator[None]:
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Maximum recursive depth reached")  # so it says
+                yield
+        except Exception as error:  # it runs the user's code, and loses count in some networks
+            reason = " ".join(str(error).split())[:120]
+            raise ValueError(
+                f"torch-pruning cannot follow {type_name(self.network)} ({type(error).__name__}: "
+                f"{reason})"
+            ) from error
+
     def groups(self) -> list[Group]:
         found = []
-        for items in self.graph.get_all_groups(root_module_types=[*LAYER_TYPES]):
+        with self._following():
+            all_of_them = [*self.graph.get_all_groups(root_module_types=[*LAYER_TYPES])]
+        for items in all_of_them:
             group = Group(self.names[items[0].dep.target.module], len(items[0].idxs))
             for item in items.items:
                 self._add(group, item)
             if not group.stays and group.size % group.blocks:
                 group.stays = f"its {group.size} channels do not make {group.blocks} equal blocks"
+            lost = misfit(self.network, group)
+            if lost and not group.stays:
+                group.unfollowed = f"it is not seen which channels of {lost!r} are theirs"
             found.append(group)
         return found
 

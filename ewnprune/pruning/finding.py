@@ -16,8 +16,8 @@ from ewnprune.pruning.chains import chain_group, chain_groups
 from ewnprune.pruning.groups import Group
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.notes import Kind, Note
-from ewnprune.pruning.smaller import rehearse, rehearse_training
-from ewnprune.pruning.training_pass import TrainingPass, look_at_training
+from ewnprune.pruning.smaller import build_halved, rehearse
+from ewnprune.pruning.training_pass import TrainingPass, look_at_training, rehearse_training
 
 _SAMPLES = 4  # of one alone, derivatives by which heads are found may be zero
 _IN_TRAINING_ONLY = "only the training pass calls it"
@@ -109,22 +109,24 @@ def find_groups(
         if group.name in anatomy.idle:
             group.unfollowed, group.stays = "", _why_idle(group.name, anatomy, trained)
     couple = partial(_coupled, network, forward, heads, selection, wanted, anatomy, trained)
-    if (heads != "keep" or any(g.unfollowed for g in groups)) and not anatomy.branches:
+    by_heads = heads != "keep" or not {*wanted} <= chosen.keys()
+    if (by_heads or any(group.unfollowed for group in groups)) and not anatomy.branches:
         groups = couple(sample)
     _rehearse(network, forward, sample, groups)
-    if not rehearse_training(network, forward, trained, _free(groups)) and not anatomy.branches:
+    halved = partial(build_halved, network)
+    if not rehearse_training(halved, forward, trained, _free(groups)) and not anatomy.branches:
         # what reads them in training only goes along, as far as that can be followed
         groups = couple(trained.inputs, training=True)
         _rehearse(network, forward, sample, groups)
-        rehearse_training(network, forward, trained, _free(groups))
+        rehearse_training(halved, forward, trained, _free(groups))
     order = [name for name, _ in network.named_modules()]  # the model's, not that of the search
     groups.sort(key=lambda group: min(map(order.index, group.makers), default=len(order)))
     staying = [group for group in groups if group.stays]
     usable = [part for g in groups if not g.stays for part in _as_masked(g, anatomy)]
-    if not usable:  # then they are masked at least
+    if not usable and not wanted:  # then they are masked at least
         usable = [part for group in staying for part in _as_masked(group, anatomy)]
         staying = [group for group in staying if not {*group.makers} & {p.name for p in usable}]
-    if not usable:
+    if not usable and not wanted:
         reasons = "; ".join(f"{group.name!r}: {group.stays}" for group in staying)
         raise ValueError(f"no neuron of {type_name(network)} can be pruned ({reasons})")
     return Found(network, usable, staying, selection, anatomy, trained.untried)

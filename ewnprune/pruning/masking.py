@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ewnprune.model.copying import copy_network
 from ewnprune.model.layers import (
     layer_weight,
     replace_tensor,
     spatial_dims,
     to_weight,
 )
-from ewnprune.model.normalization import mask_channels
+from ewnprune.model.normalization import normalization_of, shrink_channels
 from ewnprune.pruning.groups import Group, cut_of
 
 
@@ -33,12 +34,27 @@ def silence(network: nn.Module, groups: Iterable[Group], units: Mapping[str, Ten
     norms = {name for group in groups for name in group.norms}
     for name, keep in cut.channels.items():
         if name in norms:
-            mask_channels(network.get_submodule(name), keep)
+            _mask_channels(network.get_submodule(name), keep)
     attending = {name for g in groups if g.attention is not None for name in g.makers}
     for name, keep in cut.rows.items():
         if name in attending:
             layer = network.get_submodule(name)
             layer.register_forward_hook(_zero_outputs(_beside(layer, keep)))
+
+
+def _mask_channels(norm: Any, keep: Tensor) -> None:
+    """Make a norm that reads across channels give zero for some, and leave them out of its sums."""
+    record = normalization_of(norm)
+    assert record is not None and record.dim is not None
+    dim, small = record.dim, copy_network(norm, share=True)
+    shrink_channels(small, keep)
+
+    def masked(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        index = keep.nonzero().flatten().to(output.device)
+        values = small(args[0].index_select(dim, index))
+        return torch.zeros_like(output).index_copy(dim, index, values)
+
+    norm.register_forward_hook(masked)
 
 
 def mask_outputs(network: nn.Module, groups: Iterable[Group], units: Mapping[str, Tensor]) -> None:

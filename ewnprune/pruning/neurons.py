@@ -206,6 +206,7 @@ def layer_seed(name: str, seed: int | None) -> int:
 def precise(tensor: Tensor) -> Tensor:
     """The values that scores are computed from: float32, or float64 where the tensor is."""
     tensor = tensor.detach()
+    tensor = tensor.abs() if tensor.is_complex() else tensor  # of which all norms are the same
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["removed", "stays", "masked", "left", "score", "sizes", "latency", "run", "other"]
+Kind = Literal[
+    "removed", "stays", "masked", "left", "score", "sizes", "latency", "run", "measures", "other"
+]
 """What a note is about:
 
 - ``removed``: neurons of a group go with all that belongs to them;
@@ -14,6 +16,7 @@ Kind = Literal["removed", "stays", "masked", "left", "score", "sizes", "latency"
 - ``sizes``: how sizes were counted;
 - ``latency``: how times were measured;
 - ``run``: how the networks were run;
+- ``measures``: what was not measured, and why;
 - ``other``: what came from elsewhere.
 """
 

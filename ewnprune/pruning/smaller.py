@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ewnprune.model.copying import copy_network, training_twin
+from ewnprune.model.copying import copy_network
 from ewnprune.model.layers import type_name
 from ewnprune.model.tensors import clone, close, same
 from ewnprune.model.tracing import Forward
@@ -15,7 +15,6 @@ from ewnprune.pruning.cutting import cut_network
 from ewnprune.pruning.groups import Group, cut_of
 from ewnprune.pruning.heads import cut_heads
 from ewnprune.pruning.masking import mask_outputs, silence
-from ewnprune.pruning.training_pass import TrainingPass, run_in_training
 
 Units = Mapping[str, Tensor]
 """For each group, by name, which of its units stay, ``(units,)``."""
@@ -44,6 +43,15 @@ def build_smaller(
     cut_heads(small, free, units)
     _mask(small, [group for group in groups if not group.free], units)
     return small
+
+
+def build_halved(network: nn.Module, groups: Sequence[Group]) -> nn.Module:
+    """A copy of a network without half of the units of each of these groups."""
+    return build_smaller(network, groups, _half(groups))
+
+
+def _half(groups: Sequence[Group]) -> dict[str, Tensor]:
+    return {g.name: torch.arange(g.units) >= g.units // 2 for g in groups}
 
 
 def build_masked(network: nn.Module, groups: Iterable[Group], units: Units) -> nn.Module:
@@ -91,7 +99,7 @@ def why_broken(
 
     Groups with dimensions of heads are marked where queries have to be scaled anew.
     """
-    half = {g.name: torch.arange(g.units) >= g.units // 2 for g in groups}
+    half = _half(groups)
     told = [group for group in groups if not group.opaque]
     expected = forward(build_masked(network, told, half), clone(inputs))
     narrowed = [group for group in told if group.attention is not None and not group.whole]
@@ -122,44 +130,6 @@ def why_broken(
             group.rescale = bool(better)
         agrees = same(forward(build_smaller(network, told, half), clone(inputs)), expected, close)
     return "" if agrees else _broken("does not give what the masked one gives")
-
-
-def rehearse_training(
-    network: nn.Module, forward: Forward, dense: TrainingPass, groups: Sequence[Group]
-) -> bool:
-    """Try that the network can be trained without half of each group.
-
-    Groups of which that does not hold are marked as such that nobody can follow.
-
-    Returns:
-        Whether it holds of all.
-    """
-    if dense.untried or not groups or not why_untrainable(network, forward, dense, groups):
-        return True
-    for group in groups:
-        group.unfollowed = why_untrainable(network, forward, dense, [group])
-    sound = [group for group in groups if not group.unfollowed]
-    reason = why_untrainable(network, forward, dense, sound) if sound else ""
-    for group in sound:
-        group.unfollowed = reason
-    return False
-
-
-def why_untrainable(
-    network: nn.Module, forward: Forward, dense: TrainingPass, groups: Sequence[Group]
-) -> str:
-    """What is wrong with training the network without half of some groups; empty if nothing is."""
-    half = {g.name: torch.arange(g.units) >= g.units // 2 for g in groups}
-    try:
-        outputs = run_in_training(
-            training_twin(build_smaller(network, groups, half)), forward, dense.inputs
-        )
-    except Exception as error:  # any code of the user
-        reason = " ".join(str(error).split())[:80]
-        return f"without them it cannot be trained ({type(error).__name__}: {reason})"
-    if not same(outputs, dense.outputs, lambda one, other: one.shape == other.shape):
-        return "without them it gives outputs of another shape in training"
-    return ""
 
 
 def largest_difference(outputs: Any, expected: Any) -> float:

@@ -1,5 +1,6 @@
 """What only the training pass does: heads that help to train also read neurons."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ewnprune.model.copying import training_twin
+from ewnprune.model.copying import training_copy
 from ewnprune.model.layers import LAYER_TYPES, type_name
-from ewnprune.model.tensors import clone, two_samples
+from ewnprune.model.tensors import clone, same, two_samples
 from ewnprune.model.tracing import Forward
+from ewnprune.pruning.groups import Group
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,12 @@ def look_at_training(network: nn.Module, forward: Forward, inputs: Any) -> Train
     """
     inputs = two_samples(inputs)  # of one alone a BatchNorm has no variance
     called: set[str] = set()
-    trained = training_twin(network)
+    trained = training_copy(network)
     for name, module in trained.named_modules():
         if isinstance(module, LAYER_TYPES):
             module.register_forward_hook(lambda *_, name=name: called.add(name))
     try:
-        outputs = run_in_training(trained, forward, inputs)
+        outputs = _run(trained, forward, inputs)
     except Exception as error:  # any code of the user, which may want targets when it trains
         reason = " ".join(str(error).split())[:80]
         untried = f"{type_name(network)} does not run so on inputs alone"
@@ -53,8 +55,53 @@ def look_at_training(network: nn.Module, forward: Forward, inputs: Any) -> Train
     return TrainingPass(inputs, outputs, frozenset(called))
 
 
-def run_in_training(network: nn.Module, forward: Forward, inputs: Any) -> Any:
-    """The outputs, with the random numbers left as they were."""
+def _why_untrainable(smaller: nn.Module, forward: Forward, dense: TrainingPass) -> str:
+    """What is wrong with training a smaller network; empty if nothing is."""
+    try:
+        outputs = _run(training_copy(smaller), forward, dense.inputs)
+    except Exception as error:  # any code of the user
+        reason = " ".join(str(error).split())[:80]
+        return f"without them it cannot be trained ({type(error).__name__}: {reason})"
+    if not same(outputs, dense.outputs, lambda one, other: one.shape == other.shape):
+        return "without them it gives outputs of another shape in training"
+    return ""
+
+
+def rehearse_training(
+    without: Callable[[Sequence[Group]], nn.Module],
+    forward: Forward,
+    dense: TrainingPass,
+    groups: Sequence[Group],
+) -> bool:
+    """Try that the network can be trained without some of each group.
+
+    Groups of which that does not hold are marked as such that nobody can follow.
+
+    Args:
+        without: gives the network without some of these groups.
+        forward: gives the outputs from network and inputs.
+        dense: the training pass of the whole network.
+        groups: those that can be cut, as far as it is known.
+
+    Returns:
+        Whether it holds of all.
+    """
+
+    def why(some: Sequence[Group]) -> str:
+        return _why_untrainable(without(some), forward, dense) if some else ""
+
+    if dense.untried or not why(groups):
+        return True
+    for group in groups:
+        group.unfollowed = why([group])
+    sound = [group for group in groups if not group.unfollowed]
+    reason = why(sound)
+    for group in sound:
+        group.unfollowed = reason
+    return False
+
+
+def _run(network: nn.Module, forward: Forward, inputs: Any) -> Any:
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     gpus = {t.device for t in [*network.parameters(), *tensors] if t.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(gpus)):
