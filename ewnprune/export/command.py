@@ -20,6 +20,7 @@ from ewnprune.export.calling import Calling
 from ewnprune.export.card import make_card, summary
 from ewnprune.export.choosing import accuracies, check_drop, choose
 from ewnprune.export.formats import Format, FormatName, Network, find_format
+from ewnprune.export.readme import readme
 from ewnprune.export.trained import Batches, Trained, read_trained
 from ewnprune.model.tensors import close, identical, same
 from ewnprune.pruning.choice import Choice
@@ -46,8 +47,8 @@ def export(
     The network is plain: folded, and physically smaller. It is built with the layers, the scope,
     the batch and the forward function that the run was pruned with. Its file is read back and
     compared with the network in memory on the run's data before anything is said to be done. Beside
-    it lies card.json: where it comes from, what was removed, accuracy before and after, sizes,
-    latency, versions, checksum.
+    it lie card.json: where it comes from, what was removed, accuracy before and after, sizes,
+    latency, versions, checksum; and README.md, the same for people, as model hubs show it.
 
     Args:
         run: the folder of a run of ``ewnprune fit``, such as ``runs/version_0``, or a checkpoint.
@@ -129,8 +130,9 @@ def export(
         card["bytes"] = {"before": dense_bytes, "after": path.stat().st_size}
         text = json.dumps(card, indent=2, allow_nan=False) + "\n"
         (scratch / "card.json").write_text(text, encoding="utf-8")
+        (scratch / "README.md").write_text(readme(card, format), encoding="utf-8")
     print(summary(card))
-    written = (kind.file, "card.json")
+    written = (kind.file, "card.json", "README.md")
     print("written:", *(f"  {folder / name}" for name in written), sep="\n")
 
 

@@ -107,7 +107,7 @@ def _fails(capsys, *words):
 def test_every_format_is_read_without_this_package(run, name, tmp_path, capsys):
     folder = tmp_path / "small"
     assert _export(run, folder, "--sparsity=0.5", "--format", name) == 0, capsys.readouterr().err
-    assert {path.name for path in folder.iterdir()} == {FILES[name], "card.json"}
+    assert {path.name for path in folder.iterdir()} == {FILES[name], "card.json", "README.md"}
     told = json.loads((folder / "card.json").read_text())
     assert told["sha256"] == sha256((folder / FILES[name]).read_bytes()).hexdigest()
     assert told["bytes"]["after"] == (folder / FILES[name]).stat().st_size < told["bytes"]["before"]
