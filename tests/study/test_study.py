@@ -14,11 +14,12 @@ from ewnprune.cli import main
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.curve.points import CurvePoint
-from ewnprune.study.command import _alone, _joined, _prepare, _progress, collect, compare
+from ewnprune.study.command import _alone, _joined, _prepare, collect, compare
 from ewnprune.study.engines import run_locally, start_run
 from ewnprune.study.labels import Label
 from ewnprune.study.methods import METHODS, Method, find_methods, parse_methods, parse_seeds
 from ewnprune.study.plan import expand, merge
+from ewnprune.study.progress import _progress
 from ewnprune.study.ray_engine import _look, run_on_ray
 
 TOY = """
