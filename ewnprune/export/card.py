@@ -77,7 +77,8 @@ def make_card(
                 for name in names
             },
             "groups": {
-                name: {"left": left, "total": total} for name, (left, total) in removed.left.items()
+                name.removeprefix(prefix): {"left": left, "total": total}
+                for name, (left, total) in removed.left.items()
             },
             "notes": [{"kind": note.kind, "text": note.text} for note in removed.notes],
             "layers_left": {n.removeprefix(prefix): why for n, why in selection.left.items()},

@@ -20,7 +20,7 @@ from ewnprune.export.calling import Calling
 from ewnprune.export.card import make_card, summary
 from ewnprune.export.choosing import accuracies, check_drop, choose
 from ewnprune.export.formats import Format, FormatName, Network, find_format
-from ewnprune.export.readme import readme
+from ewnprune.export.readme import write_up
 from ewnprune.export.trained import Batches, Trained, read_trained
 from ewnprune.model.tensors import close, identical, same
 from ewnprune.pruning.choice import Choice
@@ -130,7 +130,7 @@ def export(
         card["bytes"] = {"before": dense_bytes, "after": path.stat().st_size}
         text = json.dumps(card, indent=2, allow_nan=False) + "\n"
         (scratch / "card.json").write_text(text, encoding="utf-8")
-        (scratch / "README.md").write_text(readme(card, format), encoding="utf-8")
+        (scratch / "README.md").write_text(write_up(card, format), encoding="utf-8")
     print(summary(card))
     written = (kind.file, "card.json", "README.md")
     print("written:", *(f"  {folder / name}" for name in written), sep="\n")

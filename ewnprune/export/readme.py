@@ -11,13 +11,13 @@ _LOADING = {
     "state_dict": """\
 import torch
 
-weights = torch.load("{file}", weights_only=True)  # onto your own network of these widths
+weights = torch.load("{file}", weights_only=True)  # built with the widths in card.json
 network.load_state_dict(weights)
 outputs = {call}""",
     "safetensors": """\
 from safetensors.torch import load_file
 
-network.load_state_dict(load_file("{file}"))  # onto your own network of these widths
+network.load_state_dict(load_file("{file}"))  # built with the widths in card.json
 outputs = {call}""",
     "torch_export": """\
 import torch
@@ -32,7 +32,7 @@ outputs = session.run(None, inputs)  # a dict of NumPy arrays, by the names belo
 }
 
 
-def readme(card: dict[str, Any], kind: str) -> str:
+def write_up(card: dict[str, Any], kind: str) -> str:
     """The text of README.md.
 
     Args:
@@ -55,7 +55,7 @@ def readme(card: dict[str, Any], kind: str) -> str:
         f"[ewnprune](https://pypi.org/project/ewnprune/) {_text(card['versions']['ewnprune'])}. "
         "Nothing of that is needed to run it. All figures here are in card.json.",
         f"From {_text(source['checkpoint'])}, step {source['step']}{seed}; "
-        f"level and score: {_text(pruning['chosen'])}.",
+        f"how score and level were chosen: {_text(pruning['chosen'])}.",
         "## Accuracy",
         _table(("data", "samples", "before", "after"), _accuracy_rows(card)),
         "## Sizes",

@@ -117,6 +117,7 @@ def test_every_format_is_read_without_this_package(run, name, tmp_path, capsys):
     assert told["parameters"] == {"before": 785 * 40 + 400, "after": 785 * 20 + 200}
     assert told["macs"] == {"before": 794 * 40, "after": 794 * 20}
     assert told["pruning"]["neurons"] == {"fc1": {"before": 40, "after": 20}}
+    assert told["pruning"]["groups"] == {"fc1": {"left": 20, "total": 40}}
     # the run itself measured this level with a mask
     curve = read_curve(run / "sparsity_curve.csv")
     (masked,) = curve.where(score=told["pruning"]["score"], sparsity=0.5)

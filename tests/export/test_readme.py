@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from ewnprune.export.readme import readme
+from ewnprune.export.readme import write_up
 
 NASTY = 'a|b\n---\n# [x](y) <script> `c` *d*: "e"'
 CARD = {
@@ -40,7 +40,7 @@ def _split(text):
     [("torch_export", "pytorch"), ("state_dict", "pytorch"), ("onnx", "onnx")],
 )
 def test_front_matter_and_sections(kind, library):
-    front, body = _split(readme(CARD, kind))
+    front, body = _split(write_up(CARD, kind))
     assert front == {
         "library_name": library,
         "tags": ["pruning", "structured-pruning", "ewnprune", kind],
@@ -54,30 +54,30 @@ def test_front_matter_and_sections(kind, library):
 
 def test_the_code_that_loads_is_code():
     for kind in ("torch_export", "state_dict", "safetensors", "onnx"):
-        (code,) = re.findall(r"```python\n(.*?)```", readme(CARD, kind), re.DOTALL)
+        (code,) = re.findall(r"```python\n(.*?)```", write_up(CARD, kind), re.DOTALL)
         compile(code, kind, "exec")
         assert "model.pt2" in code
-    assert "network(**inputs)" in readme(CARD, "torch_export")
+    assert "network(**inputs)" in write_up(CARD, "torch_export")
 
 
 def test_names_of_tensors_are_those_that_are_typed():
-    assert r"| inputs\['x'\] | batch, 784 | torch.float32 |" in readme(CARD, "torch_export")
-    text = readme(CARD, "onnx")
+    assert r"| inputs\['x'\] | batch, 784 | torch.float32 |" in write_up(CARD, "torch_export")
+    text = write_up(CARD, "onnx")
     assert "| x | batch, 784 | torch.float32 |" in text
     assert r"| outputs\_0 | batch, 10 | torch.float32 |" in text
 
 
 def test_what_was_not_measured_is_no_metric():
     card = {**CARD, "accuracy": {"val": {"before": None, "after": None, "samples": 7}}}
-    front, body = _split(readme(card, "onnx"))
+    front, body = _split(write_up(card, "onnx"))
     assert "metrics" not in front and "| val | 7 | - | - |" in body
 
 
 def test_text_of_others_stays_text():
     source = {**CARD["source"], "checkpoint": NASTY, "network": NASTY, "method": NASTY}
     pruning = {**CARD["pruning"], "score": NASTY, "groups": {NASTY: {"left": 1, "total": 2}}}
-    plain_front, plain = _split(readme(CARD, "onnx"))
-    front, body = _split(readme({**CARD, "source": source, "pruning": pruning}, "onnx"))
+    plain_front, plain = _split(write_up(CARD, "onnx"))
+    front, body = _split(write_up({**CARD, "source": source, "pruning": pruning}, "onnx"))
     assert front == plain_front
     assert "<script>" not in body
     # as many lines, headings and cells as of a card with harmless names
