@@ -1,12 +1,16 @@
 """``ewnprune reproduce``: run experiments of the paper and judge them."""
 
+import io
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import torch
 
+from ewnprune.errors import UsageError
 from ewnprune.experiments import (
     conv_rate,
     flow,
@@ -31,6 +35,8 @@ _ROOMS: dict[str, Callable[..., list[verdict.Criterion]]] = {
     "mnist-small": mnist_small.run,
     "mnist": mnist.run,
 }
+
+_SECONDS = 60  # between two lines on how far an experiment is
 
 
 def reproduce(
@@ -63,12 +69,11 @@ def reproduce(
         The exit status: 0 if every criterion holds, else 1.
 
     Raises:
-        ValueError: a number of seeds below 1, or a device that is not there.
+        UsageError: a number of seeds below 1, or a device that is not there.
     """
     if seeds is not None and seeds < 1:
-        raise ValueError(f"seeds={seeds}: expected a number >= 1")
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r}: torch sees no GPU here; leave it out to use the CPU")
+        raise UsageError(f"seeds={seeds}: expected a number >= 1")
+    _check_device(device)
     options = _options(seeds, depth, methods, data_dir, device)
     names = [name for name in _ROOMS if name != "mnist"] if experiment == "all" else [experiment]
     found: list[verdict.Criterion] = []
@@ -77,6 +82,45 @@ def reproduce(
     failed = sum(not criterion.passed for criterion in found)
     print(f"{len(found) - failed} of {len(found)} criteria hold")
     return 1 if failed else 0
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise UsageError(f"device={device!r}: expected cpu, or a GPU such as cuda") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device={device!r}: torch sees no GPU here; leave it out to use the CPU")
+
+
+@contextmanager
+def _lines_in_a_file() -> Iterator[None]:
+    """Where the output is no terminal, a line a minute in place of the experiments' bars."""
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        yield
+        return
+    with redirect_stderr(_Lines(sys.stderr)):
+        yield
+
+
+class _Lines(io.TextIOBase):
+    r"""Takes what tqdm draws over and over, after ``\r``, and lets all other text through."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._shown = time.monotonic()
+
+    def write(self, text: str) -> int:
+        if not text.startswith("\r"):
+            return self.stream.write(text)
+        drawn = text.strip()
+        if drawn and time.monotonic() > self._shown + _SECONDS:
+            print(drawn, flush=True)
+            self._shown = time.monotonic()
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
 
 
 def _options(
@@ -111,7 +155,8 @@ def _run(
         if name == "mnist":
             where["device"] = device
         begun = time.monotonic()
-        criteria = _ROOMS[name](out, **settings, **where)
+        with _lines_in_a_file():
+            criteria = _ROOMS[name](out, **settings, **where)
         verdict.write_verdict(out, settings, criteria)
         print(f"{name}: {time.monotonic() - begun:.0f} s, in {out}")
     else:

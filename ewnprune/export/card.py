@@ -2,19 +2,21 @@
 
 import hashlib
 import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ewnprune.columns import align
+from ewnprune.export.calling import Calling, described
 from ewnprune.export.formats import Format, Network, format_versions
 from ewnprune.export.trained import Trained
 from ewnprune.model.latency import measure_latency
-from ewnprune.model.layers import num_neurons, select_layers
+from ewnprune.model.layers import num_neurons, select_layers, type_name
 from ewnprune.model.size import count_macs, count_parameters
-from ewnprune.model.tracing import call
+from ewnprune.model.tensors import first_samples
+from ewnprune.pruning.removal import Removal
 
 _BATCH_SIZES = (1, 128)
 _SECONDS = 0.5  # to time each network in, at each batch size
@@ -23,10 +25,10 @@ _SECONDS = 0.5  # to time each network in, at each batch size
 def make_card(
     trained: Trained,
     part: str,
-    dense: nn.Module,
-    network: nn.Module,
+    dense: Calling,
+    network: Calling,
+    removed: Removal,
     loaded: Network,
-    inputs: Tensor,
     path: Path,
     kind: Format,
 ) -> dict[str, Any]:
@@ -37,8 +39,8 @@ def make_card(
         part: name of the network inside the run's model; empty for the whole.
         dense: the network before.
         network: the network after.
+        removed: what was removed of the run's model.
         loaded: the same, as read back from its file.
-        inputs: a batch of inputs.
         path: the file.
         kind: its format.
     """
@@ -48,9 +50,10 @@ def make_card(
     selection = select_layers(trained.model, pruning.layers, pruning.exclude)
     prefix = f"{part}." if part else ""
     names = [name.removeprefix(prefix) for name in selection.chosen]
-    before, after = dict(dense.named_modules()), dict(network.named_modules())
+    before, after = dict(dense.network.named_modules()), dict(network.network.named_modules())
+    one, forward = first_samples(network.inputs), network.forward
     with torch.no_grad():
-        macs = [count_macs(net, call, inputs[:1])[0] for net in (dense, network)]
+        macs = [count_macs(net.network, forward, one)[0] for net in (dense, network)]
     return {
         "format": 1,
         "file": kind.file,
@@ -64,6 +67,7 @@ def make_card(
             "seed": trained.seed,
             "method": pruning.method,
             "module": part,
+            "network": type_name(network.network),
         },
         "pruning": {
             "unit": "neurons",
@@ -72,13 +76,23 @@ def make_card(
                 name: {"before": num_neurons(before[name]), "after": num_neurons(after[name])}
                 for name in names
             },
+            "groups": {
+                name.removeprefix(prefix): {"left": left, "total": total}
+                for name, (left, total) in removed.left.items()
+            },
+            "notes": [{"kind": note.kind, "text": note.text} for note in removed.notes],
             "layers_left": {n.removeprefix(prefix): why for n, why in selection.left.items()},
         },
-        "parameters": {"before": count_parameters(dense), "after": count_parameters(network)},
+        "parameters": {
+            "before": count_parameters(dense.network),
+            "after": count_parameters(network.network),
+        },
         "macs": {"before": macs[0], "after": macs[1]},
-        "latency": _latencies(dense, network, loaded, inputs),
-        "inputs": {"shape": ["batch", *inputs.shape[1:]], "dtype": str(inputs.dtype)},
-        "tensors": {key: list(value.shape) for key, value in network.state_dict().items()},
+        "latency": _latencies(dense, network, loaded),
+        "call": f"network({network.as_typed()})",
+        "inputs": described(network.inputs),
+        "outputs": described(network.outputs(one)),
+        "tensors": {key: list(value.shape) for key, value in network.network.state_dict().items()},
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -93,7 +107,8 @@ def summary(card: dict[str, Any]) -> str:
 
     >>> card = {name: {"before": 4000, "after": 1000} for name in ("parameters", "macs", "bytes")}
     >>> card |= {"accuracy": {"test": {"before": 0.98, "after": 0.9765}}, "latency": []}
-    >>> print(summary(card | {"pruning": {"sparsity": 0.8, "score": "norm"}}))
+    >>> pruning = {"sparsity": 0.8, "score": "norm", "notes": []}
+    >>> print(summary(card | {"pruning": pruning}))
     80 % of the neurons removed, by norm
                      before    after
     parameters        4,000    1,000
@@ -117,20 +132,27 @@ def summary(card: dict[str, Any]) -> str:
         cells = ("-" if row[when] is None else shape.format(row[when]) for _, row, shape in rows)
         columns.append([when, *(cell.replace("%", " %") for cell in cells)])
     head = f"{100 * pruning['sparsity']:g} % of the neurons removed, by {pruning['score']}"
-    return f"{head}\n{align(columns, left=1)}"
+    lines = [head, align(columns, left=1)]
+    # what a user would not expect; the rest is in the card
+    lines += [note["text"] for note in pruning["notes"] if note["kind"] in ("stays", "score")]
+    return "\n".join(lines)
 
 
-def _latencies(
-    dense: nn.Module, network: nn.Module, loaded: Network, inputs: Tensor
-) -> list[dict[str, Any]]:
+def _latencies(dense: Calling, network: Calling, loaded: Network) -> list[dict[str, Any]]:
     """Medians in milliseconds: both networks in torch, and the file by what reads it."""
+    networks: dict[str, Network] = {
+        "before": partial(dense.forward, dense.network),
+        "after": partial(network.forward, network.network),
+        "file": loaded,
+    }
+    batches = [network.inputs]  # as it is, where nobody knows what a sample is
+    if network.batched:
+        batches = [network.example(size) for size in _BATCH_SIZES]
     rows = []
-    for size in _BATCH_SIZES:
-        batch = torch.cat([inputs] * -(-size // len(inputs)))[:size]
-        networks: dict[str, Network] = {"before": dense, "after": network, "file": loaded}
+    for batch in batches:
         measured = measure_latency(networks, batch, seconds=_SECONDS)
         first = measured["before"]
-        where = {"batch_size": size, "device": first.device, "threads": first.threads}
+        where = {"batch_size": first.batch_size, "device": first.device, "threads": first.threads}
         times = {name: latency.milliseconds for name, latency in measured.items()}
         rows.append({**where, "unit": "ms, median", **times})
     return rows

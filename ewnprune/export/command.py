@@ -6,21 +6,29 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ewnprune.callback.names import score_name
-from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.errors import UsageError
+from ewnprune.export.calling import Calling
 from ewnprune.export.card import make_card, summary
+from ewnprune.export.choosing import accuracies, check_drop, choose
 from ewnprune.export.formats import Format, FormatName, Network, find_format
+from ewnprune.export.readme import write_up
 from ewnprune.export.trained import Batches, Trained, read_trained
 from ewnprune.model.tensors import close, identical, same
+from ewnprune.pruning.choice import Choice
+from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.ranking import check_sparsities
-from ewnprune.pruning.removal import remove_neurons
+from ewnprune.pruning.removal import remove_with_notes
+from ewnprune.pruning.score_names import find_scores
+from ewnprune.pruning.smaller import largest_difference
 
 
 def export(
@@ -29,28 +37,38 @@ def export(
     max_drop: float | None = None,
     format: FormatName = "state_dict",
     score: str | None = None,
+    round_to: int = 1,
+    heads: Heads = "keep",
     output: str | None = None,
     run_config: str | None = None,
 ) -> None:
     """Write the smaller network of a run, without the neurons pruned, and a card that tells of it.
 
-    The network is plain: folded, and physically smaller. Its file is read back and compared with
-    the network in memory on the run's data before anything is said to be done. Beside it lies
-    card.json: where it comes from, accuracy before and after, sizes, latency, versions, checksum.
+    The network is plain: folded, and physically smaller. It is built with the layers, the scope,
+    the batch and the forward function that the run was pruned with. Its file is read back and
+    compared with the network in memory on the run's data before anything is said to be done. Beside
+    it lie card.json: where it comes from, what was removed, accuracy before and after, sizes,
+    latency, versions, checksum; and README.md, the same for people, as model hubs show it.
 
     Args:
         run: the folder of a run of ``ewnprune fit``, such as ``runs/version_0``, or a checkpoint.
         sparsity: fraction of the neurons to remove, in [0, 1).
         max_drop: instead of a sparsity: the largest of the run's levels that loses at most so
-            many points (of a hundred) of accuracy on validation data.
+            many points (of a hundred) of accuracy on validation data. The network built is held
+            against it once more before it is written.
         format: state_dict and safetensors hold the weights, torch_export and onnx the network.
         score: which neurons go first; by default the best on validation data of the run's scores.
+        round_to: the number of neurons that stay is rounded up to a multiple of this.
+        heads: what goes of attention made of Linear layers: whole heads, the same number of dims of
+            each, or nothing, keep.
         output: folder to make; by default one in the run's folder, or beside the checkpoint.
         run_config: config file to build model and data from, where it is not the run's own. It
             names the classes to build, as in ``ewnprune fit``: give one that you trust.
 
     Raises:
-        ValueError: options that do not fit, a network that cannot be made smaller or written.
+        UsageError: options that do not fit.
+        ValueError: a network that cannot be made smaller or written, or that loses more than
+            `max_drop`.
         FileNotFoundError: the run, the config or the checkpoint is not there.
         FileExistsError: the output is there already.
     """
@@ -58,7 +76,8 @@ def export(
         raise UsageError("expected either --sparsity, such as 0.9, or --max_drop, in points (0.5)")
     if max_drop is not None and not max_drop >= 0:
         raise UsageError(f"--max_drop {max_drop}: expected points of a hundred, 0 or more")
-    levels = None if sparsity is None else check_sparsities([sparsity])
+    score = score_name(score)
+    levels = _check_options(sparsity, score, round_to, heads)
     kind = find_format(format)
     if output is not None:
         _refuse_existing(Path(output))
@@ -66,42 +85,72 @@ def export(
     trained.data.prepare_data()
     splits = {split: trained.batches(split) for split in ("val", "test")}
     inputs = _example(trained, splits)
-    score, level, choice = _choose(trained, splits["val"], levels, max_drop, score_name(score))
+    removal: dict[str, Any] = {
+        "layers": trained.pruning.layers,
+        "exclude": trained.pruning.exclude,
+        "scope": trained.pruning.scope,
+        "round_to": round_to,
+        "heads": heads,
+        "initial_norms": trained.initial_norms,
+        "seed": trained.seed,
+        "forward": trained.pruning.measuring.forward,
+    }
+    score, level, choice = choose(trained, splits["val"], levels, max_drop, score, removal)
     beside = Path(run) if Path(run).is_dir() else Path(run).parent
     folder = Path(output or beside / f"export-{format}-{level:g}")
     _refuse_existing(folder)
-    small = remove_neurons(
-        trained.model,
-        level,
-        inputs,
-        score=score,
-        layers=trained.pruning.layers,
-        exclude=trained.pruning.exclude,
-        scope=trained.pruning.scope,
-        initial_norms=trained.initial_norms,
-        seed=trained.seed,
-    )
-    part = _network_of(trained.model, inputs)
-    dense, network = trained.model.get_submodule(part), small.get_submodule(part)
+    removed = remove_with_notes(trained.model, level, inputs, score=score, **removal)
+    networks = {"before": trained.model, "after": removed.model}
+    measured = {
+        split: accuracies(trained, networks, batches, removal)
+        for split, batches in splits.items()
+        if batches is not None
+    }
+    if max_drop is not None:
+        check_drop(measured["val"], max_drop)
+    whole = Calling(trained.model, inputs, removal["forward"])
+    part = _network_of(whole)
+    dense = replace(whole, network=trained.model.get_submodule(part))
+    network = replace(whole, network=removed.model.get_submodule(part))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _new_folder(folder) as scratch:
-        dense_bytes = _size_of(kind, dense, inputs, scratch)
+        dense_bytes = _size_of(format, kind, dense, scratch)
         path = scratch / kind.file
-        _write(format, kind, network, inputs, path)
+        _write(format, kind, network, path)
         loaded = kind.read(path, network)
         checks = {
-            split: _check(trained, batches, dense, network, loaded)
+            split: _check_file(trained, batches, network, loaded)
             for split, batches in splits.items()
             if batches is not None
         }
-        card = make_card(trained, part, dense, network, loaded, inputs, path, kind)
+        card = make_card(trained, part, dense, network, removed, loaded, path, kind)
         card["pruning"] |= {"score": score, "sparsity": level, "chosen": choice}
-        card["accuracy"] = {split: check for split, check in checks.items()}
+        card["pruning"] |= {"round_to": round_to, "heads": heads}
+        card["accuracy"] = {split: {**measured[split], **checks[split]} for split in checks}
         card["bytes"] = {"before": dense_bytes, "after": path.stat().st_size}
         text = json.dumps(card, indent=2, allow_nan=False) + "\n"
         (scratch / "card.json").write_text(text, encoding="utf-8")
+        (scratch / "README.md").write_text(write_up(card, format), encoding="utf-8")
     print(summary(card))
-    print("written:", f"  {folder / kind.file}", f"  {folder / 'card.json'}", sep="\n")
+    written = (kind.file, "card.json", "README.md")
+    print("written:", *(f"  {folder / name}" for name in written), sep="\n")
+
+
+def _check_options(
+    sparsity: float | None, score: str | None, round_to: int, heads: Heads
+) -> tuple[float, ...] | None:
+    """The level asked for, if any.
+
+    Raises:
+        UsageError: an option has a value that it cannot have.
+    """
+    try:
+        Choice(round_to=round_to, heads=heads)
+        if score is not None:
+            find_scores(score)
+        return None if sparsity is None else check_sparsities([sparsity])
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _refuse_existing(folder: Path) -> None:
@@ -109,15 +158,10 @@ def _refuse_existing(folder: Path) -> None:
         raise FileExistsError(f"{folder} is there already: give another --output, or remove it")
 
 
-def _example(trained: Trained, splits: dict[str, Batches | None]) -> Tensor:
+def _example(trained: Trained, splits: dict[str, Batches | None]) -> Any:
     for batches in splits.values():
         for batch in batches or ():
             inputs, _ = trained.pruning.batch(batch)
-            if not isinstance(inputs, Tensor):
-                raise ValueError(
-                    f"the model's inputs are a {type(inputs).__name__}: expected one tensor, "
-                    "(batch, ...), which is all that can be exported"
-                )
             return inputs
     raise ValueError(
         f"{type(trained.data).__name__} gives neither validation nor test data: expected some, to "
@@ -125,106 +169,53 @@ def _example(trained: Trained, splits: dict[str, Batches | None]) -> Tensor:
     )
 
 
-def _choose(
-    trained: Trained,
-    val: Batches | None,
-    levels: tuple[float, ...] | None,
-    max_drop: float | None,
-    score: str | None,
-) -> tuple[str, float, str]:
-    """Score and level, and how they were chosen: on validation data, if there was a choice."""
-    scores = list(trained.pruning.scores) if score is None else [score]
-    if levels is not None and (len(scores) == 1 or val is None):
-        return scores[0], levels[0], "as asked for"
-    if val is None:
-        raise ValueError(
-            "--max_drop needs validation data to choose with, and the run's data have none: give "
-            "a --sparsity"
-        )
-    curve = sparsity_curve(
-        trained.model,
-        val,
-        sorted({0.0, *(trained.pruning.sparsities if levels is None else levels)}),
-        scores,
-        batch=trained.pruning.batch,
-        layers=trained.pruning.layers,
-        exclude=trained.pruning.exclude,
-        scope=trained.pruning.scope,
-        initial_norms=trained.initial_norms,
-        seed=trained.seed,
-    ).where(unit="neurons")
-    found = []
-    for name in scores:
-        series = curve.where(score=name)
-        if not len(series):
-            continue
-        level = series.largest_sparsity(max_drop) if levels is None else levels[0]  # type: ignore[arg-type]
-        (point,) = series.where(sparsity=level)
-        # the larger level first, then the better accuracy; of equals the score named first
-        found.append((level, point.measure(), -scores.index(name)))
-    if not found:
-        raise ValueError(
-            f"scores {scores} rank single weights: give a --score that ranks neurons, such as norm"
-        )
-    level, _, place = max(found)
-    what = "score" if max_drop is None else f"score and level, within {max_drop:g} points"
-    return scores[-place], level, f"{what}, on validation data"
-
-
-def _network_of(model: nn.Module, inputs: Tensor) -> str:
+def _network_of(whole: Calling) -> str:
     """Name of the module inside a LightningModule that computes all; empty if it is the whole."""
+    model = whole.network
     children = [
         name for name, child in model.named_children() if any(True for _ in child.parameters())
     ]
     if len(children) != 1:
         return ""
+    child = replace(whole, network=model.get_submodule(children[0]))
     try:
-        with torch.no_grad():
-            outputs = model.get_submodule(children[0])(inputs)
-            alone = same(outputs, model(inputs), identical)
-    except (TypeError, ValueError, RuntimeError):  # it takes other inputs than the whole
-        return ""
-    return children[0] if alone else ""
+        outputs = child.outputs(whole.inputs)
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):
+        return ""  # it takes other inputs than the whole
+    return children[0] if same(outputs, whole.outputs(whole.inputs), identical) else ""
 
 
-def _check(
-    trained: Trained, batches: Batches, dense: nn.Module, network: nn.Module, loaded: Network
+def _check_file(
+    trained: Trained, batches: Batches, calling: Calling, loaded: Network
 ) -> dict[str, Any]:
-    """Compare the file with the network on all batches; count what each classifies right."""
-    correct, total, largest, classes = {"before": 0, "after": 0}, 0, 0.0, True
-    with torch.no_grad():
-        for batch in batches:
-            inputs, targets = trained.pruning.batch(batch)
-            expected, outputs = network(inputs), loaded(inputs)
-            if not same(outputs, expected, close):
-                raise ValueError(
-                    "the network read back from its file gives other outputs than the one "
-                    "written: this format cannot hold it; try another --format"
-                )
-            classes = classes and _are_classes(outputs, targets)
-            if classes:
-                correct["before"] += int((dense(inputs).argmax(1) == targets).sum())
-                correct["after"] += int((outputs.argmax(1) == targets).sum())
-            total += len(inputs)
-            if isinstance(outputs, Tensor):
-                largest = max(largest, float((outputs - expected).abs().max()))
-    rates = {key: value / total if classes else None for key, value in correct.items()}
-    return {**rates, "samples": total, "largest_difference_of_file": largest}
+    """Compare the file with the network on all batches."""
+    total, largest = 0, 0.0
+    for batch in batches:
+        inputs, _ = trained.pruning.batch(batch)
+        expected = calling.outputs(inputs)
+        try:
+            with torch.no_grad():
+                outputs = loaded(inputs)
+        except Exception as error:  # of whatever runs the file
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                "the network read back from its file does not take a batch that the network itself "
+                f"takes ({type(error).__name__}: {reason}): only the number of samples may vary in "
+                "it; try another --format"
+            ) from error
+        if not same(outputs, expected, close):
+            raise ValueError(
+                "the network read back from its file gives other outputs than the one "
+                "written: this format cannot hold it; try another --format"
+            )
+        total += len(next(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)))
+        largest = max(largest, largest_difference(outputs, expected))
+    return {"samples": total, "largest_difference_of_file": largest}
 
 
-def _are_classes(outputs: Any, targets: Any) -> bool:
-    return (
-        isinstance(outputs, Tensor)
-        and isinstance(targets, Tensor)
-        and not targets.is_floating_point()
-        and outputs.ndim == 2
-        and targets.ndim == 1
-    )
-
-
-def _write(name: str, kind: Format, network: nn.Module, inputs: Tensor, path: Path) -> None:
+def _write(name: str, kind: Format, calling: Calling, path: Path) -> None:
     try:
-        kind.write(network, inputs, path)
+        kind.write(calling, path)
     except OSError:
         raise
     except Exception as error:  # tracing runs the user's code, which may raise anything
@@ -235,9 +226,9 @@ def _write(name: str, kind: Format, network: nn.Module, inputs: Tensor, path: Pa
         ) from error
 
 
-def _size_of(kind: Format, network: nn.Module, inputs: Tensor, scratch: Path) -> int:
+def _size_of(name: str, kind: Format, calling: Calling, scratch: Path) -> int:
     path = scratch / f"dense-{kind.file}"
-    _write(path.name, kind, network, inputs, path)
+    _write(name, kind, calling, path)
     size = path.stat().st_size
     path.unlink()
     return size

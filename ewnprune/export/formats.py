@@ -1,19 +1,23 @@
 """Files that hold a plain network, and that are read without this package."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_map_only, tree_unflatten
 
+from ewnprune.export.calling import Calling, named
 from ewnprune.model.copying import copy_network
 
 FormatName = Literal["state_dict", "torch_export", "onnx", "safetensors"]
 
-Network = Callable[[Tensor], Any]
+Network = Callable[[Any], Any]
+"""From a batch's inputs to what the network of a file gives, in plain containers."""
 
 
 class Format(NamedTuple):
@@ -21,15 +25,15 @@ class Format(NamedTuple):
 
     Attributes:
         file: the file's name.
-        write: writes a network, run on a batch of inputs where the format needs that, to a path.
-        read: reads the file: a function of a batch of inputs. A file that holds weights alone
-            takes the place of all those of the network given.
+        write: writes a network to a path; run on its batch of inputs, where the format needs that.
+        read: reads the file. A file that holds weights alone takes the place of all those of the
+            network given.
         packages: what writing and reading it needs, beside torch.
     """
 
     file: str
-    write: Callable[[nn.Module, Tensor, Path], None]
-    read: Callable[[Path, nn.Module], Network]
+    write: Callable[[Calling, Path], None]
+    read: Callable[[Path, Calling], Network]
     packages: tuple[str, ...] = ()
 
 
@@ -61,53 +65,68 @@ def format_versions(found: Format) -> dict[str, str]:
     return {package: version(package) for package in found.packages}
 
 
-def _write_state_dict(network: nn.Module, inputs: Tensor, path: Path) -> None:
-    torch.save({key: value.cpu() for key, value in network.state_dict().items()}, path)
+def _write_state_dict(calling: Calling, path: Path) -> None:
+    torch.save({key: value.cpu() for key, value in calling.network.state_dict().items()}, path)
 
 
-def _read_state_dict(path: Path, network: nn.Module) -> Network:
-    return _with_weights(network, torch.load(path, weights_only=True))
+def _read_state_dict(path: Path, calling: Calling) -> Network:
+    return _with_weights(calling, torch.load(path, weights_only=True))
 
 
-def _write_safetensors(network: nn.Module, inputs: Tensor, path: Path) -> None:
+def _write_safetensors(calling: Calling, path: Path) -> None:
     from safetensors.torch import save_file
 
     # it stores no two tensors in the same memory, and none that is not contiguous
-    save_file({k: v.cpu().contiguous().clone() for k, v in network.state_dict().items()}, path)
+    state = calling.network.state_dict()
+    save_file({key: value.cpu().contiguous().clone() for key, value in state.items()}, path)
 
 
-def _read_safetensors(path: Path, network: nn.Module) -> Network:
+def _read_safetensors(path: Path, calling: Calling) -> Network:
     from safetensors.torch import load_file
 
-    return _with_weights(network, load_file(path))
+    return _with_weights(calling, load_file(path))
 
 
-def _with_weights(network: nn.Module, state: dict[str, Tensor]) -> Network:
-    empty = copy_network(network)
+def _with_weights(calling: Calling, state: dict[str, Tensor]) -> Network:
+    empty = copy_network(calling.network)
     for tensor in empty.state_dict().values():
         # a weight that the file does not bring shows
         tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
     empty.load_state_dict(state, strict=True)
-    return empty
+    return replace(calling, network=empty).outputs
 
 
-def _write_torch_export(network: nn.Module, inputs: Tensor, path: Path) -> None:
-    program = _program(network, inputs)
+def _write_torch_export(calling: Calling, path: Path) -> None:
+    program = _program(calling)
     with path.open("wb") as file:
         torch.export.save(program, file)
 
 
-def _read_torch_export(path: Path, network: nn.Module) -> Network:
+def _read_torch_export(path: Path, calling: Calling) -> Network:
     with path.open("rb") as file:
-        return torch.export.load(file).module()
+        program = torch.export.load(file).module()
+
+    def run(inputs: Any) -> Any:
+        args, kwargs = calling.arguments(inputs)
+        return program(*args, **kwargs)
+
+    return run
 
 
-def _write_onnx(network: nn.Module, inputs: Tensor, path: Path) -> None:
+def _write_onnx(calling: Calling, path: Path) -> None:
+    inputs = named(calling.inputs)
+    outputs = named(calling.outputs(calling.inputs), "outputs")
+    for what, values in (("inputs", inputs), ("outputs", outputs)):
+        for name, value in values.items():
+            if not isinstance(value, Tensor):
+                raise ValueError(
+                    f"{name!r} of the {what} is a {type(value).__name__}: expected tensors, in one "
+                    "dict, tuple or list at most, which is all that ONNX has names for"
+                )
     program = torch.onnx.export(
-        _program(network, inputs),
-        (inputs,),
-        input_names=["inputs"],
-        output_names=["outputs"],
+        _program(calling),
+        input_names=[str(name) for name in inputs],
+        output_names=_output_names(inputs, outputs),
         dynamo=True,
         verbose=False,
     )
@@ -115,28 +134,38 @@ def _write_onnx(network: nn.Module, inputs: Tensor, path: Path) -> None:
     program.save(path)
 
 
-def _read_onnx(path: Path, network: nn.Module) -> Network:
+def _read_onnx(path: Path, calling: Calling) -> Network:
     from onnxruntime import InferenceSession, SessionOptions
 
     options = SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # as torch, to compare their times
     session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
+    _, structure = tree_flatten(calling.outputs(calling.inputs))
+    given = {value.name for value in session.get_inputs()}  # one that is not used is not there
 
-    def run(inputs: Tensor) -> Any:
-        outputs = session.run(None, {given.name: inputs.cpu().numpy()})
-        tensors = [torch.from_numpy(output) for output in outputs]
-        return tensors[0] if len(tensors) == 1 else tensors
+    def run(inputs: Any) -> Any:
+        tensors = named(inputs).items()
+        arrays = {name: tensor.cpu().numpy() for name, tensor in tensors if name in given}
+        outputs = session.run(None, arrays)
+        return tree_unflatten([torch.from_numpy(output) for output in outputs], structure)
 
     return run
 
 
-def _program(network: nn.Module, inputs: Tensor) -> torch.export.ExportedProgram:
+def _output_names(inputs: Iterable[Any], outputs: Iterable[Any]) -> list[str]:
+    return [f"outputs_{name}" if name in inputs else str(name) for name in outputs]
+
+
+def _program(calling: Calling) -> torch.export.ExportedProgram:
     # two samples: they are stored in the file, and a batch of one would be taken for fixed
-    inputs = torch.cat([inputs, inputs])[:2].clone()
+    inputs = tree_map_only(Tensor, Tensor.clone, calling.example(2))
     batch = torch.export.Dim("batch")
+    shapes = tree_map(lambda leaf: {0: batch} if isinstance(leaf, Tensor) else None, inputs)
+    args, kwargs = calling.arguments(inputs)
+    by_place, by_name = calling.arguments(shapes)
+    module = calling.module().eval()
     with torch.no_grad():
-        return torch.export.export(network.eval(), (inputs,), dynamic_shapes=({0: batch},))
+        return torch.export.export(module, args, kwargs, dynamic_shapes=by_name or by_place)
 
 
 _FORMATS = {

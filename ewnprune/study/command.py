@@ -10,16 +10,18 @@ from typing import Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from ewnprune.configs import config_path
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
+from ewnprune.errors import UsageError
 from ewnprune.files import write_text
-from ewnprune.study.engines import Events, run_locally
+from ewnprune.study.engines import Events, check_workers, run_locally
 from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.methods import Method, find_methods, parse_methods, parse_seeds
+from ewnprune.study.options import check_options
 from ewnprune.study.plan import Run, expand, merge
+from ewnprune.study.progress import watch
 from ewnprune.study.ray_engine import import_ray, run_on_ray
 from ewnprune.study.run import CONFIG, FINISHED, SETTINGS
 from ewnprune.study.tables import analyse, write_tables
@@ -73,12 +75,14 @@ def compare(
         0, or 1 if a run failed.
 
     Raises:
-        ValueError: unknown methods, bad seeds, or settings other than those the folder was made
-            with; a reference that is no method of the study; an address without Ray.
+        UsageError: unknown methods, bad seeds, no workers; options that `ewnprune fit` does not
+            have; a reference that is no method of the study; an address without Ray.
+        ValueError: settings other than those the folder was made with.
         RuntimeError: the same study is running already.
         ImportError: Ray is asked for and not installed.
     """
     start = _find_engine(engine, address)
+    check_workers(workers)
     defined = parse_methods(own or {})
     wanted = find_methods(methods, defined)
     base = merge(_load_fit_config(fit_config), fit or {})
@@ -87,11 +91,12 @@ def compare(
     settings = _joined(folder, json.loads(json.dumps(asked)))
     defined = parse_methods(settings["own"])
     runs = expand(folder / "runs", wanted, parse_seeds(seeds), base, vary or {}, defined)
+    check_options([run for run in runs if not (run.folder / FINISHED).is_file()], defined)
     with _alone(folder):
         write_text(folder / _STUDY, yaml.safe_dump(settings, sort_keys=False))
         todo = _prepare(runs)
         print(f"ewnprune: {len(runs)} runs, {len(runs) - len(todo)} of them finished: {folder}")
-        failed = _run(todo, start, workers) if todo else []
+        failed = watch(start([run.folder for run in todo], workers), todo) if todo else []
         points = collect(folder, find_methods(settings["methods"], defined))
         if points.points:
             write_curve(points, folder / "points.csv")
@@ -131,28 +136,8 @@ def _find_engine(engine: str, address: str | None) -> Callable[..., Events]:
         import_ray()  # or an error, before anything is written
         return partial(run_on_ray, address=address)
     if address is not None:
-        raise ValueError(f"--address {address}: it is Ray's; expected --engine ray with it")
+        raise UsageError(f"--address {address}: it is Ray's; expected --engine ray with it")
     return run_locally
-
-
-def _run(todo: list[Run], start: Callable[..., Events], workers: int | None) -> list[Path]:
-    """Run them and show how far the study is; gives back the folders of those that failed."""
-    failed, ended = [], set()
-    layout = "{percentage:3.0f} %|{bar}| {n:.1f}/{total} runs, {elapsed} gone, {remaining} left"
-    with tqdm(total=len(todo), bar_format=layout, smoothing=0, mininterval=1) as bar:
-        try:
-            for event in start([run.folder for run in todo], workers):
-                if event is not None:
-                    path, status = event
-                    ended.add(path)
-                    if status or not (path / FINISHED).is_file():
-                        failed.append(path)
-                done = sum(1.0 if r.folder in ended else 0.95 * _progress(r.folder) for r in todo)
-                bar.update(done - bar.n)
-        except KeyboardInterrupt:
-            bar.write("ewnprune: stopped; the same command goes on from here")
-            raise
-    return failed
 
 
 def _prepare(runs: list[Run]) -> list[Run]:
@@ -203,7 +188,7 @@ def _joined(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     methods = settings["methods"]
     settings["reference"] = settings["reference"] or ("none" if "none" in methods else methods[0])
     if settings["reference"] not in methods:
-        raise ValueError(
+        raise UsageError(
             f"--reference {settings['reference']}: expected one of the study's methods, "
             f"{', '.join(methods)}"
         )
@@ -225,11 +210,6 @@ def _load_fit_config(name: str | None) -> dict[str, Any]:
     if name is None:
         return {}
     return yaml.safe_load(Path(config_path(name)).read_text(encoding="utf-8")) or {}
-
-
-def _progress(folder: Path) -> float:
-    path = folder / "progress"
-    return float(path.read_text(encoding="utf-8")) if path.is_file() else 0.0
 
 
 def _last_line(folder: Path) -> str:

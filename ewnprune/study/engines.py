@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ewnprune.errors import UsageError
+
 Events = Iterator[tuple[Path, int] | None]
 """A folder and its run's exit status as each ends; None after each look at them."""
 
@@ -29,7 +31,7 @@ def run_locally(folders: Sequence[Path], workers: int | None = None) -> Events:
         show progress.
 
     Raises:
-        ValueError: ``workers`` < 1.
+        UsageError: ``workers`` < 1.
     """
     check_workers(workers)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -97,7 +99,7 @@ def threads(count: int) -> dict[str, str]:
 def check_workers(workers: int | None) -> None:
     """Refuse fewer than one."""
     if workers is not None and workers < 1:
-        raise ValueError(f"workers={workers}: expected at least 1")
+        raise UsageError(f"workers={workers}: expected at least 1")
 
 
 @contextmanager

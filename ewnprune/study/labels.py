@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ewnprune.curve.points import CurvePoint
+from ewnprune.errors import UsageError
 
 _SETTINGS = " @ "
 
@@ -60,13 +61,13 @@ def check_names(method: str, candidates: Iterable[str] = ()) -> None:
     """Refuse names that could not be told apart again in a label, or that name no folder.
 
     Raises:
-        ValueError: such a name.
+        UsageError: such a name.
     """
     if set(method) & set("[]@/"):
-        raise ValueError(f"method name {method!r}: expected one without [, ], @ and /")
+        raise UsageError(f"method name {method!r}: expected one without [, ], @ and /")
     for name in map(str, candidates):
         if set(name) & set("[]") or _SETTINGS in name or not name:
-            raise ValueError(
+            raise UsageError(
                 f"candidate {name!r} of method {method!r}: expected a name without [, ] and @"
             )
 

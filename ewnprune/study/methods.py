@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ewnprune.errors import UsageError
 from ewnprune.study.labels import check_names
 
 # a neuron without weights may be kept as a constant: the last one counts that
@@ -86,7 +87,7 @@ def find_methods(wanted: str | list[str], own: Mapping[str, Method]) -> dict[str
         own: what a study defines.
 
     Raises:
-        ValueError: an unknown name, one that no label can hold, one given twice, or none.
+        UsageError: an unknown name, one that no label can hold, one given twice, or none.
 
     >>> list(find_methods("none,ewn", {}))
     ['none', 'ewn']
@@ -95,13 +96,13 @@ def find_methods(wanted: str | list[str], own: Mapping[str, Method]) -> dict[str
     known = {**METHODS, **own}
     for name in names:
         if name not in known:
-            raise ValueError(
+            raise UsageError(
                 f"--methods: unknown method {name!r}: choose among {', '.join(known)}, or define "
                 "it under `own` in the study's YAML file"
             )
         check_names(name, known[name].candidates)
     if len(set(names)) < len(names) or not names:
-        raise ValueError(
+        raise UsageError(
             f"--methods {','.join(names)}: expected each method once, and one at least"
         )
     return {name: known[name] for name in names}
@@ -111,17 +112,17 @@ def parse_methods(own: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
     """A study's own methods, from its YAML.
 
     Raises:
-        ValueError: an unknown field, or scores that are no list.
+        UsageError: an unknown field, or scores that are no list.
     """
     if not isinstance(own, Mapping):
-        raise ValueError(f"own={own!r}: expected the methods by name, each with its fields")
+        raise UsageError(f"own={own!r}: expected the methods by name, each with its fields")
     found = {}
     for name, options in own.items():
         known = {item.name for item in fields(Method)}
         if not isinstance(options, Mapping):
-            raise ValueError(f"own method {name!r}: expected {sorted(known)}; got {options!r}")
+            raise UsageError(f"own method {name!r}: expected {sorted(known)}; got {options!r}")
         if set(options) - known or not isinstance(options.get("scores", ()), list | tuple):
-            raise ValueError(
+            raise UsageError(
                 f"own method {name!r}: expected {sorted(known)}, with a list of scores; "
                 f"got {dict(options)}"
             )
@@ -133,7 +134,7 @@ def parse_seeds(seeds: str | int | list[int]) -> list[int]:
     """Seeds from ``"0-4"``, ``"0,2,7"``, a mix of both, or a list.
 
     Raises:
-        ValueError: something else, or no seed.
+        UsageError: something else, or no seed.
 
     >>> parse_seeds("0-2,7")
     [0, 1, 2, 7]
@@ -143,10 +144,10 @@ def parse_seeds(seeds: str | int | list[int]) -> list[int]:
     for part in [parts] if isinstance(parts, int) else parts:
         first, dash, last = str(part).strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ValueError(f"--seeds {seeds}: expected numbers >= 0 such as 0-4 or 0,2,7")
+            raise UsageError(f"--seeds {seeds}: expected numbers >= 0 such as 0-4 or 0,2,7")
         if int(last or first) - int(first) > 10_000:
-            raise ValueError(f"--seeds {seeds}: expected at most 10000 seeds at a time")
+            raise UsageError(f"--seeds {seeds}: expected at most 10000 seeds at a time")
         found += range(int(first), int(last or first) + 1)
     if not found:
-        raise ValueError(f"--seeds {seeds}: expected at least one seed, such as 0-4")
+        raise UsageError(f"--seeds {seeds}: expected at least one seed, such as 0-4")
     return list(dict.fromkeys(found))

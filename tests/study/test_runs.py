@@ -11,10 +11,11 @@ import yaml
 
 from ewnprune.cli import main
 from ewnprune.curve.files import read_curve
-from ewnprune.study.command import _prepare, _progress, compare
+from ewnprune.study.command import _prepare, compare
 from ewnprune.study.engines import run_locally, start_run
 from ewnprune.study.methods import find_methods
 from ewnprune.study.plan import expand, merge
+from ewnprune.study.progress import _progress
 
 TOY = """
 import json, os, signal, time

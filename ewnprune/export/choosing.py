@@ -1,0 +1,142 @@
+"""Which score and which level, and what the network that comes out is worth."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from ewnprune.curve.classes import classifies
+from ewnprune.curve.curve import Curve
+from ewnprune.curve.points import CurvePoint
+from ewnprune.curve.sweep import sparsity_curve
+from ewnprune.export.trained import Batches, Trained
+from ewnprune.model.preserve import evaluating
+
+
+def choose(
+    trained: Trained,
+    val: Batches | None,
+    levels: tuple[float, ...] | None,
+    max_drop: float | None,
+    score: str | None,
+    removal: Mapping[str, Any],
+) -> tuple[str, float, str]:
+    """Score and level, and how they were chosen: on validation data, if there was a choice.
+
+    Args:
+        trained: the run.
+        val: its validation data.
+        levels: the level asked for, alone; or None.
+        max_drop: or the points of a hundred that may be lost.
+        score: the score asked for; by default the best of the run's.
+        removal: what else `remove_neurons` is told.
+
+    Raises:
+        ValueError: there is nothing to choose with, or no score that ranks neurons.
+    """
+    scores = list(trained.pruning.scores) if score is None else [score]
+    if levels is not None and (len(scores) == 1 or val is None):
+        return scores[0], levels[0], "as asked for"
+    if val is None:
+        raise ValueError(
+            "--max_drop needs validation data to choose with, and the run's data have none: give "
+            "a --sparsity"
+        )
+    asked = sorted({0.0, *(trained.pruning.sparsities if levels is None else levels)})
+    curve = _curve(trained, trained.model, val, asked, scores, removal).where(unit="neurons")
+    found = []
+    for name in scores:
+        series = curve.where(score=name)
+        if not len(series):
+            continue
+        level = series.largest_sparsity(max_drop) if levels is None else levels[0]  # type: ignore[arg-type]
+        (point,) = series.where(sparsity=level)
+        # the larger level first, then the better accuracy; of equals the score named first
+        found.append((level, point.measure(), -scores.index(name)))
+    if not found:
+        raise ValueError(
+            f"scores {scores} rank single weights: give a --score that ranks neurons, such as norm"
+        )
+    level, _, place = max(found)
+    what = "score" if max_drop is None else f"score and level, within {max_drop:g} points"
+    return scores[-place], level, f"{what}, on validation data"
+
+
+def accuracies(
+    trained: Trained,
+    networks: Mapping[str, nn.Module],
+    batches: Batches,
+    removal: Mapping[str, Any],
+) -> dict[str, float | None]:
+    """The accuracy of each of these networks, as they are; None where the task has none."""
+    found = {}
+    for name, network in networks.items():
+        point = None
+        if _measurable(trained, network, batches):
+            point = _as_it_is(trained, network, batches, removal)
+        found[name] = None if point is None else point.accuracy
+    return found
+
+
+def check_drop(measured: Mapping[str, float | None], max_drop: float) -> None:
+    """Hold the network that was built against what was asked for.
+
+    Args:
+        measured: accuracy ``"before"`` and ``"after"``, on validation data.
+        max_drop: the points of a hundred that may be lost.
+
+    Raises:
+        ValueError: more is lost.
+
+    >>> check_drop({"before": 0.98, "after": 0.975}, 0.5)
+    """
+    before, after = measured["before"], measured["after"]
+    if before is None or after is None or not after >= before - max_drop / 100 - 1e-9:
+        raise ValueError(
+            f"the smaller network's accuracy on validation data is {_percent(after)}, that of the "
+            f"dense one {_percent(before)}: more than the {max_drop:g} points of --max_drop are "
+            "lost, so nothing is written; give a --sparsity to have it all the same"
+        )
+
+
+def _as_it_is(
+    trained: Trained, network: nn.Module, batches: Batches, removal: Mapping[str, Any]
+) -> CurvePoint:
+    # a score that needs initial norms has them of the dense network alone
+    rest = {key: value for key, value in removal.items() if key != "initial_norms"}
+    (point,) = _curve(trained, network, batches, (0.0,), ["norm"], rest)
+    return point
+
+
+def _curve(
+    trained: Trained,
+    network: nn.Module,
+    batches: Batches,
+    levels: Iterable[float],
+    scores: list[str],
+    removal: Mapping[str, Any],
+) -> Curve:
+    measuring = trained.pruning.measuring
+    return sparsity_curve(
+        network,
+        batches,
+        levels,
+        scores,
+        metric=measuring.metric,
+        loss_fn=measuring.loss_fn,
+        batch=measuring.batch,
+        **removal,
+    )
+
+
+def _measurable(trained: Trained, network: nn.Module, batches: Batches) -> bool:
+    measuring = trained.pruning.measuring
+    if measuring.metric is not None or measuring.loss_fn is not None:
+        return True
+    with evaluating(network, batches.loader):
+        inputs, targets = measuring.batch(next(iter(batches)))
+        return classifies(measuring.forward(network, inputs), targets)
+
+
+def _percent(accuracy: float | None) -> str:
+    return "not measured" if accuracy is None else f"{100 * accuracy:.2f} %"

@@ -1,0 +1,73 @@
+"""Whether ``ewnprune fit`` takes the options of the runs, asked before anything is written."""
+
+import io
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ewnprune.callback.command import run
+from ewnprune.errors import UsageError, nearest
+from ewnprune.study.labels import Label
+from ewnprune.study.plan import Run
+
+
+def check_options(runs: Iterable[Run], own: Iterable[str]) -> None:
+    """Refuse options that a run would fail with as it starts; nothing is trained or written.
+
+    Of the methods that come with the package one is tried, since what differs in them is known.
+
+    Args:
+        runs: the runs that are to do.
+        own: the names of the study's own methods.
+
+    Raises:
+        UsageError: ``fit`` has no such option, or takes no such value.
+    """
+    distinct: dict[Any, Mapping[str, Any]] = {}
+    for each in runs:
+        label = Label.parse(each.method)
+        mine = (label.method, label.candidate, each.part) if label.method in own else None
+        distinct.setdefault((label.settings, mine), each.config)
+    if not distinct:
+        return
+    known = _as_fit_reads({})
+    for config in distinct.values():
+        _refuse_unknown(config, known)
+        _as_fit_reads(config)
+
+
+def _refuse_unknown(config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse names that are in no group; jsonargparse says it of classes, and says nothing else."""
+    every = [*known]
+    for group, options in known.items():
+        if isinstance(options, Mapping) and "class_path" not in options:
+            every += [f"{group}.{name}" for name in options]
+    for name, value in config.items():
+        inside = isinstance(known.get(name), Mapping) and "class_path" not in known[name]
+        given = [name]
+        if inside and isinstance(value, Mapping):
+            given = [f"{name}.{option}" for option in value]
+        for option in given:
+            if option not in every:
+                meant = nearest(f"--{option}", [f"--{other}" for other in every])
+                raise UsageError(f"ewnprune fit has no option --{option}{meant}")
+
+
+def _as_fit_reads(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with all that ``fit`` has by default, as it prints them."""
+    printed = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(yaml.safe_dump(dict(config)), encoding="utf-8")
+        try:
+            with redirect_stdout(printed):
+                run(["fit", "--config", str(path), "--print_config"])
+        except SystemExit as done:  # how jsonargparse ends when it has printed
+            if done.code:
+                raise
+    found: dict[str, Any] = yaml.safe_load(printed.getvalue())
+    return found

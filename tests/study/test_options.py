@@ -1,0 +1,115 @@
+"""A study refuses what cannot work before it writes anything, and says how far it is in lines."""
+
+import shlex
+
+import pytest
+
+from ewnprune.cli import main
+from ewnprune.errors import UsageError
+from ewnprune.study import command, options
+from ewnprune.study.methods import find_methods, parse_seeds
+from ewnprune.study.plan import Run
+from ewnprune.study.progress import watch
+from ewnprune.study.run import FINISHED
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--workers=0", "workers=0: expected at least 1"),
+        ("--methods=none,pruned", "unknown method 'pruned'"),
+        ("--methods=none,none", "expected each method once"),
+        ("--seeds=0-x", "expected numbers >= 0"),
+        ("--reference=swn --methods=none", "expected one of the study's methods"),
+        ("--address=auto", "expected --engine ray"),
+        ("--engine=dask", "expected one of"),
+        ("--fit.trainer.max_epoch=1", "--trainer.max_epoch: did you mean --trainer.max_epochs?"),
+        ("--fit.trainr.max_epochs=1", "ewnprune fit has no option --trainr"),
+        ("--fit.prune.sparsity=[0.5]", "--prune.sparsity: did you mean --prune.sparsities?"),
+        ("--fit.trainer.max_epochs=some", "--trainer.max_epochs: expected int; got some"),
+        ("--vary '{trainer.max_epoch: [1, 2]}'", "did you mean --trainer.max_epochs?"),
+        (
+            "--methods=mine --own '{mine: {fit: {model: {class_path: Classifier, "
+            "init_args: {netwrk: null}}}}}'",
+            "Classifier has no option 'netwrk'",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    words, said, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *shlex.split(words)]) == 2
+    out, err = capsys.readouterr()
+    assert said in err and err.count("\n") == 1, err
+    assert not out and not list(tmp_path.iterdir())
+
+
+def test_errors_of_methods_and_seeds_are_usage_errors_and_value_errors():
+    for wrong in (lambda: find_methods("x", {}), lambda: parse_seeds("x")):
+        with pytest.raises(UsageError):
+            wrong()
+        with pytest.raises(ValueError):
+            wrong()
+
+
+def test_every_own_method_is_tried_and_of_the_known_ones_one(tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(options, "_as_fit_reads", lambda config: tried.append(config) or {"a": 1})
+    runs = [
+        Run(tmp_path, name, seed, None, {"a": f"{name}{seed}"})
+        for seed in (0, 1)
+        for name in ("none", "ewn", "mine[1]", "mine[2]", "none @ epochs=5")
+    ]
+    options.check_options(runs, ["mine"])
+    assert tried == [
+        {},
+        {"a": "none0"},
+        {"a": "mine[1]0"},
+        {"a": "mine[2]0"},
+        {"a": "none @ epochs=50"},
+    ]
+    tried.clear()
+    options.check_options([], ["mine"])
+    assert not tried
+
+
+def test_in_a_file_there_is_a_line_for_each_run_that_ends(tmp_path, capsys):
+    runs = [Run(tmp_path / name, name, 0) for name in ("a", "b", "c")]
+    for run in runs:
+        run.folder.mkdir()
+    (runs[0].folder / FINISHED).touch()
+    (runs[2].folder / FINISHED).touch()
+    events = [None, (runs[0].folder, 0), None, (runs[1].folder, 1), (runs[2].folder, 0), None]
+    assert watch(events, runs) == [runs[1].folder]
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "run 1 of 3: a finished, 0 s, about 0 s left",
+        "run 2 of 3: b failed, 0 s, about 0 s left",
+        "run 3 of 3: c finished, 0 s",
+    ]
+    assert not err
+
+
+def test_at_a_terminal_there_is_a_bar(tmp_path, capsys, monkeypatch):
+    run = Run(tmp_path, "a", 0)
+    (tmp_path / FINISHED).touch()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert watch([(tmp_path, 0)], [run]) == []
+    out, err = capsys.readouterr()
+    assert "1.0/1 runs" in err and not out
+
+
+def test_finished_runs_ask_for_no_check(tmp_path, monkeypatch):
+    """A study that is done is shown again at once."""
+    asked = []
+    monkeypatch.setattr(command, "check_options", lambda runs, own: asked.append(list(runs)))
+    monkeypatch.setattr(command, "watch", lambda events, runs: [])
+    monkeypatch.setattr(command, "run_locally", lambda folders, workers: iter(()))
+    command.compare("none", "0", folder=tmp_path / "s")
+    (path,) = (tmp_path / "s" / "runs").iterdir()
+    (path / FINISHED).write_text('{"format": 1, "points": [], "notes": []}')
+    monkeypatch.setattr(command, "collect", lambda folder, methods: command.Curve())
+    command.compare("none", "0", folder=tmp_path / "s")
+    assert [len(runs) for runs in asked] == [1, 0]
