@@ -15,6 +15,7 @@ from ewnprune.pruning.cutting import cut_network
 from ewnprune.pruning.groups import Group, cut_of
 from ewnprune.pruning.heads import cut_heads
 from ewnprune.pruning.masking import mask_outputs, silence
+from ewnprune.pruning.reasons import refusal
 
 Units = Mapping[str, Tensor]
 """For each group, by name, which of its units stay, ``(units,)``."""
@@ -144,7 +145,7 @@ def largest_difference(outputs: Any, expected: Any) -> float:
 
 
 def _broken(what: str) -> str:
-    return f"without them the network {what}: its forward pass depends on how many there are"
+    return f"its forward pass depends on how many there are: without them the network {what}"
 
 
 def refuse_unfollowed(network: nn.Module, unfollowed: Mapping[str, str]) -> None:
@@ -154,8 +155,6 @@ def refuse_unfollowed(network: nn.Module, unfollowed: Mapping[str, str]) -> None
         ValueError: names the layers with the reasons.
     """
     if unfollowed:
-        reasons = "; ".join(f"{name!r} ({reason})" for name, reason in unfollowed.items())
-        raise ValueError(
-            f"neurons of {type_name(network)} cannot be removed safely from {reasons}: leave these "
-            f"layers with exclude={list(unfollowed)}, or use mask_neurons"
-        )
+        what = f"neurons of {type_name(network)} cannot be removed safely from"
+        remedy = "leave these layers with exclude={layers}, or use mask_neurons"
+        raise ValueError(refusal(what, unfollowed, remedy))
