@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ewnprune.model.copying import copy_network
 from ewnprune.model.layers import type_name
-from ewnprune.model.tensors import clone, close, same
+from ewnprune.model.tensors import clone, close, same, tensors_in
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.cutting import cut_network
 from ewnprune.pruning.groups import Group, cut_of
@@ -135,11 +134,11 @@ def why_broken(
 
 def largest_difference(outputs: Any, expected: Any) -> float:
     """Between two results of the same form."""
-    pairs = zip(tree_leaves(outputs), tree_leaves(expected), strict=True)
+    pairs = zip(tensors_in(outputs), tensors_in(expected), strict=True)
     differences = [
         float((a.double() - b.double()).abs().max())
         for a, b in pairs
-        if isinstance(a, Tensor) and a.numel() and not a.is_complex()
+        if a.numel() and not a.is_complex()
     ]
     return max(differences, default=0.0)
 
