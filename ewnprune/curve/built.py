@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from ewnprune.curve.plan import Variant
 from ewnprune.model.latency import measure_latency
+from ewnprune.model.tensors import map_tensors
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.notes import Note
 
@@ -76,6 +76,8 @@ def _batch_of(inputs: Any, size: int) -> Any:
     """A batch of another size, of the same samples over and over."""
 
     def resize(tensor: Tensor) -> Tensor:
+        if not tensor.ndim:
+            return tensor
         return torch.cat([tensor] * -(-size // len(tensor)))[:size]
 
-    return tree_map_only(Tensor, resize, inputs)
+    return map_tensors(resize, inputs)

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric, MetricCollection
 
 from ewnprune.curve.classes import are_probabilities, classifies, count_correct, cross_entropy
+from ewnprune.model.tensors import tensors_in
 
 Loss = Callable[[Any, Any], Tensor]
 _AT_ONCE = 2**22  # class scores held back to be evaluated together: 16 MB
@@ -89,7 +89,7 @@ class Measures:
                 "expected class scores (B, C, ...), C > 1, and integer classes (B, ...); for "
                 "another task give metric= or loss_fn="
             )
-        device = next(leaf.device for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
+        device = next(tensor.device for tensor in tensors_in(outputs))
         if metric is not None:
             if not isinstance(metric, Metric | MetricCollection):
                 raise TypeError(f"metric={metric!r}: expected a torchmetrics Metric or collection")
@@ -222,8 +222,7 @@ def name_of(metric: Metric | MetricCollection) -> str:
 
 
 def _batch_size(targets: Any, outputs: Any) -> int:
-    leaves = [leaf for leaf in tree_leaves((targets, outputs)) if isinstance(leaf, Tensor)]
-    return len(next(leaf for leaf in leaves if leaf.ndim))
+    return len(next(tensor for tensor in tensors_in((targets, outputs)) if tensor.ndim))
 
 
 def _shape(value: Any) -> str:

@@ -1,12 +1,11 @@
 """Batches in smaller pieces, for when a sweep does not fit into memory."""
 
-import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+
+from ewnprune.model.tensors import map_tensors, samples
 
 Result = TypeVar("Result")
 
@@ -34,7 +33,7 @@ class Pieces:
         """The pieces of all batches."""
         self.largest = 1
         for batch in batches:
-            size = _samples(batch)
+            size = samples(batch) or 1
             step = -(-size // self.parts)
             self.largest = max(self.largest, step)
             if step == size:
@@ -42,7 +41,7 @@ class Pieces:
                 continue
             for start in range(0, size, step):
                 rows = slice(start, start + step)
-                yield tree_map_only(Tensor, operator.itemgetter(rows), batch)
+                yield map_tensors(lambda t, rows=rows: t[rows] if t.ndim else t, batch)  # type: ignore[misc]
 
 
 def with_enough_memory(
@@ -78,9 +77,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError) or any(
         text in str(error) for text in ("DefaultCPUAllocator", "out of memory")
     )
-
-
-def _samples(batch: tuple[Any, Any]) -> int:
-    """Samples in a batch, by the first dimension of every tensor; 1 where they differ in it."""
-    sizes = {leaf.shape[:1] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)}
-    return sizes.pop()[0] if len(sizes) == 1 and sizes != {()} else 1

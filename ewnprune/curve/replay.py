@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
 from ewnprune.curve.plan import Variant
 from ewnprune.model.layers import layer_weight, spatial_dims
 from ewnprune.model.operations import is_elementwise, is_stock
-from ewnprune.model.tensors import clone, close, first_samples, identical, same
+from ewnprune.model.tensors import clone, close, first_samples, identical, same, tensors_in
 from ewnprune.model.tracing import Forward, Trace, rooted, run
 from ewnprune.pruning.groups import cut_of
 
@@ -236,8 +235,8 @@ def _picked(trace: Trace, node: fx.Node, variant: Variant) -> str | None:
 
 
 def _shapes(inputs: Any) -> tuple[Any, ...]:
-    return tuple(getattr(leaf, "shape", None) for leaf in tree_leaves(inputs))
+    return tuple(tensor.shape for tensor in tensors_in(inputs))
 
 
 def _versions(value: Any) -> list[tuple[Tensor, int]]:
-    return [(leaf, leaf._version) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    return [(tensor, tensor._version) for tensor in tensors_in(value)]

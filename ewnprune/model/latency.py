@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
+
+from ewnprune.model.tensors import tensors_in
 
 _ROUNDS = 5
 
@@ -64,8 +64,8 @@ def measure_latency(
 
     if not seconds > 0:
         raise ValueError(f"seconds={seconds}: expected a positive time to measure each network in")
-    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    if not tensors or not tensors[0].ndim:
+    tensors = [tensor for tensor in tensors_in(inputs) if tensor.ndim]
+    if not tensors:
         raise ValueError("the inputs hold no batch of samples: expected a tensor (batch, ...)")
     threads = torch.get_num_threads() if threads is None else threads
     timers = {

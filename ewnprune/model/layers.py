@@ -89,7 +89,7 @@ def select_layers(
             selection.chosen[name] = layer
     if not selection.chosen:
         raise ValueError(
-            f"no layer is left to choose among {_listing(found)}: name some with layers=..., or "
+            f"no layer is left to choose among {listing(found)}: name some with layers=..., or "
             "exclude fewer"
         )
     return selection
@@ -109,16 +109,26 @@ def _match(found: dict[str, nn.Module], patterns: LayerPatterns, argument: str) 
         if not hits:
             raise ValueError(
                 f"{argument}={pattern!r} matches no layer: the model's Linear and convolution "
-                f"layers are {_listing(found)}"
+                f"layers are {listing(found)}"
             )
         matched |= hits
     return matched
 
 
-def _listing(names: Iterable[str], limit: int = 12) -> str:
+def listing(names: Iterable[str], limit: int = 12) -> str:
+    """Names in a message: the first ones, as many as fit in two lines, and how many there are more.
+
+    >>> listing(["fc1", "fc2", "fc3"], 2)
+    "'fc1', 'fc2' and 1 more"
+    """
     names = list(names)
-    shown = ", ".join(repr(name) for name in names[:limit])
-    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    shown = names[:1]
+    for name in names[1:limit]:
+        if len(", ".join(map(repr, [*shown, name]))) > 140:
+            break
+        shown.append(name)
+    more = len(names) - len(shown)
+    return ", ".join(map(repr, shown)) + (f" and {more} more" if more else "")
 
 
 def type_name(module: nn.Module) -> str:

@@ -1,11 +1,14 @@
 """Tensors in any nesting of lists, tuples and dictionaries: moved, copied, cut, compared."""
 
+from collections import OrderedDict, UserDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -15,20 +18,67 @@ def device_of(model: nn.Module) -> torch.device:
 
 def to_device(tree: Any, device: torch.device | str) -> Any:
     """The tensors in any nesting, on a device."""
-    return tree_map_only(Tensor, lambda tensor: tensor.to(device), tree)
+    return map_tensors(lambda tensor: tensor.to(device), tree)
 
 
 def clone(tree: Any) -> Any:
-    """Copies of the tensors in any nesting of lists, tuples and dictionaries."""
-    return tree_map_only(Tensor, Tensor.clone, tree)
+    """Copies of the tensors in any nesting, and of what they are nested in."""
+    return map_tensors(Tensor.clone, tree)
+
+
+def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
+    """A function of each tensor, in the same nesting.
+
+    Lists, tuples (named ones too), dictionaries and what torch's pytree knows are taken apart; so
+    are dataclasses, and mappings that keep a dictionary (transformers' ``BatchEncoding``).
+
+    >>> map_tensors(lambda tensor: tensor + 1, {"x": [torch.tensor(1)], "name": "a"})
+    {'x': [tensor(2)], 'name': 'a'}
+    """
+    return tree_map(lambda leaf: _of_leaf(function, leaf), tree, is_leaf=_is_nest)
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """The tensors in any nesting, in order."""
+    found: list[Tensor] = []
+    map_tensors(found.append, tree)
+    return found
+
+
+def _is_nest(value: Any) -> bool:
+    """Whether it holds others, and is more than torch's pytree knows."""
+    of_data = is_dataclass(value) and not isinstance(value, type)
+    mapping = isinstance(value, UserDict | dict)
+    return of_data or (mapping and type(value) not in (dict, OrderedDict, defaultdict))
+
+
+def _of_leaf(function: Callable[[Tensor], Any], leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return function(leaf)
+    if not _is_nest(leaf):
+        return leaf
+    twin = copy(leaf)  # whatever else it keeps goes along, and nothing is computed anew
+    if isinstance(leaf, UserDict):
+        twin.data = map_tensors(function, leaf.data)
+    elif isinstance(leaf, dict):
+        for key, value in leaf.items():
+            dict.__setitem__(twin, key, map_tensors(function, value))
+    for field in fields(leaf) if is_dataclass(leaf) else ():
+        if hasattr(leaf, field.name):
+            value = map_tensors(function, getattr(leaf, field.name))
+            object.__setattr__(twin, field.name, value)  # frozen ones too
+    return twin
 
 
 def first_samples(inputs: Any, count: int = 1) -> Any:
-    """The first samples of a batch; the whole batch where samples cannot be told."""
-    sizes = {leaf.shape[:1] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
-    if len(sizes) != 1 or sizes == {()}:
+    """The first samples of a batch; the whole batch where samples cannot be told.
+
+    >>> first_samples({"x": torch.zeros(3, 2), "temperature": torch.tensor(1.0)})["x"].shape
+    torch.Size([1, 2])
+    """
+    if samples(inputs) is None:
         return inputs
-    return tree_map_only(Tensor, lambda tensor: tensor[:count], inputs)
+    return map_tensors(lambda tensor: tensor[:count] if tensor.ndim else tensor, inputs)
 
 
 def two_samples(inputs: Any) -> Any:
@@ -37,10 +87,15 @@ def two_samples(inputs: Any) -> Any:
     >>> two_samples({"x": torch.zeros(1, 3)})["x"].shape
     torch.Size([2, 3])
     """
-    sizes = {leaf.shape[:1] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
-    if sizes != {(1,)}:
+    if samples(inputs) != 1:
         return inputs
-    return tree_map_only(Tensor, lambda tensor: torch.cat([tensor, tensor]), inputs)
+    return map_tensors(lambda t: torch.cat([t, t]) if t.ndim else t, inputs)
+
+
+def samples(inputs: Any) -> int | None:
+    """How many samples a batch has; numbers by themselves belong to all."""
+    sizes = {len(tensor) for tensor in tensors_in(inputs) if tensor.ndim}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def without(size: int, gone: Iterable[int]) -> Tensor:
@@ -61,6 +116,11 @@ def same(first: Any, second: Any, equal: Callable[[Tensor, Tensor], bool]) -> bo
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         return first.keys() == second.keys() and all(
             same(first[key], second[key], equal) for key in first
+        )
+    if _is_nest(first) and type(first) is type(second):
+        ones, others = tensors_in(first), tensors_in(second)
+        return len(ones) == len(others) and all(
+            same(one, other, equal) for one, other in zip(ones, others, strict=True)
         )
     if isinstance(first, tuple | list) and isinstance(second, tuple | list):
         return len(first) == len(second) and all(

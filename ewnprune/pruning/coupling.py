@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ewnprune.model.attention import find_attention
 from ewnprune.model.copying import copy_network, training_copy
 from ewnprune.model.layers import LAYER_TYPES, conv_groups, is_depthwise, type_name
 from ewnprune.model.normalization import ACROSS, normalization_of
-from ewnprune.model.tensors import clone
+from ewnprune.model.tensors import clone, tensors_in
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.groups import Group, Places, misfit
 from ewnprune.pruning.heads import Heads, head_groups
@@ -226,6 +225,6 @@ def _run_and_note_last(
         network.eval()
         for handle in handles:
             handle.remove()
-    given = {leaf.grad_fn for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)}
+    given = {tensor.grad_fn for tensor in tensors_in(outputs)}
     last.update(layer for layer, grad_fn in seen if grad_fn in given)
     return outputs

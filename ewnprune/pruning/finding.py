@@ -16,6 +16,7 @@ from ewnprune.pruning.chains import chain_group, chain_groups
 from ewnprune.pruning.groups import Group
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.notes import Kind, Note
+from ewnprune.pruning.reasons import refusal
 from ewnprune.pruning.smaller import build_halved, rehearse
 from ewnprune.pruning.training_pass import TrainingPass, look_at_training, rehearse_training
 
@@ -127,8 +128,9 @@ def find_groups(
         usable = [part for group in staying for part in _as_masked(group, anatomy)]
         staying = [group for group in staying if not {*group.makers} & {p.name for p in usable}]
     if not usable and not wanted:
-        reasons = "; ".join(f"{group.name!r}: {group.stays}" for group in staying)
-        raise ValueError(f"no neuron of {type_name(network)} can be pruned ({reasons})")
+        reasons = {group.name: group.stays for group in staying}
+        what = f"no neuron of {type_name(network)} can be pruned:"
+        raise ValueError(refusal(what, reasons, "choose other layers than {layers} with layers="))
     return Found(network, usable, staying, selection, anatomy, trained.untried)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ewnprune.model.layers import LAYER_TYPES, num_neurons
+from ewnprune.model.layers import LAYER_TYPES, listing, num_neurons
 from ewnprune.model.tensors import without
 from ewnprune.pruning.groups import Group
 
@@ -53,8 +53,9 @@ def check_indices(indices: Indices, sizes: Mapping[str, int]) -> dict[str, list[
     checked = {}
     for name, places in indices.items():
         if name not in sizes:
-            known = ", ".join(repr(layer) for layer in sizes)
-            raise ValueError(f"indices: no layer {name!r} has neurons; those that do: {known}")
+            raise ValueError(
+                f"indices: no layer {name!r} has neurons; those that do: {listing(sizes)}"
+            )
         gone = sorted(places)
         for neuron in gone:
             if not 0 <= neuron < sizes[name]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ewnprune.model.copying import copy_network
-from ewnprune.model.layers import replace_tensor, spatial_dims
+from ewnprune.model.layers import listing, replace_tensor, spatial_dims
 from ewnprune.model.tensors import clone
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.groups import Group, cut_of
@@ -43,7 +43,7 @@ def repaired(
     for group in groups:
         if group.name in units and not units[group.name].all() and not group.maskable:
             raise ValueError(
-                f"the removal of neurons of {', '.join(group.makers)} cannot be repaired, since a "
+                f"the removal of neurons of {listing(group.makers, 3)} cannot be repaired, since a "
                 f"norm reads across them: leave one of these layers with exclude={group.name!r}"
             )
     copy = copy_network(network, share=True)

@@ -5,16 +5,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ewnprune.model.copying import copy_network
 from ewnprune.model.layers import type_name
-from ewnprune.model.tensors import clone, close, same
+from ewnprune.model.tensors import clone, close, same, tensors_in
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.cutting import cut_network
 from ewnprune.pruning.groups import Group, cut_of
 from ewnprune.pruning.heads import cut_heads
 from ewnprune.pruning.masking import mask_outputs, silence
+from ewnprune.pruning.reasons import refusal
 
 Units = Mapping[str, Tensor]
 """For each group, by name, which of its units stay, ``(units,)``."""
@@ -134,17 +134,17 @@ def why_broken(
 
 def largest_difference(outputs: Any, expected: Any) -> float:
     """Between two results of the same form."""
-    pairs = zip(tree_leaves(outputs), tree_leaves(expected), strict=True)
+    pairs = zip(tensors_in(outputs), tensors_in(expected), strict=True)
     differences = [
         float((a.double() - b.double()).abs().max())
         for a, b in pairs
-        if isinstance(a, Tensor) and a.numel() and not a.is_complex()
+        if a.numel() and not a.is_complex()
     ]
     return max(differences, default=0.0)
 
 
 def _broken(what: str) -> str:
-    return f"without them the network {what}: its forward pass depends on how many there are"
+    return f"its forward pass depends on how many there are: without them the network {what}"
 
 
 def refuse_unfollowed(network: nn.Module, unfollowed: Mapping[str, str]) -> None:
@@ -154,8 +154,6 @@ def refuse_unfollowed(network: nn.Module, unfollowed: Mapping[str, str]) -> None
         ValueError: names the layers with the reasons.
     """
     if unfollowed:
-        reasons = "; ".join(f"{name!r} ({reason})" for name, reason in unfollowed.items())
-        raise ValueError(
-            f"neurons of {type_name(network)} cannot be removed safely from {reasons}: leave these "
-            f"layers with exclude={list(unfollowed)}, or use mask_neurons"
-        )
+        what = f"neurons of {type_name(network)} cannot be removed safely from"
+        remedy = "leave these layers with exclude={layers}, or use mask_neurons"
+        raise ValueError(refusal(what, unfollowed, remedy))

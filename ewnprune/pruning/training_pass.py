@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from ewnprune.model.copying import training_copy
 from ewnprune.model.layers import LAYER_TYPES, type_name
-from ewnprune.model.tensors import clone, same, two_samples
+from ewnprune.model.tensors import clone, same, tensors_in, two_samples
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.groups import Group
 
@@ -102,7 +101,8 @@ def rehearse_training(
 
 
 def _run(network: nn.Module, forward: Forward, inputs: Any) -> Any:
-    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    gpus = {t.device for t in [*network.parameters(), *tensors] if t.device.type == "cuda"}
+    gpus = {
+        t.device for t in [*network.parameters(), *tensors_in(inputs)] if t.device.type == "cuda"
+    }
     with torch.random.fork_rng(devices=list(gpus)):
         return forward(network, clone(inputs))

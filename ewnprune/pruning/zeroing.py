@@ -16,6 +16,7 @@ from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import Indices
 from ewnprune.pruning.neurons import Couple
 from ewnprune.pruning.ranking import Scope
+from ewnprune.pruning.reasons import refusal
 from ewnprune.pruning.score_names import Score
 
 
@@ -76,11 +77,8 @@ def mask_neurons(
         found, units, _ = choose(model, example_input, sparsity, indices, score, choice, forward)
     refused = unwritable(found.network, found.groups)
     if refused:
-        reasons = "; ".join(f"{name!r} ({reason})" for name, reason in refused.items())
-        raise ValueError(
-            f"neurons cannot be masked for good in {reasons}: leave these layers with "
-            f"exclude={list(refused)}"
-        )
+        remedy = "leave these layers with exclude={layers}"
+        raise ValueError(refusal("neurons cannot be masked for good in", refused, remedy))
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     for name, keep in parameter_masks(found.network, found.groups, units).items():
         with torch.inference_mode(tensors[name].is_inference()), torch.no_grad():

@@ -1,0 +1,94 @@
+"""Batches in any nesting: moved, copied and cut, whatever they are nested in."""
+
+from collections import UserDict, namedtuple
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ewnprune import remove_neurons, sparsity_curve
+from ewnprune.model.tensors import clone, first_samples, tensors_in, to_device, two_samples
+
+Named = namedtuple("Named", ["x", "scale"])
+
+
+class Encoding(UserDict):
+    """As transformers' ``BatchEncoding``: a dictionary of its own, and more."""
+
+    def __init__(self, data, encodings=None):
+        super().__init__(data)
+        self.encodings = encodings
+
+    def __getattr__(self, name):
+        return self.data[name]
+
+
+class Output(dict):
+    """A dictionary with attributes."""
+
+    __getattr__ = dict.__getitem__
+
+
+@dataclass(frozen=True)
+class Frozen:
+    x: torch.Tensor
+    scale: torch.Tensor
+    label: str = "name"
+    inner: Any = None
+
+
+KINDS = {
+    "named tuple": Named,
+    "encoding": lambda x, scale: Encoding({"x": x, "scale": scale}, encodings="kept"),
+    "dictionary's subclass": lambda x, scale: Output(x=x, scale=scale),
+    "dataclass": lambda x, scale: Frozen(x, scale, "kept"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_moved_copied_and_cut(kind):
+    x, scale = torch.arange(6.0).view(3, 2), torch.tensor(2.0)
+    batch = KINDS[kind](x, scale)
+    moved = to_device(batch, "meta")
+    assert type(moved) is type(batch) and moved.x.is_meta and moved.scale.is_meta
+    assert batch.x is x  # left as it was
+    copied = clone(batch)
+    copied.x.zero_()
+    assert x[2, 1] == 5 and copied.scale is not scale
+    cut = first_samples(batch, 2)
+    assert cut.x.shape == (2, 2) and cut.scale == 2  # which belongs to all samples
+    assert two_samples(first_samples(batch, 1)).x.tolist() == [[0, 1], [0, 1]]
+    kept = {"encoding": "encodings", "dataclass": "label"}.get(kind)
+    assert kept is None or getattr(copied, kept) == "kept"
+
+
+def test_nests_within_nests():
+    tree = [
+        Frozen(torch.ones(1), torch.ones(2), inner={"deep": Encoding({"y": torch.ones(3)})}),
+        "a",
+    ]
+    assert [len(tensor) for tensor in tensors_in(tree)] == [1, 2, 3]
+    assert clone(tree)[0].inner["deep"].y is not tree[0].inner["deep"].y
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 8), nn.Linear(8, 3)
+
+    def forward(self, batch):
+        hidden = self.first(batch.x * batch.scale)
+        return self.last(nn.functional.relu(hidden, inplace=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sweeps_and_removal_take_them(kind):
+    torch.manual_seed(0)
+    net, x, y = Net(), torch.randn(12, 2), torch.arange(12) % 3
+    batch = KINDS[kind](x, torch.tensor(2.0))
+    curve = sparsity_curve(net, [(batch, y)], (0, 0.5), realize="remove", latency_seconds=0.01)
+    small = remove_neurons(net, 0.5, batch)
+    for point, network in zip(curve, (net, small), strict=True):
+        assert point.correct == int((network(batch).argmax(1) == y).sum())
