@@ -284,6 +284,7 @@ class Doubled(Points):
         return batch[0] * 2, batch[1]
 
 
+@pytest.mark.slow
 def test_a_model_and_data_of_the_users_own_without_our_callback(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainer = make_trainer(None, max_epochs=1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from toys.networks import Residual
 
 from ewnprune.pruning.removal import remove_neurons, remove_with_notes
 from ewnprune.pruning.zeroing import mask_neurons
@@ -19,16 +20,6 @@ def _repaired(model, sparsity=None, example_input=None, **options):
 def _mlp():
     torch.manual_seed(0)
     return MLP(6, (10, 8), 3, output_bias=True), torch.randn(4, 6)
-
-
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.head = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
-
-    def forward(self, x):
-        x = self.first(x)
-        return self.head(x + self.second(x).relu())
 
 
 class Joined(nn.Module):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torchvision import models
 from toys.networks import (
+    Residual,
     UNet,
     convnext,
     densenet,
@@ -128,16 +129,6 @@ def test_a_chain_gives_what_remove_neurons_gives():
             single = remove_neurons(chain, 0.4, x, score=score, scope=scope, seed=3)
             for key, value in single.state_dict().items():
                 assert coupled.model.state_dict()[key].equal(value), (score, scope, key)
-
-
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.head = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
-
-    def forward(self, x):
-        x = self.first(x)
-        return self.head(x + self.second(x).relu())
 
 
 @pytest.mark.parametrize(

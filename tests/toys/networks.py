@@ -29,6 +29,18 @@ class UNet(nn.Module):
         return self.out(self.join(torch.cat([high, self.up(low)], dim=1)).relu())
 
 
+class Residual(nn.Module):
+    """Two layers whose neurons are added, so that they go together."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.head(x + self.second(x).relu())
+
+
 class Block(nn.Module):
     """A transformer's block, with queries, keys and values by one layer."""
 

@@ -1,4 +1,3 @@
-import os
 import re
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision import datasets
+from toys.processes import environment, run_python
 
 from ewnprune import __version__, read_curve
 from ewnprune.cli import main
@@ -48,9 +48,7 @@ def test_help_and_version(capsys):
 
 
 def test_python_dash_m():
-    done = subprocess.run(
-        [sys.executable, "-m", "ewnprune", "--version"], capture_output=True, text=True, check=True
-    )
+    done = run_python("-m", "ewnprune", "--version")
     assert done.stdout == f"ewnprune {__version__}\n"
 
 
@@ -64,6 +62,7 @@ def test_every_shipped_config_runs_by_name(config, capsys):
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_fit_then_everything_else(capsys, mnist_dir):
     """The main job on real MNIST, cut short; then what a user does with the run."""
     fit = ["fit", *SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=100"]
@@ -261,11 +260,10 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes_bit_for_bit(tmp_path):
     slow = folder / "slow.py"  # gives the signal time to arrive in the middle of an epoch
     slow.write_text(_SLOW)
     command = [sys.executable, str(slow), "fit", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env=environment,
+        env=environment(),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -312,13 +310,4 @@ sys.exit(main())
 
 def _run(words, folder):
     folder.mkdir(exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "ewnprune", *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    return run_python("-m", "ewnprune", *words, cwd=folder)
