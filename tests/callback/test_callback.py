@@ -255,6 +255,7 @@ def test_mixed_precision_trains_in_float32_and_sweeps_as_the_trainer_evaluates(t
     assert dense.loss == pytest.approx(validated["val_loss"], abs=2e-3)
 
 
+@pytest.mark.slow
 def test_compiled_modules_are_swept(tmp_path):
     torch.manual_seed(0)
     model, callback = Net(), WeightNormPruning(EWN(), LEVELS)

@@ -220,6 +220,7 @@ class _Rates(pl.Callback):
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.slow
 def test_the_schedule_of_the_classifier_starts_anew(tmp_path):
     """Alone, finetuned, and finetuned after resuming at an epoch's end and in its middle."""
 
@@ -246,7 +247,7 @@ def test_the_schedule_of_the_classifier_starts_anew(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-@pytest.mark.parametrize("method", ["EWN", "weight space"])
+@pytest.mark.parametrize("method", ["EWN", pytest.param("weight space", marks=pytest.mark.slow)])
 def test_resuming_is_the_uninterrupted_run_bit_for_bit(tmp_path, method):
     """From before finetuning, from where it begins, and from its middle."""
     whole = _run(tmp_path / "whole", method)

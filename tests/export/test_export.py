@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
 from toys.data import Points
@@ -280,6 +281,8 @@ class TwoParts(TrainsOnly):
 
 
 class Doubled(Points):
+    val_dataloader = pl.LightningDataModule.val_dataloader  # there is none
+
     def on_after_batch_transfer(self, batch, dataloader_idx):
         return batch[0] * 2, batch[1]
 

@@ -93,7 +93,8 @@ def _growth(before, after):
 
 
 @pytest.mark.parametrize(
-    ("kind", "optimizer", "method"), [(EWN, EWNSGD, "EWN"), (SWN, SWNSGD, "SWN")]
+    ("kind", "optimizer", "method"),
+    [(EWN, EWNSGD, "EWN"), pytest.param(SWN, SWNSGD, "SWN", marks=pytest.mark.slow)],
 )
 def test_float32_keeps_the_growth_of_small_steps(kind, optimizer, method):
     w, gradients = _small_steps(torch.float64)

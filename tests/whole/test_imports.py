@@ -21,6 +21,7 @@ def test_help_imports_neither_torch_nor_lightning():
     assert _python(code).endswith("[]")
 
 
+@pytest.mark.slow
 def test_names_are_the_things_themselves_whatever_was_imported_first():
     code = "import ewnprune.training.attach, ewnprune.training.parametrizations as p, ewnprune as e"
     code += "; print(callable(e.reparametrize), e.EWN is p.EWN, e.reparametrize.__name__)"

@@ -109,7 +109,9 @@ def test_what_a_failed_evaluation_has_written_goes(capsys):
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize(
+    "command", ["predict", *(pytest.param(c, marks=pytest.mark.slow) for c in ("validate", "test"))]
+)
 def test_an_untrained_network_is_called_so(command, capsys):
     untrained = "ewnprune: the network is untrained: no --ckpt_path was given\n"
     assert _run(capsys, command, *_SMALL).count(untrained) == 1
