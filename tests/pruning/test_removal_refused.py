@@ -106,7 +106,7 @@ def test_a_layer_that_is_never_called_is_refused():
         def forward(self, x):
             return self.fc(self.attention(x, x, x)[0])
 
-    with pytest.raises(ValueError, match=r"pruned \('attention.out_proj': it is never called"):
+    with pytest.raises(ValueError, match=r"pruned: 'attention.out_proj' \(it is never called"):
         remove_neurons(Attention(), 0.5, torch.randn(5, 2, 8))
 
 

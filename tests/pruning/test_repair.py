@@ -173,7 +173,7 @@ class Normed(nn.Module):
 def test_bad_input():
     x = torch.randn(4, 4)
     with pytest.raises(
-        ValueError, match=r"first, second cannot be repaired, since a norm reads acr"
+        ValueError, match=r"'first', 'second' cannot be repaired, since a norm reads acr"
     ):
         _repaired(Normed(), 0.5, x)
     with pytest.raises(ValueError, match="single weights"):
