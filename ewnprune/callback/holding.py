@@ -1,5 +1,6 @@
 """Keep what was pruned at zero while a network trains on, whatever the optimizer does."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -66,7 +67,9 @@ def pruning_masks(
     inputs = to_device(example_input, device_of(model))
     with evaluating(model):
         found = choice.find(plain_network(model), forward, inputs)
-        ranking, _ = choice.rank(found, name, function)
+        ranking, notes = choice.rank(found, name, function)
+    for note in notes:  # no curve tells of them: another score may be swept
+        warnings.warn(str(note), stacklevel=2)
     if ranking.unit == "weights":
         chosen = found.anatomy.chosen
         return {

@@ -14,7 +14,7 @@ from toys.data import Points
 from toys.fits import BuildsInSetup, Net, fit
 
 import ewnprune.lightning
-from ewnprune import EWN, SWN, WeightNormPruning, attached_parametrizations
+from ewnprune import EWN, SWN, Finetune, WeightNormPruning, attached_parametrizations
 from ewnprune.callback.refusals import refuse_what_cannot_work
 
 LEVELS = (0, 0.5, 0.9)
@@ -80,6 +80,9 @@ def test_what_does_not_fit_the_model_is_an_error_before_training(tmp_path):
     fit(tmp_path, Untraceable(), callback)
     (note,) = [note for note in callback.curve.notes if note.kind == "score"]
     assert "those of 'net.0' are not known (the model cannot be traced" in str(note)
+    finetuned = WeightNormPruning(EWN(), LEVELS, finetune=Finetune(1, score="norm_product"))
+    with pytest.warns(UserWarning, match="norm_product: outgoing weights count as 1"):
+        fit(tmp_path, Untraceable(), finetuned)
 
 
 def test_bad_arguments_are_refused_at_once():
