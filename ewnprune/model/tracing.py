@@ -54,11 +54,6 @@ class Trace:
             if node.op == "call_module" and f"{target}.".startswith(f"{node.target}.")
         ]
 
-    def parameters_used(self) -> set[str]:
-        """Names of the parameters and buffers that the forward pass reads by itself."""
-        targets = (str(node.target) for node in self.nodes if node.op == "get_attr")
-        return {target.removeprefix("model.") for target in targets}
-
     def descendants(self, starts: Iterable[fx.Node]) -> list[fx.Node]:
         """These nodes and all that depend on them, in order."""
         reached = set(starts)

@@ -99,8 +99,6 @@ def find_groups(
     Raises:
         ValueError: the network does not run, has lazy layers, or nothing of it can be pruned.
     """
-    if heads not in ("keep", "whole", "dims"):
-        raise ValueError(f"heads={heads!r}: expected 'keep', 'whole' or 'dims'")
     chosen = {name: network.get_submodule(name) for name in selection.chosen}
     anatomy = dissect(network, forward, chosen, inputs)
     sample = first_samples(inputs, _SAMPLES)

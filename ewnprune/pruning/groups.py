@@ -6,7 +6,7 @@ The neurons of a layer in a chain are a group with one maker. Where layers are a
 grouped or attended to, several layers make the neurons of one group.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -171,6 +171,29 @@ def misfit(network: nn.Module, group: Group) -> str:
         if not (within & (places.channel >= 0) & (places.channel < group.size)).all():
             return name
     return ""
+
+
+def mark_unfollowed(groups: Sequence[Group], why: Callable[[Sequence[Group]], str]) -> bool:
+    """Find out of which groups something does not hold, and mark them with the reason.
+
+    All are tried together; where that fails, one by one, and once more those that were sound.
+
+    Args:
+        groups: those that can be cut, as far as it is known.
+        why: what does not hold where these are cut, one or more; empty if it holds.
+
+    Returns:
+        Whether it holds of all.
+    """
+    if not groups or not why(groups):
+        return True
+    for group in groups:
+        group.unfollowed = why([group])
+    sound = [group for group in groups if not group.unfollowed]
+    reason = why(sound) if sound else ""
+    for group in sound:
+        group.unfollowed = reason
+    return False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The smaller network: copied, cut, and compared with the one that is masked instead."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from ewnprune.model.layers import type_name
 from ewnprune.model.tensors import clone, close, same, tensors_in
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.cutting import cut_network
-from ewnprune.pruning.groups import Group, cut_of
+from ewnprune.pruning.groups import Group, cut_of, mark_unfollowed
 from ewnprune.pruning.heads import cut_heads
 from ewnprune.pruning.masking import mask_outputs, silence
 from ewnprune.pruning.reasons import refusal
@@ -57,7 +58,7 @@ def _half(groups: Sequence[Group]) -> dict[str, Tensor]:
 def build_masked(network: nn.Module, groups: Iterable[Group], units: Units) -> nn.Module:
     """A copy of a network at full width, with zeros for some units of its groups.
 
-    It gives what `smaller` gives, but for groups that something opaque reads across.
+    It gives what `build_smaller` gives, but for groups that something opaque reads across.
     """
     full = copy_network(network, share=True)
     _mask(full, groups, units)
@@ -81,15 +82,9 @@ def rehearse(network: nn.Module, forward: Forward, inputs: Any, groups: Sequence
         inputs: the example.
         groups: those that can be cut, as far as it is known.
     """
-    dense = forward(network, clone(inputs))
-    if not groups or not why_broken(network, forward, inputs, dense, groups):
-        return
-    for group in groups:
-        group.unfollowed = why_broken(network, forward, inputs, dense, [group])
-    sound = [group for group in groups if not group.unfollowed]
-    reason = why_broken(network, forward, inputs, dense, sound) if sound else ""
-    for group in sound:
-        group.unfollowed = reason
+    if groups:
+        dense = forward(network, clone(inputs))
+        mark_unfollowed(groups, partial(why_broken, network, forward, inputs, dense))
 
 
 def why_broken(

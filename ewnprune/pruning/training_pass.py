@@ -11,7 +11,7 @@ from ewnprune.model.copying import training_copy
 from ewnprune.model.layers import LAYER_TYPES, type_name
 from ewnprune.model.tensors import clone, same, tensors_in, two_samples
 from ewnprune.model.tracing import Forward
-from ewnprune.pruning.groups import Group
+from ewnprune.pruning.groups import Group, mark_unfollowed
 
 
 @dataclass(frozen=True)
@@ -87,17 +87,9 @@ def rehearse_training(
     """
 
     def why(some: Sequence[Group]) -> str:
-        return _why_untrainable(without(some), forward, dense) if some else ""
+        return _why_untrainable(without(some), forward, dense)
 
-    if dense.untried or not why(groups):
-        return True
-    for group in groups:
-        group.unfollowed = why([group])
-    sound = [group for group in groups if not group.unfollowed]
-    reason = why(sound)
-    for group in sound:
-        group.unfollowed = reason
-    return False
+    return bool(dense.untried) or mark_unfollowed(groups, why)
 
 
 def _run(network: nn.Module, forward: Forward, inputs: Any) -> Any:
