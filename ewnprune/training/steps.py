@@ -98,10 +98,15 @@ def weight_space_step(
     Returns:
         The new weights and the new ``n``. A row of zeros has no direction and stays as it is.
 
+    Raises:
+        ValueError: another method.
+
     >>> w, n = torch.tensor([[3.0, 4.0]]), torch.ones(1, 1)
     >>> weight_space_step(w, -w, n, 0.01, "EWN")  # along w: exp(0.25) times as long
     (tensor([[3.8521, 5.1361]]), tensor([[1.]]))
     """
+    if method not in ("EWN", "SWN"):  # in capitals, as they are written everywhere
+        raise ValueError(f"method={method!r}: expected 'EWN' or 'SWN'")
     ww, wg, gg = (x.sum(-1, keepdim=True) for x in (w.square(), w * g, g.square()))
     kappa, move, more = change(ww, wg, gg, n, lr, 0.0, method)
     return w + (kappa * w - move * g), n + n * more

@@ -124,6 +124,12 @@ def test_a_step_along_the_weight_by_hand():
     torch.testing.assert_close(turned, -w)
 
 
+def test_a_step_of_another_method_is_refused():
+    w = torch.ones(1, 2)
+    with pytest.raises(ValueError, match="method='ewn': expected 'EWN' or 'SWN'"):
+        weight_space_step(w, w, torch.ones(1, 1), 0.1, "ewn")
+
+
 def test_a_step_across_the_weight_by_hand():
     # v = (1, 0) moves to (1, -0.3): w keeps its length 2 and n grows to 1.09
     w, g = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.5]])
