@@ -1,13 +1,14 @@
-"""What float32 keeps of the growth of norms, deep down: one state, trained on in five arithmetics.
+"""What float32 keeps of the growth of norms, deep down: one state, trained on in six ways.
 
     python -m benchmarks.growth_of_norms --run FOLDER
 
 FOLDER is a run of `ewnprune reproduce`, such as reproduced/mnist-small/runs/EWN-0, at any depth.
 From its last state, with the same order of images and at a constant rate, all take as many steps:
 descent on (s, v) by plain formulas and autograd, in float64 and float32; in weight space in
-float64; in float32 with the weight multiplied by a factor near 1, as `EWNSGD` once did; and as it
-does now. The table has the change of log L and, by log ||w|| at the start, the growth of log ||w||,
-summed over the neurons, as a fraction of that in the first row.
+float64; in float32 with the weight multiplied by a factor near 1, as `EWNSGD` once did; as it does
+now; and as runs side by side take them, compiled with ``--device cuda``. The table has the change
+of log L and, by log ||w|| at the start, the growth of log ||w||, summed over the neurons, as a
+fraction of that in the first row.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from benchmarks.deep import show
 from ewnprune.experiments.mnist_digits import BATCH, Digits, load_digits, shuffled
+from ewnprune.experiments.mnist_stack import Stack, Steps
 from ewnprune.experiments.two_layer import Descent, Method, TwoLayer
 from ewnprune.training.losses import LogCrossEntropyLoss
 
@@ -88,6 +90,25 @@ def in_weight_space(
     return net.weight.norm(dim=1, keepdim=True), net
 
 
+@torch.no_grad()
+def stacked(start: Start, data: Digits, steps: int, device: str) -> tuple[Tensor, TwoLayer]:
+    """The same in float32, as runs take their steps side by side on a GPU."""
+    method, net, n, lr, log_scale = start
+    data = Digits(data.x.to(device), data.y.to(device))
+    stack = Stack.of([method], [TwoLayer(*(p.to(device) for p in net))])
+    stack.n.copy_(n)
+    stack.squares.copy_(stack.net.weight.square().sum(-1, keepdim=True))
+    stack.lr.fill_(lr)
+    stack.log_scale.fill_(log_scale)
+    taking = Steps(stack, data)
+    for k in range(-(-steps * BATCH // len(data.y))):
+        left = steps * BATCH - k * len(data.y)
+        order = shuffled(len(data.y), 0, k)[:left].unsqueeze(0).to(device)
+        taking.take(order, torch.ones_like(order, dtype=torch.bool))
+    net = TwoLayer(*(p[0].double().cpu() for p in stack.net))
+    return net.weight.norm(dim=1, keepdim=True), net
+
+
 class ByAFactor(Descent):
     """`Descent` as it was: the weight is multiplied by a factor near 1, and so is ``n``."""
 
@@ -115,7 +136,7 @@ def log_loss(net: TwoLayer, data: Digits) -> float:
     return torch.cat(losses).logsumexp(0).item() - math.log(len(data.y))
 
 
-def table(start: Start, data: Digits, steps: int) -> list[list[str]]:
+def table(start: Start, data: Digits, steps: int, device: str) -> list[list[str]]:
     """The names of the columns, and a row for each arithmetic."""
     net = TwoLayer(*(p.double() for p in start[1]))
     before, norms = log_loss(net, data), net.weight.norm(dim=1, keepdim=True)
@@ -125,13 +146,15 @@ def table(start: Start, data: Digits, steps: int) -> list[list[str]]:
     double, single = torch.float64, torch.float32
     exact: list[float] = []
     rows = [["arithmetic", "change of log L", *inside]]
-    for name, (found, ended) in {
+    ended_by = {
         "s, v, float64": on_s_and_v(start, data, steps, double),
         "s, v, float32": on_s_and_v(start, data, steps, single),
         "weight space, float64": in_weight_space(start, data, steps, double),
         "... float32, by a factor": in_weight_space(start, data, steps, single, ByAFactor),
         "... float32": in_weight_space(start, data, steps, single),
-    }.items():
+        f"... float32, stacked on {device}": stacked(start, data, steps, device),
+    }
+    for name, (found, ended) in ended_by.items():
         sums = [(found / norms).log()[part].sum().item() for part in inside.values()]
         exact = exact or sums
         ratios = [f"{a / b:.3f}" for a, b in zip(sums, exact, strict=True)]
@@ -151,6 +174,7 @@ if __name__ == "__main__":
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--steps", type=int, help="by default one epoch")
     parser.add_argument("--lr", type=float, help="by default that of the run")
+    parser.add_argument("--device", default="cpu", help="of the stacked steps, such as cuda")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # as in training
@@ -161,5 +185,5 @@ if __name__ == "__main__":
     start = (*start[:3], options.lr or start[3], start[4])
     steps = options.steps or math.ceil(len(training.y) / BATCH)
     print(f"{start[0]} from log L = {start[4]:.1f}, learning rate {start[3]:.2g}, {steps} steps\n")
-    header, *rows = table(start, training, steps)
+    header, *rows = table(start, training, steps, options.device)
     show(", ".join(header), rows)
