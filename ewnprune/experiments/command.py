@@ -59,8 +59,8 @@ def reproduce(
         out: folder for the results.
         seeds: number of seeds of xor (default 20), conv-rate (3), mnist-small (1) and mnist (2).
         depth: how deep the runs on MNIST go: to log L = -10 (default of mnist, minutes a run), -100
-            (default of mnist-small; hours a run on mnist) or -300 (mnist-small: 10 minutes more;
-            mnist: hours a run on a CPU, minutes for all on a GPU).
+            (default of mnist-small; half an hour a run on mnist) or -300 (mnist-small: 10 minutes
+            more; mnist: hours a run on a CPU, minutes for all on a GPU).
         methods: the methods of mnist.
         data_dir: folder of the MNIST files; by default the user's cache, and fetched if need be.
         device: where mnist runs, such as cuda.
