@@ -148,7 +148,7 @@ def sparsity_curve(
         return to_device(inputs, device), to_device(targets, device)
 
     training: list[Any] = []
-    if recalibrate is not None and with_statistics(model):
+    if recalibrate is not None and levels[-1] > 0 and with_statistics(model):
         training = training_inputs(model, recalibrate, batch)
     pieces = Pieces()
 
