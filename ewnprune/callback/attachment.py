@@ -40,7 +40,8 @@ class Attachment:
         layers: LayerPatterns | None,
         exclude: LayerPatterns | None,
     ) -> None:
-        if weight_space and type(parametrization) not in (EWN, SWN):
+        in_space = type(parametrization) in (EWN, SWN) and not parametrization.batchnorm  # type: ignore[union-attr]
+        if weight_space and not in_space:
             raise ValueError(
                 f"weight_space=True with parametrization={parametrization!r}: expected EWN() or "
                 "SWN()"

@@ -1,11 +1,18 @@
 """What a Trainer holds, as plain functions want it: its batches, its seed."""
 
 import os
+import random
 from collections.abc import Iterator
+from copy import copy
 from itertools import count, islice
 from typing import Any
 
-from torch.utils.data import BatchSampler, DistributedSampler
+import numpy as np
+import torch
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
+
+from ewnprune.model.preserve import evaluating
 
 
 class TrainerBatches:
@@ -23,6 +30,75 @@ class TrainerBatches:
             converted = self.trainer.precision_plugin.convert_input(raw)
             converted = self.trainer.lightning_module._on_before_batch_transfer(converted)
             yield self.trainer.strategy.batch_to_device(converted)
+
+
+class TrainingBatches(TrainerBatches):
+    """The first batches that a training loader gives under the seed of the run.
+
+    It is a loader of their own, so that none is taken from the training, and they are the same in a
+    run that was resumed. Random numbers are the caller's to put back, as
+    `evaluating` does.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        seed_draws(self.loader, global_seed())
+        found = False
+        for batch in super().__iter__():
+            found = True
+            yield batch
+        if not found:  # one that was to go on at the end of an epoch begins the next
+            yield from super().__iter__()
+
+
+def seed_draws(loader: Any, seed: int | None) -> None:
+    """Seed all random numbers that a loader may draw; they are the caller's to put back."""
+    seed = (seed or 0) % 2**32
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    for owner in (loader, getattr(loader, "sampler", None)):
+        generator = getattr(owner, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(seed)
+
+
+def training_batches(trainer: Any, pl_module: Any, most: int) -> TrainingBatches | str:
+    """Training batches of a Trainer, or the reason why there are none.
+
+    Args:
+        trainer: at any time of a fit, or of an evaluation: the training data are then asked of the
+            data module.
+        pl_module: its module, left as it is.
+        most: how many batches.
+    """
+    fitting = trainer.state.fn == "fit"
+    try:
+        with evaluating(pl_module):  # random numbers too
+            loaders = trainer.train_dataloader if fitting else _asked_for(trainer)
+    except Exception as error:  # any code of the user
+        reason = " ".join(str(error).split())[:100]
+        return f"the data module gives no training data ({type(error).__name__}: {reason})"
+    flat = tree_leaves(loaders) if loaders is not None else []
+    if not flat:
+        return "no training data are at hand, which a LightningDataModule would give"
+    loader = flat[0]
+    if isinstance(loader, Iterator) or isinstance(getattr(loader, "dataset", 0), IterableDataset):
+        return "the training data are a stream, and what is taken of it would not be trained on"
+    twin = copy(loader)
+    if isinstance(loader, DataLoader):
+        vars(twin)["_iterator"] = None  # of persistent workers, which train
+    return TrainingBatches(
+        trainer, twin, min(most, trainer.num_training_batches) if fitting else most
+    )
+
+
+def _asked_for(trainer: Any) -> Any:
+    data = trainer.datamodule
+    # the hook of the base raises an error that is no part of the public interface
+    if data is None or type(data).train_dataloader.__module__.endswith(".core.hooks"):
+        return trainer.train_dataloader  # of a fit before
+    data.setup("fit")
+    return data.train_dataloader()
 
 
 def _without_repeats(loader: Any) -> Iterator[Any]:

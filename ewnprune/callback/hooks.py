@@ -1,7 +1,6 @@
 """The hooks of the callback, free of Lightning's classes so that both its namespaces can use them.
 
-A timetable: what happens when, and nothing else. What is done is in the parts: `Attachment`,
-`Measuring`, `Curves`, `LossLevels` and `Finetuning`, each with its own state.
+A timetable: what happens when, and nothing else. What is done is in the parts, each with its state.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from ewnprune.callback.loss_levels import Action, LossLevels
 from ewnprune.callback.measuring import Measuring
 from ewnprune.callback.refusals import builds_layers_later, refuse_what_cannot_work
 from ewnprune.curve.curve import Curve
-from ewnprune.curve.sweep import inputs_and_targets
+from ewnprune.model.batches import inputs_and_targets
 from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.tracing import call
 from ewnprune.pruning.ranking import SPARSITIES, Scope, check_sparsities
@@ -59,8 +58,9 @@ class PruningHooks:
         weight_space: train the plain weights with `EWNSGD` or `SWNSGD`, which the model's
             ``configure_optimizers`` must make from its parameters, and attach nothing: the same
             training (SGD without momentum), faster.
-        realize: ``"remove"`` builds the smaller network of every level and measures its bytes and
-            latency too, see `sparsity_curve`; slower.
+        realize: ``"remove"`` measures bytes and latency of every smaller network too; slower.
+        recalibrate: on how many training batches the statistics of BatchNorms are estimated anew
+            for each pruned network; 0 leaves those of the whole one. The model keeps its own.
         finetune: train on after the Trainer's ``max_epochs`` and the curve of the trained network,
             with the network pruned at one level; what was pruned stays zero.
             ``configure_optimizers`` is called again and sees as ``max_epochs`` those to come:
@@ -93,6 +93,7 @@ class PruningHooks:
         at_level: Sequence[Action] = ("sweep",),
         weight_space: bool = False,
         realize: Literal["mask", "remove"] = "mask",
+        recalibrate: int = 20,
         finetune: Finetune | None = None,
     ) -> None:
         self.attachment = Attachment(parametrization, weight_space, layers, exclude)
@@ -107,6 +108,7 @@ class PruningHooks:
             batch=inputs_and_targets if batch is None else batch,
             forward=call if forward is None else forward,
             realize=realize,
+            recalibrate=recalibrate,
         )
         self.loss_levels = LossLevels(loss_levels, at_level)
         self.finetuning = Finetuning(finetune, self.measuring, self.attachment)

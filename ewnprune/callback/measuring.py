@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from ewnprune.callback.batches import TrainerBatches, global_seed
+from ewnprune.callback.batches import TrainerBatches, global_seed, training_batches
 from ewnprune.callback.holding import pruning_masks
 from ewnprune.curve.built import check_realize
 from ewnprune.curve.curve import Curve
@@ -17,7 +17,9 @@ from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.sharding import gathered
 from ewnprune.model.tracing import Forward
+from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Scope
+from ewnprune.pruning.recalibration import with_statistics
 from ewnprune.pruning.score_names import Score, find_scores
 
 _MISFITS = (TypeError, LookupError, AttributeError, NotImplementedError)
@@ -28,7 +30,8 @@ class Measuring:
     """The options of `sparsity_curve` that hold for a whole run; `PruningHooks` describes them.
 
     Raises:
-        ValueError: an unknown score or scope, a ``realize`` that is none, or no function.
+        ValueError: an unknown score or scope, a ``realize`` that is none, no function, or a
+            ``recalibrate`` that is no number of batches.
     """
 
     sparsities: tuple[float, ...]
@@ -41,12 +44,18 @@ class Measuring:
     batch: Callable[[Any], tuple[Any, Any]]
     forward: Forward
     realize: Literal["mask", "remove"]
+    recalibrate: int
 
     def __post_init__(self) -> None:
         if self.scope not in ("layer", "global"):
             raise ValueError(f"scope={self.scope!r}: expected 'layer' or 'global'")
         find_scores(self.scores)  # an unknown one is an error now, not after the training
         check_realize(self.realize)
+        if type(self.recalibrate) is not int or self.recalibrate < 0:
+            raise ValueError(
+                f"recalibrate={self.recalibrate!r}: expected a number of training batches, or 0 "
+                "to leave the statistics of BatchNorms as they are"
+            )
         for name in ("loss_fn", "batch", "forward"):
             function = getattr(self, name)
             if not callable(function) and (function is not None or name != "loss_fn"):
@@ -63,8 +72,12 @@ class Measuring:
         initial_norms: Mapping[str, Tensor],
     ) -> Curve:
         """The curve of the network as it is now, the way the Trainer itself evaluates it."""
+        training: Any = None
+        if self.recalibrate and with_statistics(pl_module):
+            training = training_batches(trainer, pl_module, self.recalibrate)
+        why_not = training if isinstance(training, str) else ""
         with trainer.precision_plugin.forward_context(), gathered(pl_module):
-            return sparsity_curve(
+            curve = sparsity_curve(
                 pl_module,
                 batches,
                 sparsities,
@@ -81,7 +94,12 @@ class Measuring:
                 method=method,
                 seed=global_seed(),
                 realize=self.realize,
+                recalibrate=None if why_not else training,
             )
+        if why_not:
+            text = f"running statistics of BatchNorms are those of the whole network: {why_not}"
+            curve = Curve(curve.points, (*curve.notes, Note("statistics", text)))
+        return curve
 
     def masks(
         self,

@@ -48,6 +48,14 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
             "'bf16-mixed' keeps it exact",
             stacklevel=2,
         )
+    if getattr(trainer.strategy, "_layer_sync", None) and getattr(
+        callback.parametrization, "batchnorm", False
+    ):
+        raise ValueError(
+            "EWN(batchnorm=True) cannot work with the Trainer's sync_batchnorm=True, which puts "
+            "other modules in the place of BatchNorms: convert the model yourself, by "
+            "torch.nn.SyncBatchNorm.convert_sync_batchnorm, and leave sync_batchnorm out"
+        )
     before = True
     for other in trainer.callbacks:
         names = {base.__name__ for base in type(other).__mro__}

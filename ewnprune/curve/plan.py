@@ -15,6 +15,12 @@ from ewnprune.pruning.finding import Found
 from ewnprune.pruning.groups import Group
 from ewnprune.pruning.masking import mask_weights
 from ewnprune.pruning.ranking import Ranking
+from ewnprune.pruning.recalibration import (
+    Statistics,
+    average_over_processes,
+    estimated,
+    put_statistics,
+)
 from ewnprune.pruning.repair import repaired
 from ewnprune.pruning.smaller import build_masked, build_smaller
 
@@ -30,6 +36,7 @@ class Variant:
         gone: how many of that order's first go, by layer.
         base: the network to cut, where biases were repaired; the whole network otherwise.
         compact: whether it can be run cut, or only masked.
+        statistics: those of its BatchNorms, where they were estimated anew.
         sizes: what is left of it.
         outputs: what it gives on one sample.
     """
@@ -40,6 +47,7 @@ class Variant:
     gone: Mapping[str, int] = field(default_factory=dict)
     base: nn.Module | None = None
     compact: bool = True
+    statistics: Statistics = field(default_factory=dict)
     sizes: Mapping[str, Count] = field(default_factory=dict)
     outputs: Any = None
 
@@ -51,7 +59,7 @@ class Variant:
     @property
     def touched(self) -> set[str]:
         """Names of the modules that are not those of the whole network."""
-        names = {name for name in self.ranks if self.gone[name]}
+        names = {name for name in self.ranks if self.gone[name]} | {*self.statistics}
         for group in self.groups:
             names |= group.touched if group.readers else {group.after or group.name}
         return names
@@ -66,10 +74,27 @@ class Variant:
         if self.ranks:
             network = copy_network(base, share=True)
             mask_weights(network, {n: ranks >= self.gone[n] for n, ranks in self.ranks.items()})
-            return network
-        if not self.compact:
-            return build_masked(base, self.groups, self.units)
-        return build_smaller(base, self.groups, self.units, whole=whole)
+        elif not self.compact:
+            network = build_masked(base, self.groups, self.units)
+        else:
+            network = build_smaller(base, self.groups, self.units, whole=whole)
+        put_statistics(network, self.statistics)
+        return network
+
+    def recalibrate(self, forward: Forward, training: Sequence[Any], sample: Any) -> None:
+        """Estimate the statistics of its BatchNorms on training batches; not of the whole network.
+
+        Args:
+            forward: gives the outputs from network and inputs.
+            training: inputs of the batches.
+            sample: what `outputs` are of.
+        """
+        if not self.touched:
+            return
+        self.statistics = estimated(self.network(), forward, training)
+        average_over_processes(self.statistics)
+        if self.outputs is not None:
+            self.outputs = forward(self.network(), clone(sample))
 
 
 @dataclass(frozen=True)
@@ -93,6 +118,7 @@ def make_plan(
     levels: Sequence[float],
     inputs: Any,
     calibration: Any = None,
+    training: Sequence[Any] = (),
 ) -> Plan:
     """Lay out the networks; scores and levels that ask for the same units share one.
 
@@ -107,6 +133,7 @@ def make_plan(
         levels: the sparsities.
         inputs: one batch.
         calibration: a batch to repair biases by, if they are to be.
+        training: inputs to estimate the statistics of BatchNorms on; none leaves them as they are.
     """
     sample = first_samples(inputs)
     chosen = list(found.selection.chosen)
@@ -141,6 +168,8 @@ def make_plan(
                 variant.sizes = {name: Count(left[name], dense[name]) for name in dense}
                 plan.variants.append(variant)
             plan.networks[score, level] = known[key]
+    for variant in plan.variants if training else ():
+        variant.recalibrate(forward, training, sample)
     return plan
 
 

@@ -1,6 +1,6 @@
 """`sparsity_curve`: accuracy at many levels of sparsity, in one pass over the data."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -15,6 +15,7 @@ from ewnprune.curve.memory import Pieces, with_enough_memory
 from ewnprune.curve.plan import make_plan
 from ewnprune.curve.points import CurvePoint
 from ewnprune.curve.replay import Replay
+from ewnprune.model.batches import Batch, inputs_and_targets
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.preserve import evaluating
@@ -25,25 +26,13 @@ from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.neurons import Couple
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import SPARSITIES, Ranking, Scope, check_sparsities
+from ewnprune.pruning.recalibration import (
+    note_of_statistics,
+    training_inputs,
+    with_statistics,
+)
 from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.pruning.smaller import refuse_unfollowed
-
-Batch = Callable[[Any], tuple[Any, Any]]
-
-
-def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
-    """The batch layout used where none is given: ``(inputs, targets)``.
-
-    Raises:
-        ValueError: the batch is something else.
-    """
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        return batch[0], batch[1]
-    length = f" of {len(batch)}" if isinstance(batch, tuple | list | dict) else ""
-    raise ValueError(
-        f"a batch of the loader is a {type(batch).__name__}{length}: expected (inputs, targets); "
-        "for another layout give batch=, a function from a batch to the two"
-    )
 
 
 def sparsity_curve(
@@ -68,6 +57,7 @@ def sparsity_curve(
     example_input: Any = None,
     latency_batch_size: int = 1,
     latency_seconds: float = 0.5,
+    recalibrate: Iterable[Any] | None = None,
     forward: Forward = call,
     batch: Batch = inputs_and_targets,
 ) -> Curve:
@@ -115,6 +105,10 @@ def sparsity_curve(
             by default the loader's first.
         latency_batch_size: samples per forward pass, where the time is measured.
         latency_seconds: how long to measure each network.
+        recalibrate: training batches, never test data, on which the running statistics of
+            BatchNorms are estimated anew for each network but the whole one; all of them, so give
+            some twenty: ``islice(train_loader, 20)``. None leaves the model's, which are those of
+            other inputs once neurons are gone.
         forward: from model and inputs to outputs; ``model(inputs)`` by default.
         batch: from a batch of the loader to inputs and targets.
 
@@ -153,6 +147,9 @@ def sparsity_curve(
         inputs, targets = batch(raw)
         return to_device(inputs, device), to_device(targets, device)
 
+    training: list[Any] = []
+    if recalibrate is not None and levels[-1] > 0 and with_statistics(model):
+        training = training_inputs(model, recalibrate, batch)
     pieces = Pieces()
 
     def attempt() -> Curve:
@@ -180,6 +177,7 @@ def sparsity_curve(
                 levels,
                 first[0],
                 calibration if realize == "repair" else None,
+                training,
             )
             measures = Measures(
                 len(plan.variants), metric, loss_fn, found.anatomy.outputs, first[1]
@@ -195,6 +193,7 @@ def sparsity_curve(
                 notes += how
                 for result, cost in zip(results, costs, strict=True):
                     result["metrics"] = {**result["metrics"], **cost}
+        notes += [note_of_statistics(found.network, training)] if training else []
         notes += [Note("measures", measures.unmeasured)] if measures.unmeasured else []
         notes += _how_run(rankings, replay.fallback, [v.compact for v in plan.variants])
         points = []

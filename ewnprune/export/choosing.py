@@ -124,7 +124,6 @@ def _curve(
         scores,
         metric=measuring.metric,
         loss_fn=measuring.loss_fn,
-        batch=measuring.batch,
         **removal,
     )
 

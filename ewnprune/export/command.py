@@ -93,6 +93,8 @@ def export(
         "heads": heads,
         "initial_norms": trained.initial_norms,
         "seed": trained.seed,
+        "recalibrate": trained.training_batches(),
+        "batch": trained.pruning.batch,
         "forward": trained.pruning.measuring.forward,
     }
     score, level, choice = choose(trained, splits["val"], levels, max_drop, score, removal)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from ewnprune.model.batch_norms import following_batch_norms
 from ewnprune.model.readers import Flow, neuron_flows
 from ewnprune.model.tensors import clone, close, identical, same
 from ewnprune.model.tracing import Forward, Trace, run, trace
@@ -26,6 +27,8 @@ class Anatomy:
         exact: whether the trace gives the model's outputs bit for bit on the batch.
         idle: chosen layers that the forward pass does not call, each with the reason.
         outputs: the model's outputs on the batch.
+        batch_norms: the BatchNorm that directly follows a layer, chosen or not, by the layer's
+            name.
     """
 
     modules: Mapping[str, nn.Module]
@@ -37,6 +40,7 @@ class Anatomy:
     exact: bool
     idle: Mapping[str, str]
     outputs: Any
+    batch_norms: Mapping[str, str]
 
 
 def dissect(
@@ -65,7 +69,8 @@ def dissect(
     if traced is not None:
         flows = neuron_flows(traced, chosen)
     modules = dict(model.named_modules(remove_duplicate=False))
-    return Anatomy(modules, chosen, flows, traced, untraced, branches, exact, idle, outputs)
+    norms = following_batch_norms(model, traced)
+    return Anatomy(modules, chosen, flows, traced, untraced, branches, exact, idle, outputs, norms)
 
 
 def _run_and_find_idle(

@@ -23,14 +23,18 @@ class Selection:
     Attributes:
         chosen: the layers, in the order of ``model.named_modules()``.
         left: the other layers with weights of their own, each with its reason.
+        scales: the BatchNorm whose scale stands for the length of a chosen layer's neurons, by
+            the layer's name.
     """
 
     chosen: dict[str, nn.Module] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    scales: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [
             f"  chosen  {name}: {type_name(layer)}, {num_neurons(layer)} neurons"
+            + (f", by the scale of {self.scales[name]}" if name in self.scales else "")
             for name, layer in self.chosen.items()
         ]
         lines += [f"  left    {name}: {reason}" for name, reason in self.left.items()]

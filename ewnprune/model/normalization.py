@@ -1,5 +1,8 @@
 """Normalizations: modules with something for each channel, and what they read beside it.
 
+In eval mode a BatchNorm is a factor and a shift for each channel, which can be folded into the
+layer before it.
+
 A BatchNorm treats every channel by itself. A LayerNorm or GroupNorm reads across channels, so that
 without some of them it gives other values for the rest; a masked one counts those that stay only.
 """
@@ -7,6 +10,7 @@ without some of them it gives other values for the rest; a masked one counts tho
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -58,6 +62,30 @@ def _last_or_first(norm: Any) -> int | None:
     if type(norm).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward):
         return -1
     return 1 if type(norm).__name__ == "LayerNorm2d" else None  # of torchvision and timm
+
+
+def as_scale_and_shift(norm: Any) -> tuple[Tensor, Tensor] | None:
+    """What a BatchNorm does in eval mode: a factor and a shift for each channel, in float32 or 64.
+
+    None where that is not so: for another module, or one without running statistics.
+
+    >>> norm = nn.BatchNorm1d(1, eps=0.0)
+    >>> norm.running_mean.fill_(3.0), norm.running_var.fill_(4.0)
+    (tensor([3.]), tensor([4.]))
+    >>> as_scale_and_shift(norm)
+    (tensor([0.5000]), tensor([-1.5000]))
+    """
+    if not isinstance(norm, _BatchNorm) or norm.running_var is None or norm.running_mean is None:
+        return None
+    precise = torch.promote_types(norm.running_var.dtype, torch.float32)
+    with torch.no_grad():
+        scale = (norm.running_var.to(precise) + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = norm.weight.to(precise) * scale
+        shift = -norm.running_mean.to(precise) * scale
+        if norm.bias is not None:
+            shift = shift + norm.bias.to(precise)
+    return scale, shift
 
 
 def channels_of(module: Any) -> int:

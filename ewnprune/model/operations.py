@@ -26,7 +26,6 @@ POOL_FUNCTIONS = {
     for dims in (1, 2, 3)
     if hasattr(functional, f"{kind}{dims}d")
 }
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 ELEMENTWISE = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid),
@@ -53,7 +52,6 @@ ELEMENTWISE_FUNCTIONS = {
 }
 RESHAPE_FUNCTIONS = {getattr(torch, name) for name in RESHAPE_NAMES if hasattr(torch, name)}
 _FORWARD = {"forward", "_conv_forward"}
-FACTS = ("shape", "ndim", "dtype", "device", "size", "dim", "numel", "is_floating_point")
 
 
 def is_elementwise(trace: Trace, node: fx.Node) -> bool:
@@ -88,10 +86,3 @@ def stock_kind(module: nn.Module, kinds: Collection[type[nn.Module]]) -> type[nn
 def is_stock(layer: nn.Module) -> bool:
     """Whether a Linear or convolution runs torch's own forward."""
     return stock_kind(layer, LAYER_TYPES) is not None
-
-
-def asks_fact(node: fx.Node) -> bool:
-    """Whether an operation asks for a size or type, and for no values."""
-    if node.op == "call_method":
-        return node.target in FACTS
-    return node.op == "call_function" and node.target is getattr and node.args[1] in FACTS

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ewnprune.model.batch_norms import batch_norm_after
 from ewnprune.model.layers import LAYER_TYPES, num_neurons, spatial_dims, type_name
 from ewnprune.model.normalization import normalization_of
 from ewnprune.model.operations import (
-    BATCH_NORMS,
     ELEMENTWISE,
     ELEMENTWISE_FUNCTIONS,
     ELEMENTWISE_NAMES,
@@ -18,11 +18,10 @@ from ewnprune.model.operations import (
     POOLS,
     RESHAPE_FUNCTIONS,
     RESHAPE_NAMES,
-    asks_fact,
     is_stock,
     stock_kind,
 )
-from ewnprune.model.tracing import Trace
+from ewnprune.model.tracing import Trace, asks_fact
 
 
 @dataclass(frozen=True)
@@ -129,12 +128,8 @@ class _Walk:
 
     def _following_norm(self, name: str) -> str | None:
         calls = self.trace.calls(name)
-        users = list(calls[0].users) if len(calls) == 1 else []
-        following = self.trace.layer(users[0]) if len(users) == 1 else None
-        if following not in self.channelwise[name] or len(self.trace.calls(following)) > 1:
-            return None
-        module = self.trace.root.get_submodule(str(users[0].target))
-        return following if isinstance(module, BATCH_NORMS) else None
+        norm = batch_norm_after(self.trace, calls[0]) if len(calls) == 1 else None
+        return norm if norm in self.channelwise[name] else None
 
     def visit(self, node: fx.Node) -> None:
         sources = [source for source in node.all_input_nodes if source in self.channels]

@@ -12,6 +12,7 @@ from ewnprune.model.layers import LAYER_TYPES
 from ewnprune.model.normalization import normalization_of
 
 Forward = Callable[[nn.Module, Any], Any]
+FACTS = ("shape", "ndim", "dtype", "device", "size", "dim", "numel", "is_floating_point")
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -80,6 +81,13 @@ def trace(model: nn.Module, forward: Forward = call) -> Trace:
         last_use[node] = [source for source in node.all_input_nodes if source not in seen]
         seen.update(node.all_input_nodes)
     return Trace(root, nodes, last_use=last_use)
+
+
+def asks_fact(node: fx.Node) -> bool:
+    """Whether an operation asks for a size or type, and for no values."""
+    if node.op == "call_method":
+        return node.target in FACTS
+    return node.op == "call_function" and node.target is getattr and node.args[1] in FACTS
 
 
 def run(

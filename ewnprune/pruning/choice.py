@@ -61,7 +61,8 @@ class Choice:
 
     def rank(self, found: Found, name: str, score: Score) -> tuple[Ranking, list[Note]]:
         """The order in which units of the groups go, or single weights of the layers; and notes."""
-        facts = Facts(self.couple, self.initial_norms, self.seed)
+        norms = found.anatomy.batch_norms
+        facts = Facts(self.couple, self.initial_norms, self.seed, batch_norms=norms)
         return rank_groups(
             name, score, found.network, found.groups, found.anatomy.chosen, self.scope, facts
         )

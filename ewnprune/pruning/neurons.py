@@ -1,7 +1,7 @@
 """What a score sees of a layer or group, made in one place; scores found, called and ranked."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from zlib import crc32
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ewnprune.model.layers import conv_groups, neuron_rows, num_inputs
+from ewnprune.model.normalization import as_scale_and_shift
 from ewnprune.pruning.groups import Group, Places
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking, Scope, rank
@@ -29,12 +30,15 @@ class Facts:
         initial_norms: norms at initialisation, by layer name.
         seed: seed of scores that draw numbers; None is 0.
         outgoing: whether they may know the outgoing weights; those count as 1 otherwise.
+        batch_norms: the BatchNorm that directly follows a layer, by the layer's name. It is folded
+            into the weights that are scored, for it undoes the length that they have.
     """
 
     couple: Couple = "mean"
     initial_norms: Mapping[str, Tensor] | None = None
     seed: int | None = None
     outgoing: bool = True
+    batch_norms: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.couple not in ("mean", "max", "l2"):
@@ -144,7 +148,7 @@ def _neurons(network: nn.Module, name: str, places: Places, group: Group, facts:
     neurons = _alone(name, network, facts, group.unfollowed or "no layer reads them alone")
     if not facts.outgoing:
         return replace(neurons, outgoing=neurons.rows.new_ones(len(neurons.rows), 1))
-    outgoing = _outgoing(network, group)
+    outgoing = _outgoing(network, group, facts)
     if outgoing is None:
         return neurons
     table = torch.zeros(len(neurons.rows), outgoing.shape[1], dtype=outgoing.dtype)
@@ -157,7 +161,8 @@ def _alone(
 ) -> Neurons:
     """The neurons of a layer, without what reads them."""
     layer: Any = network.get_submodule(name)
-    rows = precise(neuron_rows(layer))
+    raw = precise(neuron_rows(layer))
+    rows, bias = _folded(name, network, facts, raw)
     initial = None if facts.initial_norms is None else facts.initial_norms.get(name)
     if initial is not None and initial.numel() != len(rows):
         raise ValueError(
@@ -167,19 +172,35 @@ def _alone(
     return Neurons(
         layer=name,
         rows=rows,
-        bias=None if layer.bias is None else precise(layer.bias),
+        bias=bias,
+        raw_rows=raw,
         no_outgoing=no_outgoing,
         initial_norm=None if initial is None else precise(initial.flatten().to(rows.device)),
         seed=layer_seed(name, facts.seed),
     )
 
 
-def _outgoing(network: nn.Module, group: Group) -> Tensor | None:
+def _folded(
+    name: str, network: nn.Module, facts: Facts, rows: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Rows and biases of a layer with the BatchNorm that directly follows folded in."""
+    layer: Any = network.get_submodule(name)
+    bias = None if layer.bias is None else precise(layer.bias)
+    norm = facts.batch_norms.get(name)
+    affine = None if norm is None else as_scale_and_shift(network.get_submodule(norm))
+    if affine is None:
+        return rows, bias
+    scale, shift = (part.to(rows.dtype) for part in affine)
+    return rows * scale[:, None], shift if bias is None else bias * scale + shift
+
+
+def _outgoing(network: nn.Module, group: Group, facts: Facts) -> Tensor | None:
     """What the readers multiply each channel with, ``(size, fan_out)``."""
     parts = []
     for name, places in group.readers.items():
         layer: Any = network.get_submodule(name)
-        rows, groups, inputs = precise(neuron_rows(layer)), conv_groups(layer), num_inputs(layer)
+        rows, _ = _folded(name, network, facts, precise(neuron_rows(layer)))
+        groups, inputs = conv_groups(layer), num_inputs(layer)
         # (groups, outputs per group, inputs per group, kernel) -> one row per input
         cells = rows.view(groups, len(rows) // groups, inputs // groups, -1)
         columns = cells.transpose(1, 2).reshape(inputs, -1)

@@ -1,28 +1,36 @@
 """Take neurons away for good: zero them in place, or build the smaller network."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from ewnprune.model.batches import Batch, inputs_and_targets
 from ewnprune.model.layers import LayerPatterns, type_name
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.tensors import clone, close, device_of, same, to_device
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.choice import Choice, choose, refuse_parametrized
-from ewnprune.pruning.finding import Found
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import Indices
 from ewnprune.pruning.neurons import Couple
-from ewnprune.pruning.notes import Note
+from ewnprune.pruning.notes import Note, notes_of_removal
 from ewnprune.pruning.ranking import Scope
+from ewnprune.pruning.recalibration import (
+    estimated,
+    note_of_statistics,
+    put_statistics,
+    training_inputs,
+    with_statistics,
+)
 from ewnprune.pruning.repair import repaired
 from ewnprune.pruning.score_names import Score
 from ewnprune.pruning.smaller import (
     build_masked,
     build_smaller,
+    keep_flags,
     largest_difference,
     refuse_unfollowed,
 )
@@ -64,6 +72,8 @@ def remove_neurons(
     initial_norms: Mapping[str, Tensor] | None = None,
     seed: int | None = None,
     repair: Any = None,
+    recalibrate: Iterable[Any] | None = None,
+    batch: Batch = inputs_and_targets,
     forward: Forward = call,
 ) -> nn.Module:
     """Build the physically smaller network, without the neurons of the lowest scores.
@@ -106,6 +116,9 @@ def remove_neurons(
         repair: a batch of inputs, never test data where the result is to be tested: what removed
             neurons gave on average over it is added to the biases that follow. No training. No
             other bias comes nearer to the dense layer, in mean square. A layer without gets one.
+        recalibrate: training batches, as a loader gives them, on which the running statistics of
+            BatchNorms are estimated anew without the neurons that go; see `sparsity_curve`.
+        batch: from one of those to inputs and targets.
         forward: from model and inputs to outputs; ``model(inputs)`` by default.
 
     Returns:
@@ -145,6 +158,8 @@ def remove_neurons(
         initial_norms=initial_norms,
         seed=seed,
         repair=repair,
+        recalibrate=recalibrate,
+        batch=batch,
         forward=forward,
     )
     unexpected = [str(note) for note in removal.notes if note.kind in ("stays", "score")]
@@ -170,6 +185,8 @@ def remove_with_notes(
     initial_norms: Mapping[str, Tensor] | None = None,
     seed: int | None = None,
     repair: Any = None,
+    recalibrate: Iterable[Any] | None = None,
+    batch: Batch = inputs_and_targets,
     forward: Forward = call,
 ) -> Removal:
     r"""`remove_neurons`, with notes on what was removed from where, and what stays and why.
@@ -216,32 +233,14 @@ def remove_with_notes(
             "example: its forward pass depends on the number of neurons in a way that cannot be "
             "followed; use mask_neurons, or leave layers with exclude="
         )
-    _as_it_was(small, model)
+    goes = not all(keep.all() for keep in units.values())
+    if recalibrate is not None and goes and with_statistics(small):
+        training = training_inputs(model, recalibrate, batch)
+        with evaluating(model):
+            put_statistics(small, estimated(small, forward, training))
+        notes = [*notes, note_of_statistics(small, training)]
+    keep_flags(small, model)
     left = {g.name: (int(g.channels(units[g.name]).sum()), g.size) for g in found.asked(units)}
-    return Removal(
-        small, left, (*notes, *_notes(found, left)), largest_difference(cut_told, expected)
-    )
-
-
-def _as_it_was(small: nn.Module, model: nn.Module) -> None:
-    """Train flags, and which parameters train, as in the model; a bias that came trains."""
-    trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for name, parameter in small.named_parameters():
-        owner = name.rpartition(".")[0]
-        parameter.requires_grad_(trains.get(name, trains.get(f"{owner}.weight".lstrip("."), True)))
-    for module, original in zip(small.modules(), model.modules(), strict=True):
-        module.training = original.training
-
-
-def _notes(found: Found, left: Mapping[str, tuple[int, int]]) -> list[Note]:
-    notes = []
-    for group in found.groups:
-        few, size = left.get(group.name, (group.size, group.size))
-        what = f"{few} of {size} neurons left"
-        if group.whole:
-            what += f", {few // group.width} of {group.blocks} heads"
-        if few < size and not group.maskable:
-            what += "; not as zeros would, since a norm reads across them"
-        who = ", ".join([*group.makers, *group.embeddings])
-        notes.append(Note("removed", f"{who}: {what}"))
-    return notes + [note for note in found.notes() if note.kind in ("stays", "left")]
+    notes += notes_of_removal(found.groups, left)
+    notes += [note for note in found.notes() if note.kind in ("stays", "left")]
+    return Removal(small, left, tuple(notes), largest_difference(cut_told, expected))

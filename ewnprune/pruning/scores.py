@@ -2,8 +2,10 @@
 
 A score is a plain function of `Neurons`, the neurons of one layer. It returns one number per
 neuron, ``(n,)``, and whole neurons are removed; or one number per weight, ``(n, fan_in)``, and
-single weights are. Every public function of this module is a score that the command line and
-`sparsity_curve` know by its name; any other is given as ``"package.module.function"``.
+single weights are. A BatchNorm that directly follows a layer undoes the length of its rows, so
+scores of neurons take the weights with it folded in. Every public function of this module is a
+score that the command line and `sparsity_curve` know by its name; any other is given as
+``"package.module.function"``.
 """
 
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ __all__ = [
     "norm_with_bias_product",
     "random",
     "random_weights",
+    "raw_norm",
 ]
 
 
@@ -32,13 +35,17 @@ class Neurons:
 
     Attributes:
         layer: the layer's name in the model.
-        rows: incoming weights, ``(n, fan_in)``, float32 or float64.
-        bias: biases ``(n,)``; None in a layer without.
-        outgoing: outgoing weights ``(n, fan_out)``, over all layers that read the neurons; None
-            where those are not known.
+        rows: incoming weights, ``(n, fan_in)``, float32 or float64. Where a BatchNorm directly
+            follows, and keeps running statistics, they are those of the layer with it folded in:
+            times ``gamma / sqrt(running_var + eps)``, the length that they have in the function.
+        bias: biases ``(n,)``, likewise; None in a layer without, unless a BatchNorm gives some.
+        outgoing: outgoing weights ``(n, fan_out)``, likewise, over all layers that read the
+            neurons; None where those are not known.
         no_outgoing: why `outgoing` is None.
-        initial_norm: norms of the rows at initialisation, ``(n,)``; None where not given.
+        initial_norm: norms of the layer's own rows at initialisation, ``(n,)``; None where not
+            given.
         seed: seed of this layer, for scores that draw numbers.
+        raw_rows: the layer's own rows, without a BatchNorm; None where those are `rows`.
     """
 
     layer: str
@@ -48,6 +55,7 @@ class Neurons:
     no_outgoing: str = "not given"
     initial_norm: Tensor | None = None
     seed: int = 0
+    raw_rows: Tensor | None = None
 
 
 class OutgoingUnknownError(ValueError):
@@ -102,7 +110,7 @@ def norm_with_bias_product(neurons: Neurons) -> Tensor:
 
 
 def norm_change(neurons: Neurons) -> Tensor:
-    """Norm of the incoming weights minus that at initialisation, signed.
+    """Norm of the layer's own weights minus that at initialisation, signed.
 
     The paper's second criterion, https://arxiv.org/abs/2010.12909, section 7.
 
@@ -115,7 +123,19 @@ def norm_change(neurons: Neurons) -> Tensor:
             "which the checkpoints of a fit with WeightNormPruning hold: give one with --ckpt_path "
             "(in Python: initial_norms={layer name: norms}), or choose another score"
         )
-    return norm(neurons) - neurons.initial_norm
+    return raw_norm(neurons) - neurons.initial_norm
+
+
+def raw_norm(neurons: Neurons) -> Tensor:
+    """Norm of the layer's own weights; `norm` but where a BatchNorm directly follows.
+
+    There it says nothing of what a neuron contributes: the BatchNorm gives the same for weights
+    of any length.
+
+    >>> raw_norm(Neurons("hidden", torch.tensor([[6.0, 8.0]]), raw_rows=torch.tensor([[3.0, 4.0]])))
+    tensor([5.])
+    """
+    return _row_norms(_raw_rows(neurons))
 
 
 def random(neurons: Neurons) -> Tensor:
@@ -137,17 +157,21 @@ def norm_shuffled(neurons: Neurons) -> Tensor:
 
 
 def magnitude(neurons: Neurons) -> Tensor:
-    """Absolute value of each single weight, ``(n, fan_in)``.
+    """Absolute value of each single weight of the layer's own, ``(n, fan_in)``.
 
     >>> magnitude(Neurons("hidden", torch.tensor([[3.0, -4.0]])))
     tensor([[3., 4.]])
     """
-    return neurons.rows.abs()
+    return _raw_rows(neurons).abs()
 
 
 def random_weights(neurons: Neurons) -> Tensor:
     """One random number per weight, ``(n, fan_in)``."""
     return _uniform(neurons, tuple(neurons.rows.shape))
+
+
+def _raw_rows(neurons: Neurons) -> Tensor:
+    return neurons.rows if neurons.raw_rows is None else neurons.raw_rows
 
 
 def _row_norms(rows: Tensor) -> Tensor:

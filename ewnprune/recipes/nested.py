@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from ewnprune.callback.batches import global_seed
-from ewnprune.curve.sweep import inputs_and_targets
+from ewnprune.model.batches import inputs_and_targets
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns, num_inputs, spatial_dims
 from ewnprune.model.preserve import evaluating
@@ -81,8 +81,9 @@ class NestedTraining(Callback):
         draws = draw_levels(len(tree_leaves(inputs)[0]), self.share, len(self.sparsities), seed)
         if draws.any():
             ((name, score),) = find_scores(self.score).items()
-            groups, chosen = self._found.groups, self._found.anatomy.chosen
-            ranking, _ = rank_groups(name, score, pl_module, groups, chosen, "layer", Facts())
+            groups, anatomy = self._found.groups, self._found.anatomy
+            facts = Facts(batch_norms=anatomy.batch_norms)
+            ranking, _ = rank_groups(name, score, pl_module, groups, anatomy.chosen, "layer", facts)
             self._masks.update(self._masks_of(ranking, draws, groups, pl_module))
 
     def on_train_batch_end(self, *_: Any) -> None:

@@ -1,5 +1,6 @@
 """Turn layers into reparametrized ones and back, on any ``nn.Module``."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn.utils import parametrize
 from ewnprune.model.layers import LayerPatterns, Selection, layer_weight, select_layers, type_name
 from ewnprune.model.sharding import is_dtensor
 from ewnprune.training.parametrizations import EWN, NeuronParametrization
+from ewnprune.training.scales import find_scales
 from ewnprune.training.state_dict import to_native
 
 
@@ -22,7 +24,8 @@ def reparametrize(
 
     The model's outputs stay the same to rounding. The optimizer must be made afterwards: the
     layer's ``weight`` is no parameter any more, ``s`` and ``v`` are
-    (``layer.parametrizations.weight.original0`` and ``original1``).
+    (``layer.parametrizations.weight.original0`` and ``original1``). Under ``EWN(batchnorm=True)``
+    they are those of the BatchNorm that directly follows a layer; ``v``, a sign, does not train.
 
     Args:
         model: any module.
@@ -41,7 +44,8 @@ def reparametrize(
     Raises:
         ValueError: no layer matches, or a chosen layer is lazy, shares its weight with another
             module, is parametrized already, is sharded, has no real numbers as weights or zeros
-            only, or all are frozen. The model is then unchanged.
+            only, or all are frozen; or no BatchNorm follows one, where its scale is asked for. The
+            model is then unchanged.
 
     >>> from ewnprune import EWN
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -55,16 +59,24 @@ def reparametrize(
         raise TypeError(
             f"parametrization={parametrization!r}: expected an instance such as EWN() or SWN()"
         )
-    selection = _leave_frozen(select_layers(model, layers, exclude))
+    selection = select_layers(model, layers, exclude)
+    if getattr(parametrization, "batchnorm", False):
+        selection = replace(selection, scales=find_scales(model, selection.chosen))
+    selection = _leave_frozen(model, selection)
     owners = _weight_owners(model)
     bound = {}
-    for name, layer in selection.chosen.items():
-        _refuse_unfit(name, layer, owners)
-        bound[name] = parametrization.for_layer(layer)
-        _try(name, bound[name], layer)
-    for name, layer in selection.chosen.items():
-        parametrize.register_parametrization(layer, "weight", bound[name])
-        bound[name].load_hook = layer.register_load_state_dict_pre_hook(_accept_other_forms)
+    for layer in selection.chosen:
+        name = selection.scales.get(layer, layer)
+        module, remedy = model.get_submodule(name), f"leave it with exclude={layer!r}"
+        _refuse_unfit(name, module, owners, remedy)
+        bound[name] = parametrization.for_layer(module)
+        _try(name, bound[name], module, remedy)
+    for name, parametrized in bound.items():
+        module = model.get_submodule(name)
+        parametrize.register_parametrization(module, "weight", parametrized)
+        parametrized.load_hook = module.register_load_state_dict_pre_hook(_accept_other_forms)
+        if name in selection.scales.values():  # a sign: decay alone would move it
+            module.parametrizations["weight"].original1.requires_grad_(False)  # type: ignore[index,union-attr]
     return selection
 
 
@@ -128,7 +140,7 @@ def attached_parametrizations(
 
 
 def ewn_alphas(model: nn.Module, asking: str) -> list[Tensor]:
-    """The log-norms of all EWN layers: each a parameter with one entry per neuron.
+    """The log-norms of all EWN layers, and log-scales of BatchNorms: one entry per neuron each.
 
     Raises:
         ValueError: there is no such layer.
@@ -149,22 +161,24 @@ def _parametrization_on(layer: nn.Module) -> nn.Module | None:
     return cast(parametrize.ParametrizationList, of_layer["weight"])[0]
 
 
-def _leave_frozen(selection: Selection) -> Selection:
+def _leave_frozen(model: nn.Module, selection: Selection) -> Selection:
     """The same without frozen layers, which come to the other layers left.
 
     Raises:
         ValueError: all are.
     """
-    weights = {name: layer._parameters.get("weight") for name, layer in selection.chosen.items()}
+    names = {name: selection.scales.get(name, name) for name in selection.chosen}
+    weights = {k: model.get_submodule(v)._parameters.get("weight") for k, v in names.items()}
     frozen = {n: "frozen" for n, w in weights.items() if w is not None and not w.requires_grad}
     chosen = {name: layer for name, layer in selection.chosen.items() if name not in frozen}
     if not chosen:
-        names = ", ".join(map(repr, list(frozen)[:3])) + (", ..." if len(frozen) > 3 else "")
+        listed = ", ".join(map(repr, list(frozen)[:3])) + (", ..." if len(frozen) > 3 else "")
         raise ValueError(
-            f"all layers chosen are frozen ({names}), and none would train: unfreeze one, choose "
+            f"all layers chosen are frozen ({listed}), and none would train: unfreeze one, choose "
             "others with layers=, or freeze them after they are reparametrized"
         )
-    return Selection(chosen, {**selection.left, **frozen})
+    scales = {name: norm for name, norm in selection.scales.items() if name in chosen}
+    return Selection(chosen, {**selection.left, **frozen}, scales)
 
 
 def _weight_owners(model: nn.Module) -> dict[int, list[str]]:
@@ -175,8 +189,7 @@ def _weight_owners(model: nn.Module) -> dict[int, list[str]]:
     return owners
 
 
-def _refuse_unfit(name: str, layer: nn.Module, owners: dict[int, list[str]]) -> None:
-    remedy = f"leave it with exclude={name!r}"
+def _refuse_unfit(name: str, layer: nn.Module, owners: dict[int, list[str]], remedy: str) -> None:
     if parametrize.is_parametrized(layer, "weight"):
         present = type(_parametrization_on(layer)).__name__
         raise ValueError(
@@ -208,7 +221,7 @@ def _refuse_unfit(name: str, layer: nn.Module, owners: dict[int, list[str]]) -> 
         )
 
 
-def _try(name: str, parametrization: NeuronParametrization, layer: nn.Module) -> None:
+def _try(name: str, parametrization: NeuronParametrization, layer: nn.Module, remedy: str) -> None:
     """Turn a weight into its form and back, so that an error comes before anything is attached.
 
     Raises:
@@ -218,8 +231,7 @@ def _try(name: str, parametrization: NeuronParametrization, layer: nn.Module) ->
     kind = type(parametrization).__name__
     if not weight.is_floating_point():
         raise ValueError(
-            f"layer {name!r} has a weight of {weight.dtype}: {kind} expects real numbers; leave "
-            f"it with exclude={name!r}"
+            f"layer {name!r} has a weight of {weight.dtype}: {kind} expects real numbers; {remedy}"
         )
     try:
         with torch.no_grad():
@@ -227,8 +239,8 @@ def _try(name: str, parametrization: NeuronParametrization, layer: nn.Module) ->
     except Exception as error:  # any code of the user's parametrization
         reason = " ".join(str(error).split())[:100]
         raise ValueError(
-            f"layer {name!r} cannot be put under {kind} ({type(error).__name__}: {reason}): leave "
-            f"it with exclude={name!r}"
+            f"layer {name!r} cannot be put under {kind} ({type(error).__name__}: {reason}): "
+            f"{remedy}"
         ) from error
 
 

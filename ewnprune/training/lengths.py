@@ -72,7 +72,9 @@ class _OfLength(torch.autograd.Function):
             kernel = torch.ops.aten._weight_norm_interface_backward
             return *kernel(grad.contiguous(), rows, length.contiguous(), norm, 0), None
         direction = rows / norm
-        radial = (grad * direction).sum(ctx.reduced, keepdim=True)
+        radial = grad * direction
+        if ctx.reduced:  # an empty list would mean "all"
+            radial = radial.sum(ctx.reduced, keepdim=True)
         return (grad - direction * radial) * (length / norm), radial, None
 
 

@@ -41,6 +41,7 @@ class NeuronParametrization(nn.Module):
     """
 
     groups = 1
+    batchnorm = False
     load_hook: RemovableHandle  # set by reparametrize: takes plain weights in state dicts
 
     def __init__(self, dim: int | None = None) -> None:
@@ -77,7 +78,9 @@ class NeuronParametrization(nn.Module):
         """``(s, v)`` that give this weight, with ``||v|| = 1`` as the paper's theory assumes."""
         rows = self._split(_at_least_float32(weight))
         # the squares of tiny entries underflow: take the norm of the rescaled row
-        largest = rows.abs().amax(self._reduced(rows), keepdim=True)
+        largest = rows.abs()
+        if self._reduced(rows):  # an empty list would mean "all"
+            largest = largest.amax(self._reduced(rows), keepdim=True)
         divisor = torch.where(largest > 0, largest, 1.0)
         norm = divisor * row_norms(rows / divisor, self._reduced(rows))
         v = rows / divisor / torch.where(norm > 0, norm / divisor, 1.0)
@@ -145,6 +148,15 @@ class EWN(NeuronParametrization):
     rate of each neuron multiplied by ``||w||^2``: large neurons grow, small ones freeze. This is
     the paper's relative sparsity. The norm is positive for every ``alpha``.
 
+    A BatchNorm that directly follows a layer undoes the length of its weights: the layer is a
+    direction, and the BatchNorm's scale ``gamma`` the length. With ``batchnorm=True`` that scale is
+    ``+-exp(alpha)``, and the weights of the layer are left plain.
+
+    Args:
+        dim: see `NeuronParametrization`.
+        batchnorm: whether to put the scale of a BatchNorm that directly follows a layer in the
+            place of the layer's own length; layers that none follows are as without.
+
     >>> import torch
     >>> weight = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
     >>> alpha, v = EWN(dim=0).right_inverse(weight)
@@ -152,7 +164,17 @@ class EWN(NeuronParametrization):
     tensor([[1.6094, 0.6931]])
     >>> torch.allclose(EWN(dim=0)(alpha, v), weight)
     True
+    >>> EWN(dim=0).right_inverse(torch.tensor([1.0, -2.0]))  # the scale of a BatchNorm
+    (tensor([0.0000, 0.6931]), tensor([ 1., -1.]))
     """
+
+    def __init__(self, dim: int | None = None, batchnorm: bool = False) -> None:
+        super().__init__(dim)
+        self.batchnorm = batchnorm
+
+    def extra_repr(self) -> str:
+        parts = [super().extra_repr(), "batchnorm=True" if self.batchnorm else ""]
+        return ", ".join(filter(None, parts))
 
     def scale(self, s: Tensor) -> Tensor:
         return s.exp()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 from toys.images import outputs, settled
 
@@ -178,8 +179,11 @@ def test_the_removed_mlp_is_the_one_cut_out_by_numpy(images):
 def test_the_removed_cnn_is_the_one_cut_out_by_hand(images):
     net = settled(lambda: CNN(channels=(6, 4)), images)
     small = remove_neurons(net, 0.5, images[:2])
-    one = net.conv1.weight.flatten(1).norm(dim=1).argsort()[3:].sort().values
-    two = net.conv2.weight.flatten(1).norm(dim=1).argsort()[2:].sort().values
+    one, two = (
+        fuse_conv_bn_eval(conv.eval(), norm.eval()).weight.flatten(1).norm(dim=1)
+        for conv, norm in ((net.conv1, net.norm1), (net.conv2, net.norm2))
+    )
+    one, two = one.argsort()[3:].sort().values, two.argsort()[2:].sort().values
     assert torch.equal(small.conv1.weight, net.conv1.weight[one])
     assert torch.equal(small.norm1.running_var, net.norm1.running_var[one])
     assert torch.equal(small.norm1.bias, net.norm1.bias[one])
