@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any
 
-from ewnprune.curve.budget import value_at
+from ewnprune.curve.equal_size import value_at
 from ewnprune.curve.points import SERIES, CurvePoint
 from ewnprune.curve.text import format_curve, format_notes
 from ewnprune.pruning.notes import Note

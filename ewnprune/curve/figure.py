@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from ewnprune.curve.budget import fraction_left
 from ewnprune.curve.curve import Curve
+from ewnprune.curve.equal_size import fraction_left
 from ewnprune.curve.naming import line_key, series_names, shared_facts
 from ewnprune.curve.points import CurvePoint
 from ewnprune.drawing import DASHES, line_styles, method_colors, save_figure

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ewnprune.columns import Column, blocks, fill
-from ewnprune.curve.budget import LEFT, Size
+from ewnprune.curve.equal_size import LEFT, Size
 from ewnprune.curve.naming import line_key, series_names, shared_facts
 from ewnprune.curve.points import CurvePoint
 
