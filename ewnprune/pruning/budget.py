@@ -58,7 +58,7 @@ class Budget:
             what = "milliseconds, more than 0"
             if self.cost != "latency_ms":
                 what = f"a fraction of the dense network in (0, 1], or a number of {self.cost}"
-            raise ValueError(f"budget {self}: expected {what}")
+            raise ValueError(f"budget {self.cost}={self.value!r}: expected {what}")
 
     @property
     def cost(self) -> Cost:
@@ -81,7 +81,7 @@ class Budget:
         return floor((self.value * dense if self.value <= 1 else self.value) * _ROUNDING)
 
     def __str__(self) -> str:
-        return f"{self.cost}={self.value!r}"
+        return f"{self.cost}={self.value:.12g}"
 
     def __repr__(self) -> str:
         return f"Budget({', '.join(f'{name}={value!r}' for name, value in self._given().items())})"

@@ -127,7 +127,7 @@ def test_what_is_reached_is_no_more_than_asked(name, scope, cost, fraction):
     left = costs(removal.model, x)[cost]
     assert left <= fraction * dense * (1 + 1e-12)
     (note,) = [note for note in removal.notes if note.kind == "sizes"]
-    assert str(note).startswith(f"budget {cost}={fraction!r}: {left:,} of {dense:,} ")
+    assert str(note).startswith(f"budget {cost}={fraction:.12g}: {left:,} of {dense:,} ")
 
 
 def test_multiples_and_heads_of_other_networks_meet_it_too():
