@@ -17,6 +17,7 @@ from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.sharding import gathered
 from ewnprune.model.tracing import Forward
+from ewnprune.pruning.budget import LevelOf, check_level_of
 from ewnprune.pruning.ranking import Scope
 from ewnprune.pruning.score_names import Score, find_scores
 
@@ -41,12 +42,14 @@ class Measuring:
     batch: Callable[[Any], tuple[Any, Any]]
     forward: Forward
     realize: Literal["mask", "remove"]
+    level_of: LevelOf = "units"
 
     def __post_init__(self) -> None:
         if self.scope not in ("layer", "global"):
             raise ValueError(f"scope={self.scope!r}: expected 'layer' or 'global'")
         find_scores(self.scores)  # an unknown one is an error now, not after the training
         check_realize(self.realize)
+        check_level_of(self.level_of)
         for name in ("loss_fn", "batch", "forward"):
             function = getattr(self, name)
             if not callable(function) and (function is not None or name != "loss_fn"):
@@ -81,6 +84,7 @@ class Measuring:
                 method=method,
                 seed=global_seed(),
                 realize=self.realize,
+                level_of=self.level_of,
             )
 
     def masks(

@@ -16,8 +16,8 @@ from ewnprune.pruning.notes import Note
 class Curve:
     """Points of one or more series: what was measured at each level of sparsity.
 
-    A series is the points that agree in method, seed, score, unit, scope, realize, split,
-    epoch and step.
+    A series is the points that agree in method, seed, score, unit, scope, realize, level_of,
+    split, epoch and step.
 
     Attributes:
         points: the points, in the order measured.

@@ -19,6 +19,9 @@ from ewnprune.model.tracing import Forward
 from ewnprune.pruning.ranking import Ranking
 
 Cost = Literal["macs", "parameters", "bytes", "latency_ms"]
+LevelOf = Literal["units", "parameters", "macs"]
+"""What a level is a fraction of: of the neurons (or single weights) that can go, or of a cost."""
+
 _SECONDS = 0.5  # to time each network in
 _ROUNDING = 1 + 1e-12  # 0.57 * 100 is 56.99999999999999
 _UNITS = {"macs": "MACs", "parameters": "parameters", "bytes": "bytes", "latency_ms": "ms"}
@@ -169,6 +172,15 @@ class Costs:
                 above = middle
         return Met(self._shortest(level), self.at(level), dense)
 
+    def without(self, fraction: float, cost: Literal["parameters", "macs"]) -> Met:
+        """The largest network without a fraction of the parameters or multiply-accumulates.
+
+        Raises:
+            ValueError: there is none; the message says what the smallest has.
+        """
+        limit = Budget(**{cost: 1 - fraction}).limit(self.at(0.0))
+        return self.lowest_level(limit, f"level {fraction:g} of the {_UNITS[cost]}", cost)
+
     def meet(self, budget: Budget) -> Met:
         """The largest network that meets a budget.
 
@@ -186,6 +198,16 @@ class Costs:
 
     def _key(self, level: float) -> tuple[int, ...]:
         return tuple(self.ranking.removed(level).values())
+
+
+def check_level_of(level_of: str) -> None:
+    """Refuse another word.
+
+    Raises:
+        ValueError: it is not one of the three.
+    """
+    if level_of not in get_args(LevelOf):
+        raise ValueError(f"level_of={level_of!r}: expected 'units', 'parameters' or 'macs'")
 
 
 def cost_of(network: nn.Module, cost: Cost, forward: Forward, sample: Any) -> float:
