@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ewnprune.model.layers import Selection as Selection
     from ewnprune.model.layers import select_layers as select_layers
     from ewnprune.model.size import Count as Count
+    from ewnprune.pruning.budget import Budget as Budget
     from ewnprune.pruning.notes import Note as Note
     from ewnprune.pruning.ranking import SPARSITIES as SPARSITIES
     from ewnprune.pruning.removal import Removal as Removal
@@ -63,6 +64,7 @@ _NAMES = {
     "curve.sweep": "sparsity_curve",
     "model.layers": "Selection select_layers",
     "model.size": "Count",
+    "pruning.budget": "Budget",
     "pruning.ranking": "SPARSITIES",
     "pruning.notes": "Note",
     "pruning.removal": "Removal remove_neurons remove_with_notes",

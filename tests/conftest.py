@@ -16,6 +16,7 @@ from ewnprune.curve import built
 from ewnprune.experiments.mnist_digits import Digits
 from ewnprune.export import card
 from ewnprune.model.latency import Latency, measure_latency
+from ewnprune.pruning import budget
 from lightning_modules.fetch import fetch
 from lightning_modules.files import cache_dir
 
@@ -54,7 +55,7 @@ def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     torch.manual_seed(0)
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    for module in (built, card):
+    for module in (built, card, budget):
         monkeypatch.setattr(module, "measure_latency", _soon)
 
 

@@ -98,7 +98,7 @@ class _Trainer(Trainer):
         """
         for callback in self.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightNormPruning) and realize != "mask":
-                callback.realize = realize
+                callback.measuring.realize = realize
         evaluate = self.validate if split == "val" else self.test
         evaluate(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
 

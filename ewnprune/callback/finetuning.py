@@ -69,6 +69,11 @@ class Finetuning:
     ) -> None:
         if not isinstance(options, Finetune | None):
             raise ValueError(f"finetune={options!r}: expected Finetune(epochs=...), or None")
+        if options is not None and measuring.level_of != "units":
+            raise ValueError(
+                f"finetune={options!r}: its sparsity is a fraction of the neurons: expected "
+                f"level_of='units', not {measuring.level_of!r}"
+            )
         self.options, self.measuring, self.attachment = options, measuring, attachment
         self.pruned: dict[str, Any] | None = None
         self._ordinary_epochs = 0

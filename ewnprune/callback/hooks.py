@@ -22,6 +22,7 @@ from ewnprune.curve.curve import Curve
 from ewnprune.model.batches import inputs_and_targets
 from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.tracing import call
+from ewnprune.pruning.budget import LevelOf
 from ewnprune.pruning.ranking import SPARSITIES, Scope, check_sparsities
 from ewnprune.training.parametrizations import NeuronParametrization
 
@@ -67,6 +68,8 @@ class PruningHooks:
             optimizer state and learning-rate schedule start anew. The curve of the finetuned
             network stands beside the first, as ``"EWN, finetuned at 0.9"``. A fit that is stopped
             before ``max_epochs`` is not finetuned.
+        level_of: what levels are fractions of: the ``"units"`` that can go, or the network's
+            ``"parameters"`` or ``"macs"``, to compare at equal cost; not with `finetune`.
 
     Raises:
         ValueError: levels, scores or numbers that do not fit; the same for the model in ``setup``.
@@ -95,6 +98,7 @@ class PruningHooks:
         realize: Literal["mask", "remove"] = "mask",
         recalibrate: int = 20,
         finetune: Finetune | None = None,
+        level_of: LevelOf = "units",
     ) -> None:
         self.attachment = Attachment(parametrization, weight_space, layers, exclude)
         self.measuring = Measuring(
@@ -109,6 +113,7 @@ class PruningHooks:
             forward=call if forward is None else forward,
             realize=realize,
             recalibrate=recalibrate,
+            level_of=level_of,
         )
         self.loss_levels = LossLevels(loss_levels, at_level)
         self.finetuning = Finetuning(finetune, self.measuring, self.attachment)
@@ -244,15 +249,7 @@ class PruningHooks:
     scores = property(attrgetter("measuring.scores"))
     scope = property(attrgetter("measuring.scope"))
     batch = property(attrgetter("measuring.batch"))
-
-    @property
-    def realize(self) -> Literal["mask", "remove"]:
-        """How the networks come about; the command sets it for an evaluation."""
-        return self.measuring.realize
-
-    @realize.setter
-    def realize(self, value: Literal["mask", "remove"]) -> None:
-        self.measuring.realize = value
+    realize = property(attrgetter("measuring.realize"))
 
     @property
     def curve(self) -> Curve | None:

@@ -17,6 +17,7 @@ from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.sharding import gathered
 from ewnprune.model.tracing import Forward
+from ewnprune.pruning.budget import LevelOf, check_level_of
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Scope
 from ewnprune.pruning.recalibration import with_statistics
@@ -45,6 +46,7 @@ class Measuring:
     forward: Forward
     realize: Literal["mask", "remove"]
     recalibrate: int
+    level_of: LevelOf = "units"
 
     def __post_init__(self) -> None:
         if self.scope not in ("layer", "global"):
@@ -56,6 +58,7 @@ class Measuring:
                 f"recalibrate={self.recalibrate!r}: expected a number of training batches, or 0 "
                 "to leave the statistics of BatchNorms as they are"
             )
+        check_level_of(self.level_of)
         for name in ("loss_fn", "batch", "forward"):
             function = getattr(self, name)
             if not callable(function) and (function is not None or name != "loss_fn"):
@@ -95,6 +98,7 @@ class Measuring:
                 seed=global_seed(),
                 realize=self.realize,
                 recalibrate=None if why_not else training,
+                level_of=self.level_of,
             )
         if why_not:
             text = f"running statistics of BatchNorms are those of the whole network: {why_not}"

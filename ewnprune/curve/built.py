@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from functools import partial
-from io import BytesIO
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ewnprune.curve.plan import Variant
 from ewnprune.model.latency import measure_latency
+from ewnprune.model.size import state_dict_bytes
 from ewnprune.model.tensors import map_tensors
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.notes import Note
@@ -53,7 +53,7 @@ def measure_costs(
     timed = {name: partial(forward, network) for name, network in networks.items()}
     latencies = measure_latency(timed, _batch_of(inputs, batch_size), seconds=seconds)
     costs = [
-        {"bytes": float(_bytes(network)), "latency_ms": latencies[name].milliseconds}
+        {"bytes": float(state_dict_bytes(network)), "latency_ms": latencies[name].milliseconds}
         for name, network in networks.items()
     ]
     one = next(iter(latencies.values()))
@@ -63,13 +63,6 @@ def measure_costs(
     )
     built = "neurons removed for good: each network was built, and timed by itself"
     return costs, [Note("sizes", built), Note("latency", how)]
-
-
-def _bytes(network: nn.Module) -> int:
-    """Size of the file that ``torch.save(network.state_dict(), path)`` writes."""
-    file = BytesIO()
-    torch.save(network.state_dict(), file)
-    return file.tell()
 
 
 def _batch_of(inputs: Any, size: int) -> Any:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any
 
-from ewnprune.curve.budget import value_at
+from ewnprune.curve.equal_size import value_at
 from ewnprune.curve.points import SERIES, CurvePoint
 from ewnprune.curve.text import format_curve, format_notes
 from ewnprune.pruning.notes import Note
@@ -16,8 +16,8 @@ from ewnprune.pruning.notes import Note
 class Curve:
     """Points of one or more series: what was measured at each level of sparsity.
 
-    A series is the points that agree in method, seed, score, unit, scope, realize, split,
-    epoch and step.
+    A series is the points that agree in method, seed, score, unit, scope, realize, level_of,
+    split, epoch and step.
 
     Attributes:
         points: the points, in the order measured.

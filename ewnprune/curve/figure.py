@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from ewnprune.curve.budget import fraction_left
 from ewnprune.curve.curve import Curve
-from ewnprune.curve.naming import line_key, series_names, shared_facts
+from ewnprune.curve.equal_size import fraction_left
+from ewnprune.curve.naming import level_name, line_key, series_names, shared_facts
 from ewnprune.curve.points import CurvePoint
 from ewnprune.drawing import DASHES, line_styles, method_colors, save_figure
 
@@ -91,7 +91,7 @@ def _x_label(curve: Curve, x: X) -> str:
         told = [note.text for note in curve.notes if note.kind == "latency"]
         return "\n".join(["latency (ms)", *told])
     if x == "sparsity":
-        return f"{' or '.join(units)} removed (%)"
+        return f"{level_name(curve)} removed (%)"
     if x == "macs":
         return f"MACs removed (%{', on paper for weights' if 'weights' in units else ''})"
     return "parameters removed (%)"

@@ -1,18 +1,32 @@
 """Names for series: what tells each from the others, and what all of them share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ewnprune.curve.points import SERIES
 
 if TYPE_CHECKING:
     from ewnprune.curve.curve import Curve
+    from ewnprune.curve.points import CurvePoint
 
 
 def line_key(series: "Curve") -> tuple[Any, ...]:
     """The fields that tell a series from others, method first, without the seed."""
     point = series.points[0]
     return tuple(getattr(point, name) for name in SERIES if name != "seed")
+
+
+def level_name(points: Iterable["CurvePoint"]) -> str:
+    """What levels are fractions of, in words: neurons, weights or both, parameters, MACs.
+
+    >>> from ewnprune import CurvePoint
+    >>> level_name([CurvePoint(sparsity=0.5, level_of="macs")])
+    'MACs'
+    >>> level_name([CurvePoint(sparsity=0.5), CurvePoint(sparsity=0.5, unit="weights")])
+    'neurons or weights'
+    """
+    words = {"parameters": "parameters", "macs": "MACs"}
+    return " or ".join(dict.fromkeys(words.get(p.level_of, p.unit) for p in points))
 
 
 def series_names(keys: Sequence[tuple[Any, ...]]) -> list[str]:

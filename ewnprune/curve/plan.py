@@ -10,6 +10,7 @@ from ewnprune.model.copying import copy_network
 from ewnprune.model.size import Count, count_macs, sizes_of, without_weights
 from ewnprune.model.tensors import clone, close, first_samples, same
 from ewnprune.model.tracing import Forward
+from ewnprune.pruning.budget import Costs, LevelOf
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.finding import Found
 from ewnprune.pruning.groups import Group
@@ -110,6 +111,49 @@ class Plan:
     networks: dict[tuple[str, float], int] = field(default_factory=dict)
 
 
+class _Networks:
+    """The networks that rankings lead to, each laid out once."""
+
+    def __init__(
+        self, found: Found, forward: Forward, choice: Choice, inputs: Any, calibration: Any
+    ) -> None:
+        self.found, self.forward, self.choice = found, forward, choice
+        self.calibration, self.sample = calibration, first_samples(inputs)
+        self.chosen = list(found.selection.chosen)
+        total, self.macs = count_macs(found.network, forward, clone(self.sample))
+        self.dense = sizes_of(found.network, self.chosen, total)
+        self._known: dict[object, Variant] = {}
+
+    def at(self, score: str, ranking: Ranking, level: float) -> Variant:
+        """The network at a level; those that ask for the same units are one."""
+        removed = ranking.removed(level)
+        units = {}
+        if ranking.unit == "neurons":
+            units = self.choice.units(self.found, ranking, level)
+            units = {name: keep for name, keep in units.items() if not keep.all()}
+            key: object = tuple((name, *keep.tolist()) for name, keep in units.items())
+        else:
+            key = (score, *removed.values()) if any(removed.values()) else ()
+        if key not in self._known:
+            variant = self._known[key] = Variant(self.found, units)
+            if ranking.unit == "weights" and key:
+                variant.ranks, variant.gone = ranking.ranks, removed
+                left = without_weights(self.dense, self.macs, ranking.keep(level))
+            elif not key:
+                left = self.dense
+            else:
+                if self.calibration is not None:
+                    groups, network = variant.groups, self.found.network
+                    variant.base = repaired(network, groups, units, self.calibration, self.forward)
+                left = _measured(variant, self.forward, self.sample, self.chosen)
+            variant.sizes = {name: Count(left[name], size) for name, size in self.dense.items()}
+        return self._known[key]
+
+    def costs(self, score: str, ranking: Ranking, cost: str) -> Costs:
+        """What the networks along a ranking cost."""
+        return Costs(ranking, lambda level: self.at(score, ranking, level).sizes[cost].left)
+
+
 def make_plan(
     found: Found,
     forward: Forward,
@@ -119,6 +163,7 @@ def make_plan(
     inputs: Any,
     calibration: Any = None,
     training: Sequence[Any] = (),
+    level_of: LevelOf = "units",
 ) -> Plan:
     """Lay out the networks; scores and levels that ask for the same units share one.
 
@@ -134,42 +179,25 @@ def make_plan(
         inputs: one batch.
         calibration: a batch to repair biases by, if they are to be.
         training: inputs to estimate the statistics of BatchNorms on; none leaves them as they are.
+        level_of: what the sparsities are fractions of.
+
+    Raises:
+        ValueError: no network has a level.
     """
-    sample = first_samples(inputs)
-    chosen = list(found.selection.chosen)
-    total, macs = count_macs(found.network, forward, clone(sample))
-    dense = sizes_of(found.network, chosen, total)
+    networks = _Networks(found, forward, choice, inputs, calibration)
     plan = Plan()
-    known: dict[object, int] = {}
+    known: dict[Variant, int] = {}
     for score, ranking in rankings.items():
+        costs = networks.costs(score, ranking, level_of)
         for level in levels:
-            removed = ranking.removed(level)
-            units = {}
-            if ranking.unit == "neurons":
-                units = choice.units(found, ranking, level)
-                units = {name: keep for name, keep in units.items() if not keep.all()}
-                key: object = tuple((name, *keep.tolist()) for name, keep in units.items())
-            else:
-                key = (score, *removed.values()) if any(removed.values()) else ()
-            if key not in known:
-                known[key] = len(plan.variants)
-                variant = Variant(found, units)
-                if ranking.unit == "weights" and key:
-                    variant.ranks, variant.gone = ranking.ranks, removed
-                    left = without_weights(dense, macs, ranking.keep(level))
-                elif not key:
-                    left = dense
-                else:
-                    if calibration is not None:
-                        groups = variant.groups
-                        network = found.network
-                        variant.base = repaired(network, groups, units, calibration, forward)
-                    left = _measured(variant, forward, sample, chosen)
-                variant.sizes = {name: Count(left[name], dense[name]) for name in dense}
+            place = level if level_of == "units" else costs.without(level, level_of).level
+            variant = networks.at(score, ranking, place)
+            if variant not in known:
+                known[variant] = len(plan.variants)
                 plan.variants.append(variant)
-            plan.networks[score, level] = known[key]
+            plan.networks[score, level] = known[variant]
     for variant in plan.variants if training else ():
-        variant.recalibrate(forward, training, sample)
+        variant.recalibrate(forward, training, networks.sample)
     return plan
 
 

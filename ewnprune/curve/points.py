@@ -12,7 +12,7 @@ class CurvePoint:
     """One network: a model at one level of sparsity, evaluated.
 
     Attributes:
-        sparsity: the level asked for, in [0, 1): fraction of the units to remove.
+        sparsity: the level asked for, in [0, 1): fraction of the units to remove, or of a cost.
         accuracy: top-1 accuracy in [0, 1]; None where the task has none.
         loss: mean loss per sample.
         correct: samples classified right.
@@ -29,6 +29,8 @@ class CurvePoint:
         scope: ``"layer"`` (the same fraction of each layer) or ``"global"``.
         realize: how the units went: ``"mask"`` (zero in place), ``"remove"`` (the smaller network
             was built), or the name of the function that built it.
+        level_of: what the level is a fraction of: the ``"units"`` that can go, or the whole
+            network's ``"parameters"`` or ``"macs"``.
         method: how the network was trained (plain, SWN, EWN, ...).
         seed: seed of the training run.
         split: which data: ``"val"``, ``"test"``, ...
@@ -42,6 +44,7 @@ class CurvePoint:
     unit: str = "neurons"
     scope: str = "layer"
     realize: str = "mask"
+    level_of: str = "units"
     split: str = ""
     epoch: int | None = None
     step: int | None = None
@@ -96,5 +99,7 @@ class CurvePoint:
         return max(0.0, center - half), min(1.0, center + half)
 
 
-SERIES = ("method", "seed", "score", "unit", "scope", "realize", "split", "epoch", "step")
+SERIES = (
+    *("method", "seed", "score", "unit", "scope", "realize", "level_of", "split", "epoch", "step"),
+)
 """The fields that tell one series of points from another."""

@@ -21,6 +21,7 @@ from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.tensors import device_of, to_device
 from ewnprune.model.tracing import Forward, call
+from ewnprune.pruning.budget import LevelOf, check_level_of
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.neurons import Couple
@@ -54,6 +55,7 @@ def sparsity_curve(
     method: str = "",
     seed: int | None = None,
     realize: Realize = "mask",
+    level_of: LevelOf = "units",
     example_input: Any = None,
     latency_batch_size: int = 1,
     latency_seconds: float = 0.5,
@@ -101,6 +103,9 @@ def sparsity_curve(
         method: name of the training method, for the curve.
         seed: seed of the run, for the curve; scores that draw numbers take it as theirs.
         realize: ``"mask"``, ``"remove"`` or ``"repair"``, see `ewnprune.curve.built.Realize`.
+        level_of: what the levels are fractions of: of the ``"units"`` that can go, or of the whole
+            network's ``"parameters"`` or ``"macs"``: at 0.9 the largest network without 90 % of its
+            MACs. So scores, scopes and methods are compared at equal cost.
         example_input: with ``"repair"``, the batch that it learns from: give one of training data;
             by default the loader's first.
         latency_batch_size: samples per forward pass, where the time is measured.
@@ -118,7 +123,8 @@ def sparsity_curve(
 
     Raises:
         ValueError: levels, scores, layers, metric, loss or batches that do not fit, a layer that
-            that nobody can follow and that is to be removed, a loader without batches.
+            nobody can follow and that is to be removed, a level of a cost that no network has, a
+            loader without batches.
 
     >>> from torch.utils.data import DataLoader, TensorDataset
     >>> _ = torch.manual_seed(0)
@@ -137,6 +143,7 @@ def sparsity_curve(
     ([Count(left=83, total=83), Count(left=19, total=83)], ['bytes', 'latency_ms'])
     """
     check_realize(realize)
+    check_level_of(level_of)
     levels = check_sparsities(sparsities)
     functions = find_scores(scores)
     choice = Choice(layers, exclude, scope, round_to, heads, couple, initial_norms, seed)
@@ -178,6 +185,7 @@ def sparsity_curve(
                 first[0],
                 calibration if realize == "repair" else None,
                 training,
+                level_of,
             )
             measures = Measures(
                 len(plan.variants), metric, loss_fn, found.anatomy.outputs, first[1]
@@ -207,6 +215,7 @@ def sparsity_curve(
                     unit=rankings[name].unit,
                     scope=scope,
                     realize=realize,
+                    level_of=level_of,
                     sparsity=level,
                     **measured,
                 )

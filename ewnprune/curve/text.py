@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ewnprune.columns import Column, blocks, fill
-from ewnprune.curve.budget import LEFT, Size
-from ewnprune.curve.naming import line_key, series_names, shared_facts
+from ewnprune.curve.equal_size import LEFT, Size
+from ewnprune.curve.naming import level_name, line_key, series_names, shared_facts
 from ewnprune.curve.points import CurvePoint
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def format_curve(curve: "Curve", measure: str | None = None) -> str:
     series = curve.series()
     names = _names(series)
     levels = sorted({point.sparsity for point in curve})
-    shared = [["removed", *(f"{100 * level:g} %" for level in levels)], *_sizes(series, levels)]
+    units = all(point.level_of == "units" for point in curve)
+    heading = "removed" if units else f"{level_name(curve)} removed"
+    shared = [[heading, *(f"{100 * level:g} %" for level in levels)], *_sizes(series, levels)]
     if len(series) == 1:
         columns = _details(series[0], measure)
     else:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ewnprune.columns import align
+from ewnprune.export.budget import budget_told
 from ewnprune.export.calling import Calling, described
 from ewnprune.export.formats import Format, Network, format_versions
 from ewnprune.export.trained import Trained
@@ -132,7 +133,8 @@ def summary(card: dict[str, Any]) -> str:
         cells = ("-" if row[when] is None else shape.format(row[when]) for _, row, shape in rows)
         columns.append([when, *(cell.replace("%", " %") for cell in cells)])
     head = f"{100 * pruning['sparsity']:g} % of the neurons removed, by {pruning['score']}"
-    lines = [head, align(columns, left=1)]
+    lines = [head, *([budget_told(pruning["budget"])] if "budget" in pruning else [])]
+    lines += [align(columns, left=1)]
     # what a user would not expect; the rest is in the card
     lines += [note["text"] for note in pruning["notes"] if note["kind"] in ("stays", "score")]
     return "\n".join(lines)

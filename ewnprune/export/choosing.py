@@ -1,6 +1,6 @@
 """Which score and which level, and what the network that comes out is worth."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -16,9 +16,9 @@ from ewnprune.model.preserve import evaluating
 def choose(
     trained: Trained,
     val: Batches | None,
-    levels: tuple[float, ...] | None,
+    scores: Sequence[str],
+    levels: Mapping[str, float] | None,
     max_drop: float | None,
-    score: str | None,
     removal: Mapping[str, Any],
 ) -> tuple[str, float, str]:
     """Score and level, and how they were chosen: on validation data, if there was a choice.
@@ -26,38 +26,42 @@ def choose(
     Args:
         trained: the run.
         val: its validation data.
-        levels: the level asked for, alone; or None.
+        scores: those to choose from.
+        levels: the level of each of them, or of those that rank neurons; or None.
         max_drop: or the points of a hundred that may be lost.
-        score: the score asked for; by default the best of the run's.
         removal: what else `remove_neurons` is told.
 
     Raises:
         ValueError: there is nothing to choose with, or no score that ranks neurons.
     """
-    scores = list(trained.pruning.scores) if score is None else [score]
-    if levels is not None and (len(scores) == 1 or val is None):
-        return scores[0], levels[0], "as asked for"
+    if levels is not None:
+        scores = [*levels]
+        if len(scores) == 1 or val is None:
+            return scores[0], levels[scores[0]], "as asked for"
     if val is None:
         raise ValueError(
             "--max_drop needs validation data to choose with, and the run's data have none: give "
             "a --sparsity"
         )
-    asked = sorted({0.0, *(trained.pruning.sparsities if levels is None else levels)})
+    asked = sorted({0.0, *(trained.pruning.sparsities if levels is None else levels.values())})
     curve = _curve(trained, trained.model, val, asked, scores, removal).where(unit="neurons")
     found = []
     for name in scores:
         series = curve.where(score=name)
         if not len(series):
             continue
-        level = series.largest_sparsity(max_drop) if levels is None else levels[0]  # type: ignore[arg-type]
+        level = series.largest_sparsity(max_drop) if levels is None else levels[name]  # type: ignore[arg-type]
         (point,) = series.where(sparsity=level)
-        # the larger level first, then the better accuracy; of equals the score named first
-        found.append((level, point.measure(), -scores.index(name)))
+        # where levels are chosen the larger first, then the better accuracy, then the score named
+        # first; where they are given each is as good as the others
+        rank = level if levels is None else 0
+        found.append((rank, point.measure(), -scores.index(name), level))
     if not found:
         raise ValueError(
-            f"scores {scores} rank single weights: give a --score that ranks neurons, such as norm"
+            f"scores {[*scores]} rank single weights: give a --score that ranks neurons, such as "
+            "norm"
         )
-    level, _, place = max(found)
+    _, _, place, level = max(found)
     what = "score" if max_drop is None else f"score and level, within {max_drop:g} points"
     return scores[-place], level, f"{what}, on validation data"
 
@@ -113,7 +117,7 @@ def _curve(
     network: nn.Module,
     batches: Batches,
     levels: Iterable[float],
-    scores: list[str],
+    scores: Sequence[str],
     removal: Mapping[str, Any],
 ) -> Curve:
     measuring = trained.pruning.measuring

@@ -1,40 +1,39 @@
 """`ewnprune export`: the smaller network of a run, as a file that needs no ewnprune to be read."""
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
-
 from ewnprune.callback.names import score_name
 from ewnprune.errors import UsageError
+from ewnprune.export.budget import budget_entry, cost_as_written, levels_within
 from ewnprune.export.calling import Calling
 from ewnprune.export.card import make_card, summary
 from ewnprune.export.choosing import accuracies, check_drop, choose
-from ewnprune.export.formats import Format, FormatName, Network, find_format
+from ewnprune.export.formats import FormatName, find_format
 from ewnprune.export.readme import write_up
 from ewnprune.export.trained import Batches, Trained, read_trained
-from ewnprune.model.tensors import close, identical, same
+from ewnprune.export.writing import check_file, new_folder, size_of, write_network
+from ewnprune.model.tensors import identical, same
+from ewnprune.pruning.budget import Budget, Met
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.ranking import check_sparsities
 from ewnprune.pruning.removal import remove_with_notes
 from ewnprune.pruning.score_names import find_scores
-from ewnprune.pruning.smaller import largest_difference
 
 
 def export(
     run: str,
     sparsity: float | None = None,
     max_drop: float | None = None,
+    macs: float | None = None,
+    parameters: float | None = None,
+    bytes: float | None = None,
+    latency_ms: float | None = None,
     format: FormatName = "state_dict",
     score: str | None = None,
     round_to: int = 1,
@@ -56,6 +55,12 @@ def export(
         max_drop: instead of a sparsity: the largest of the run's levels that loses at most so
             many points (of a hundred) of accuracy on validation data. The network built is held
             against it once more before it is written.
+        macs: or a budget: the largest network with at most so many multiply-accumulates for one
+            sample; up to 1 a fraction of the dense network's. What is reached stands in the card.
+        parameters: the same for parameters.
+        bytes: the same for the size of the file in this format.
+        latency_ms: the same for the milliseconds that one sample takes in torch on this machine,
+            as measured: times scatter, so two exports may differ.
         format: state_dict and safetensors hold the weights, torch_export and onnx the network.
         score: which neurons go first; by default the best on validation data of the run's scores.
         round_to: the number of neurons that stay is rounded up to a multiple of this.
@@ -72,12 +77,17 @@ def export(
         FileNotFoundError: the run, the config or the checkpoint is not there.
         FileExistsError: the output is there already.
     """
-    if (sparsity is None) == (max_drop is None):
-        raise UsageError("expected either --sparsity, such as 0.9, or --max_drop, in points (0.5)")
+    costs = {"macs": macs, "parameters": parameters, "bytes": bytes, "latency_ms": latency_ms}
+    given = {name: value for name, value in costs.items() if value is not None}
+    if len(given) + (sparsity is not None) + (max_drop is not None) != 1:
+        raise UsageError(
+            "expected either --sparsity, such as 0.9, or --max_drop, in points (0.5), or one of "
+            "--macs, --parameters, --bytes and --latency_ms, such as --macs 0.5"
+        )
     if max_drop is not None and not max_drop >= 0:
         raise UsageError(f"--max_drop {max_drop}: expected points of a hundred, 0 or more")
     score = score_name(score)
-    levels = _check_options(sparsity, score, round_to, heads)
+    budget = _check_options(sparsity, given, score, round_to, heads)
     kind = find_format(format)
     if output is not None:
         _refuse_existing(Path(output))
@@ -97,9 +107,19 @@ def export(
         "batch": trained.pruning.batch,
         "forward": trained.pruning.measuring.forward,
     }
-    score, level, choice = choose(trained, splits["val"], levels, max_drop, score, removal)
+    whole = Calling(trained.model, inputs, removal["forward"])
+    part = _network_of(whole)
+    scores = list(trained.pruning.scores) if score is None else [score]
+    levels = None if sparsity is None else dict.fromkeys(scores, float(sparsity))
+    mets: dict[str, Met] = {}
+    if budget is not None:
+        cost = partial(cost_as_written, budget.cost, format, kind, whole, part)
+        mets = levels_within(trained, budget, scores, inputs, removal, cost)
+        levels = {name: met.level for name, met in mets.items()}
+    score, level, choice = choose(trained, splits["val"], scores, levels, max_drop, removal)
     beside = Path(run) if Path(run).is_dir() else Path(run).parent
-    folder = Path(output or beside / f"export-{format}-{level:g}")
+    asked = f"{level:g}" if budget is None else f"{budget.cost}-{budget.value:g}"
+    folder = Path(output or beside / f"export-{format}-{asked}")
     _refuse_existing(folder)
     removed = remove_with_notes(trained.model, level, inputs, score=score, **removal)
     networks = {"before": trained.model, "after": removed.model}
@@ -110,18 +130,16 @@ def export(
     }
     if max_drop is not None:
         check_drop(measured["val"], max_drop)
-    whole = Calling(trained.model, inputs, removal["forward"])
-    part = _network_of(whole)
     dense = replace(whole, network=trained.model.get_submodule(part))
     network = replace(whole, network=removed.model.get_submodule(part))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _new_folder(folder) as scratch:
-        dense_bytes = _size_of(format, kind, dense, scratch)
+    with new_folder(folder) as scratch:
+        dense_bytes = size_of(format, kind, dense)
         path = scratch / kind.file
-        _write(format, kind, network, path)
+        write_network(format, kind, network, path)
         loaded = kind.read(path, network)
         checks = {
-            split: _check_file(trained, batches, network, loaded)
+            split: check_file(trained, batches, network, loaded)
             for split, batches in splits.items()
             if batches is not None
         }
@@ -130,6 +148,8 @@ def export(
         card["pruning"] |= {"round_to": round_to, "heads": heads}
         card["accuracy"] = {split: {**measured[split], **checks[split]} for split in checks}
         card["bytes"] = {"before": dense_bytes, "after": path.stat().st_size}
+        if budget is not None:
+            card["pruning"]["budget"] = budget_entry(budget, mets[score], card)
         text = json.dumps(card, indent=2, allow_nan=False) + "\n"
         (scratch / "card.json").write_text(text, encoding="utf-8")
         (scratch / "README.md").write_text(write_up(card, format), encoding="utf-8")
@@ -139,9 +159,13 @@ def export(
 
 
 def _check_options(
-    sparsity: float | None, score: str | None, round_to: int, heads: Heads
-) -> tuple[float, ...] | None:
-    """The level asked for, if any.
+    sparsity: float | None,
+    costs: Mapping[str, float],
+    score: str | None,
+    round_to: int,
+    heads: Heads,
+) -> Budget | None:
+    """The budget asked for, if any.
 
     Raises:
         UsageError: an option has a value that it cannot have.
@@ -150,7 +174,9 @@ def _check_options(
         Choice(round_to=round_to, heads=heads)
         if score is not None:
             find_scores(score)
-        return None if sparsity is None else check_sparsities([sparsity])
+        if sparsity is not None:
+            check_sparsities([sparsity])
+        return Budget(**costs) if costs else None
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -185,68 +211,3 @@ def _network_of(whole: Calling) -> str:
     except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):
         return ""  # it takes other inputs than the whole
     return children[0] if same(outputs, whole.outputs(whole.inputs), identical) else ""
-
-
-def _check_file(
-    trained: Trained, batches: Batches, calling: Calling, loaded: Network
-) -> dict[str, Any]:
-    """Compare the file with the network on all batches."""
-    total, largest = 0, 0.0
-    for batch in batches:
-        inputs, _ = trained.pruning.batch(batch)
-        expected = calling.outputs(inputs)
-        try:
-            with torch.no_grad():
-                outputs = loaded(inputs)
-        except Exception as error:  # of whatever runs the file
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                "the network read back from its file does not take a batch that the network itself "
-                f"takes ({type(error).__name__}: {reason}): only the number of samples may vary in "
-                "it; try another --format"
-            ) from error
-        if not same(outputs, expected, close):
-            raise ValueError(
-                "the network read back from its file gives other outputs than the one "
-                "written: this format cannot hold it; try another --format"
-            )
-        total += len(next(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)))
-        largest = max(largest, largest_difference(outputs, expected))
-    return {"samples": total, "largest_difference_of_file": largest}
-
-
-def _write(name: str, kind: Format, calling: Calling, path: Path) -> None:
-    try:
-        kind.write(calling, path)
-    except OSError:
-        raise
-    except Exception as error:  # tracing runs the user's code, which may raise anything
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"the network cannot be written as {name} ({type(error).__name__}: {reason}): try "
-            "another --format"
-        ) from error
-
-
-def _size_of(name: str, kind: Format, calling: Calling, scratch: Path) -> int:
-    path = scratch / f"dense-{kind.file}"
-    _write(name, kind, calling, path)
-    size = path.stat().st_size
-    path.unlink()
-    return size
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write in, which gets its name when all is written, and else goes."""
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        yield scratch
-        os.chmod(scratch, folder.parent.stat().st_mode)  # mkdtemp gives a folder for its owner
-        for path in scratch.iterdir():
-            with path.open("rb") as written:
-                os.fsync(written.fileno())
-        os.rename(scratch, folder)
-    except BaseException:
-        shutil.rmtree(scratch)
-        raise

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from ewnprune.export.budget import budget_told
+
 _LIBRARIES = {"onnx": "onnx"}  # the others are read by torch
 _LOADING = {
     "state_dict": """\
@@ -55,7 +57,10 @@ def write_up(card: dict[str, Any], kind: str) -> str:
         f"[ewnprune](https://pypi.org/project/ewnprune/) {_text(card['versions']['ewnprune'])}. "
         "Nothing of that is needed to run it. All figures here are in card.json.",
         f"From {_text(source['checkpoint'])}, step {source['step']}{seed}; "
-        f"how score and level were chosen: {_text(pruning['chosen'])}.",
+        f"how score and level were chosen: {_text(pruning['chosen'])}."
+        + (
+            f" {_text(budget_told(pruning['budget']).capitalize())}." if "budget" in pruning else ""
+        ),
         "## Accuracy",
         _table(("data", "samples", "before", "after"), _accuracy_rows(card)),
         "## Sizes",

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import torch
@@ -73,6 +74,13 @@ def count_macs(model: nn.Module, forward: Forward, inputs: Any) -> tuple[int, di
     return counter.get_total_flops() // 2, {
         name.removeprefix(prefix).removeprefix("."): count for name, count in counts.items()
     }
+
+
+def state_dict_bytes(network: nn.Module) -> int:
+    """Size of the file that ``torch.save(network.state_dict(), path)`` writes."""
+    file = BytesIO()
+    torch.save(network.state_dict(), file)
+    return file.tell()
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """What a user asks to be pruned, as it travels from the public functions inwards."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from math import gcd
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch.nn.utils import parametrize
 
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns, select_layers
-from ewnprune.model.tensors import clone, device_of, to_device
+from ewnprune.model.tensors import clone, device_of, first_samples, to_device
 from ewnprune.model.tracing import Forward
+from ewnprune.pruning.budget import Budget, Costs, cost_of
 from ewnprune.pruning.finding import Found, find_groups
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import (
@@ -26,6 +28,7 @@ from ewnprune.pruning.neurons import Couple, Facts, rank_groups
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking, Scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
+from ewnprune.pruning.smaller import build_smaller, refuse_unfollowed
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,22 @@ class Choice:
             keep[group.name][ranks.argsort(descending=True)[:count]] = True
         return keep
 
+    def costs(self, found: Found, ranking: Ranking, cost: Callable[[nn.Module], float]) -> Costs:
+        """What the smaller networks along a ranking of neurons cost.
+
+        Args:
+            found: the groups.
+            ranking: the order in which they go.
+            cost: of a network.
+        """
+
+        def measure(level: float) -> float:
+            return cost(
+                build_smaller(found.network, found.groups, self.units(found, ranking, level))
+            )
+
+        return Costs(ranking, measure)
+
 
 def find_asked(
     network: nn.Module, forward: Forward, inputs: Any, indices: Indices, heads: Heads
@@ -115,6 +134,7 @@ def choose(
     score: str | Score,
     choice: Choice,
     forward: Forward,
+    budget: Budget | None = None,
 ) -> tuple[Found, dict[str, Tensor], list[Note]]:
     """The groups of a model, which units of them stay, and notes on how that was chosen.
 
@@ -126,31 +146,36 @@ def choose(
         score: the score to choose by.
         choice: all else.
         forward: from model and inputs to outputs.
+        budget: or what the smaller network may cost.
 
     Raises:
-        ValueError: not exactly one of ``sparsity`` and ``indices``; what `find_groups` and the
-            score raise.
+        ValueError: not exactly one of ``sparsity``, ``indices`` and ``budget``; what `find_groups`
+            and the score raise; a budget that cannot be met.
     """
-    if (sparsity is None) == (indices is None):
+    asked = {"sparsity": sparsity, "indices": indices, "budget": budget}
+    given = [name for name, value in asked.items() if value is not None]
+    if len(given) != 1:
         raise ValueError(
-            f"{'neither' if indices is None else 'both'} of sparsity and indices given: expected "
-            "the fraction of the neurons to remove, such as sparsity=0.9, or the neurons by layer, "
-            "such as indices={'fc1': [0, 7]}"
+            f"{' and '.join(given) or 'nothing'} given: expected one of sparsity=0.9, the fraction "
+            "of the neurons to remove, indices={'fc1': [0, 7]}, the neurons by layer, and, to "
+            "remove_neurons, budget=Budget(macs=0.5), what the smaller network may cost"
         )
+    if not isinstance(budget, Budget | None):
+        raise TypeError(f"budget={budget!r}: expected an ewnprune.Budget, such as Budget(macs=0.5)")
     numbers = None if indices is None else read_indices(indices)
     if numbers is not None and not (
         choice.layers is choice.exclude is None and choice.round_to == 1
     ):
         raise ValueError(
             "indices say which neurons of which layers go: layers=, exclude= and round_to= have a "
-            "meaning for a sparsity only"
+            "meaning for a sparsity or a budget only"
         )
     network = plain_network(model)
     inputs = clone(to_device(_given(example_input), device_of(model)))
     if numbers is not None:
         found, units = find_asked(network, forward, inputs, numbers, choice.heads)
         return found, units, []
-    (level,) = check_sparsities([sparsity])  # type: ignore[list-item]
+    levels = () if sparsity is None else check_sparsities([sparsity])
     ((name, function),) = find_scores(score).items()
     found = choice.find(network, forward, inputs)
     ranking, notes = choice.rank(found, name, function)
@@ -159,7 +184,12 @@ def choose(
             f"score {name!r} ranks single weights: expected one number per neuron; single weights "
             "can be masked in sparsity_curve only"
         )
-    return found, choice.units(found, ranking, level), notes
+    if budget is not None:
+        refuse_unfollowed(model, found.unfollowed)
+        cost = partial(cost_of, cost=budget.cost, forward=forward, sample=first_samples(inputs))
+        met = choice.costs(found, ranking, cost).meet(budget)
+        levels, notes = (met.level,), [*notes, Note("sizes", met.told(budget))]
+    return found, choice.units(found, ranking, *levels), notes
 
 
 def refuse_parametrized(model: nn.Module) -> None:

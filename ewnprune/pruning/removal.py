@@ -12,6 +12,7 @@ from ewnprune.model.layers import LayerPatterns, type_name
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.tensors import clone, close, device_of, same, to_device
 from ewnprune.model.tracing import Forward, call
+from ewnprune.pruning.budget import Budget
 from ewnprune.pruning.choice import Choice, choose, refuse_parametrized
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import Indices
@@ -62,6 +63,7 @@ def remove_neurons(
     example_input: Any = None,
     *,
     indices: Indices | None = None,
+    budget: Budget | None = None,
     score: str | Score = "norm",
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
@@ -95,6 +97,8 @@ def remove_neurons(
             that is coupled with them goes too, so that layers of one group must be given the same
             channels, or one of them alone. Heads, or their dimensions, are named by the module
             that the attention lies in. No other argument that says what goes has a meaning then.
+        budget: instead of a sparsity, what the smaller network may cost, ``Budget(macs=0.5)``: the
+            largest network is built, of those that a sparsity gives, that costs no more.
         score: what decides which neurons go, see `ewnprune.scores`; one number per neuron.
         layers: which layers, see `select_layers`, by default all but the last; a group goes only if
             all its layers may.
@@ -126,7 +130,8 @@ def remove_neurons(
 
     Raises:
         ValueError: neurons of a layer cannot be removed safely; it is named with the reason. Not
-            exactly one of ``sparsity`` and ``indices``, or indices that do not fit the model.
+            exactly one of ``sparsity``, ``indices`` and ``budget``, indices that do not fit the
+            model, or a budget that no network meets.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 3))
@@ -138,6 +143,8 @@ def remove_neurons(
     )
     >>> remove_neurons(net, indices={"0": [0, 7]}, example_input=torch.zeros(1, 4))[0]
     Linear(in_features=4, out_features=8, bias=True)
+    >>> remove_neurons(net, budget=Budget(parameters=0.5), example_input=torch.zeros(1, 4))[0]
+    Linear(in_features=4, out_features=4, bias=True)
     >>> _, x = torch.manual_seed(0), torch.randn(64, 4)
     >>> small = remove_neurons(net, 0.5, x, repair=x)
     >>> torch.allclose(small(x).mean(0), net(x).mean(0), atol=1e-6)
@@ -148,6 +155,7 @@ def remove_neurons(
         sparsity,
         example_input,
         indices=indices,
+        budget=budget,
         score=score,
         layers=layers,
         exclude=exclude,
@@ -175,6 +183,7 @@ def remove_with_notes(
     example_input: Any = None,
     *,
     indices: Indices | None = None,
+    budget: Budget | None = None,
     score: str | Score = "norm",
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
@@ -212,7 +221,7 @@ def remove_with_notes(
     refuse_parametrized(model)
     with evaluating(model):
         found, units, notes = choose(
-            model, example_input, sparsity, indices, score, choice, forward
+            model, example_input, sparsity, indices, score, choice, forward, budget
         )
         refuse_unfollowed(model, found.unfollowed)
         inputs = to_device(example_input, device_of(model))

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from ewnprune.curve.budget import LEFT
+from ewnprune.curve.equal_size import LEFT
 from ewnprune.drawing import DASHES, line_styles
 from ewnprune.study.labels import labels_of
 from ewnprune.study.run import SETTINGS

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ewnprune.curve.budget import LEFT
 from ewnprune.curve.curve import Curve
+from ewnprune.curve.equal_size import LEFT
 from ewnprune.files import write_rows
 from ewnprune.study.checklist import Item, caveats, edges, reporting_items
 from ewnprune.study.estimates import estimate, estimate_accuracy

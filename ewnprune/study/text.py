@@ -3,7 +3,7 @@
 from math import isnan
 
 from ewnprune.columns import blocks, fill
-from ewnprune.curve.budget import LEFT
+from ewnprune.curve.equal_size import LEFT
 from ewnprune.study.estimates import Estimate, estimate
 from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.statistics import (

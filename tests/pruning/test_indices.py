@@ -144,11 +144,11 @@ def test_bad_indices_get_one_clear_line(remove, indices, message):
 @pytest.mark.parametrize("remove", [remove_neurons, remove_with_notes, _repaired, mask_neurons])
 def test_exactly_one_of_sparsity_and_indices(remove):
     net, x = _mlp()
-    with pytest.raises(ValueError, match="both of sparsity and indices given"):
+    with pytest.raises(ValueError, match="sparsity and indices given: expected one of"):
         remove(net, 0.5, x, indices={"fc1": [0]})
-    with pytest.raises(ValueError, match="neither of sparsity and indices given"):
+    with pytest.raises(ValueError, match="nothing given: expected one of"):
         remove(net, None, x)
-    with pytest.raises(ValueError, match="a meaning for a sparsity only"):
+    with pytest.raises(ValueError, match="a meaning for a sparsity or a budget only"):
         remove(net, None, x, indices={"fc1": [0]}, exclude="fc2")
     with pytest.raises(ValueError, match="no example_input is given"):
         remove(net, 0.5)

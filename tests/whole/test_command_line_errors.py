@@ -64,6 +64,8 @@ def _fails(capsys, *words, status):
         ("fit --trainer.accelerator=gpuu", "invalid accelerator name"),
         ("fit --trainer.max_epochs=-3", "max_epochs"),
         ("export x --sparsity=0.5 --max-drop=1", "expected either --sparsity"),
+        ("export x --sparsity=0.5 --macs=0.5", "expected either --sparsity"),
+        ("export x --macs=-1", "budget macs=-1.0: expected a fraction of the dense network"),
         ("export x --sparsity=half", "--sparsity: expected float; got half"),
     ],
 )
