@@ -93,10 +93,11 @@ def training_batches(trainer: Any, pl_module: Any, most: int) -> TrainingBatches
 
 
 def _asked_for(trainer: Any) -> Any:
+    """What the data module gives; of a fit before, the Trainer has forgotten the loaders."""
     data = trainer.datamodule
     # the hook of the base raises an error that is no part of the public interface
     if data is None or type(data).train_dataloader.__module__.endswith(".core.hooks"):
-        return trainer.train_dataloader  # of a fit before
+        return None
     data.setup("fit")
     return data.train_dataloader()
 

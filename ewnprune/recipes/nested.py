@@ -23,6 +23,7 @@ from ewnprune.pruning.groups import Group, Places
 from ewnprune.pruning.neurons import Facts, rank_groups
 from ewnprune.pruning.ranking import Ranking, check_sparsities
 from ewnprune.pruning.score_names import find_scores
+from ewnprune.recipes.level_statistics import batch_norms_behind, normalize_apart
 
 
 class NestedTraining(Callback):
@@ -36,7 +37,10 @@ class NestedTraining(Callback):
     than of the index. Under EWN the order settles by itself, since large norms grow fastest.
 
     Neurons are silenced where they are read, as in `sparsity_curve`; validation and test see the
-    whole network. Draws follow the seed, the epoch and the number of the batch.
+    whole network. Draws follow the seed, the epoch and the number of the batch. A BatchNorm behind
+    silenced neurons normalizes the images of each network by themselves, as slimmable networks do
+    (Yu et al., https://arxiv.org/abs/1812.08928), and its running statistics are those of the whole
+    network; `sparsity_curve` estimates those of the pruned ones.
 
     Args:
         share: of the images, in [0, 1].
@@ -70,6 +74,7 @@ class NestedTraining(Callback):
         self._found: Found | None = None
         self._handles: list[RemovableHandle] = []
         self._masks: dict[tuple[str, str], Tensor] = {}
+        self._draws: Tensor | None = None
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -80,6 +85,7 @@ class NestedTraining(Callback):
         seed = (global_seed() or 0, trainer.current_epoch, batch_idx, trainer.global_rank)
         draws = draw_levels(len(tree_leaves(inputs)[0]), self.share, len(self.sparsities), seed)
         if draws.any():
+            self._draws = draws
             ((name, score),) = find_scores(self.score).items()
             groups, anatomy = self._found.groups, self._found.anatomy
             facts = Facts(batch_norms=anatomy.batch_norms)
@@ -87,7 +93,11 @@ class NestedTraining(Callback):
             self._masks.update(self._masks_of(ranking, draws, groups, pl_module))
 
     def on_train_batch_end(self, *_: Any) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
         self._masks.clear()
+        self._draws = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._detach()
@@ -117,13 +127,17 @@ class NestedTraining(Callback):
                 if place == "input"
                 else module.register_forward_hook(self._silence_output(name))
             )
+        places = {place for group in nested for place in _places(group)}
+        for name in batch_norms_behind(found.anatomy, places):
+            norm = pl_module.get_submodule(name)
+            self._handles += normalize_apart(norm, lambda: self._draws)
         return replace(found, groups=nested)
 
     def _detach(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles, self._found = [], None
-        self._masks.clear()
+        self._forget()
 
     def _masks_of(
         self, ranking: Ranking, draws: Tensor, groups: Sequence[Group], model: LightningModule

@@ -86,7 +86,6 @@ def test_the_images_are_the_same_for_every_curve_of_a_seed(tmp_path):
         trainer = make_trainer(tmp_path, pruning, max_epochs=1)
         trainer.fit(model, loader(), loader(40, 1))
         torch.rand(draws)  # random numbers stand elsewhere
-        trainer.fit_loop._combined_loader = None
         trainer = make_trainer(tmp_path, pruning)
         trainer.validate(model, datamodule=Shuffled(), verbose=False)
         curves.append(pruning.curve.points)

@@ -139,3 +139,42 @@ def test_a_frozen_scale_is_left():
     net[1].weight.requires_grad_(False)
     selection = reparametrize(net, EWN(batchnorm=True))
     assert selection.left["0"] == "frozen" and list(attached_parametrizations(net)) == ["4"]
+
+
+@pytest.mark.parametrize("method", [EWN(batchnorm=True), None], ids=["EWN", "plain"])
+def test_the_flow_of_docs_theory(method):
+    """What a small step does to ``u = gamma w / ||w||_S``, S the covariance of the inputs."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 3, bias=False), nn.BatchNorm1d(3, eps=1e-12)).double()
+    nn.init.uniform_(net[1].weight, 0.5, 2)
+    x, target = (
+        torch.randn(40, 5).double() @ torch.randn(5, 5).double(),
+        torch.randn(40, 3).double(),
+    )
+    centred = x - x.mean(0)
+    covariance = centred.T @ centred / len(x)
+
+    def of_data():
+        w, gamma = net[0].weight.detach().clone(), net[1].weight.detach().clone()
+        n = ((w @ covariance) * w).sum(1)
+        return w / n.sqrt()[:, None], gamma, n
+
+    if method is not None:
+        reparametrize(net, method, layers="0")
+    (unit, gamma, n), rate = of_data(), 1e-9
+    given = net(x)
+    torch.testing.assert_close(given, centred @ (gamma[:, None] * unit).T)  # weights u
+    loss = (given - target).pow(2).sum()
+    (slope,) = torch.autograd.grad(loss, given, retain_graph=True)
+    g = slope.T @ centred
+    optimizer = torch.optim.SGD(net.parameters(), lr=rate)
+    loss.backward()
+    optimizer.step()
+    after, gamma_after, _ = of_data()
+    moved = (gamma_after[:, None] * after - gamma[:, None] * unit) / rate
+    for row in range(3):
+        u, s = unit[row], gamma[row] ** 2
+        q = torch.eye(5).double() - torch.outer(u, covariance @ u)
+        along = (u @ g[row]) * u * (1 if method is None else s)
+        expected = -along - s / n[row] * q @ q.T @ g[row]
+        torch.testing.assert_close(moved[row], expected, rtol=1e-4, atol=1e-5)
