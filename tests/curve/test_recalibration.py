@@ -1,5 +1,7 @@
 """Statistics of BatchNorms without the neurons that go, against a pass by hand in float64."""
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from itertools import islice
 
@@ -7,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from toys.processes import run_python
 from toys.sweeps import Catch, logits, trained
 
 from ewnprune import EWN, reparametrize
@@ -197,3 +200,38 @@ def test_bad_training_data_are_told_of(batches):
         sparsity_curve(net, batches, LEVELS, recalibrate=[])
     with pytest.raises(ValueError, match=r"expected \(inputs, targets\)"):
         remove_neurons(net, 0.5, batches[0][0], recalibrate=[x for x, _ in batches])
+
+
+PROCESS = """
+import json, sys, torch
+from lightning_modules import CNN
+from ewnprune import sparsity_curve
+
+rank = int(sys.argv[1])
+torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}/store",
+    rank=rank, world_size=2)
+net = CNN(channels=(8, 12))
+net.load_state_dict(torch.load(f"{sys.argv[2]}/net.pt"))
+training, batches = torch.load(f"{sys.argv[2]}/data.pt")
+curve = sparsity_curve(net, batches[rank::2], (0, 0.5, 0.8), recalibrate=training[rank::2])
+print(json.dumps([(p.correct, p.total, p.loss) for p in curve]))
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_have_the_statistics_of_one(tmp_path, batches, training):
+    net = trained(CNN(channels=(8, 12)), batches)
+    scales = (1.0, 3.0, 0.5, 2.0)  # each process sees two
+    training = [(training[0][0] * scale, training[0][1]) for scale in scales]
+    batches = [*batches, batches[0]]
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    torch.save((training, batches), tmp_path / "data.pt")
+    one = sparsity_curve(net, batches, LEVELS, recalibrate=training)
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda rank: run_python("-c", PROCESS, rank, tmp_path), range(2)))
+    for done in both:
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout.splitlines()[-1])
+        for (correct, total, loss), point in zip(found, one, strict=True):
+            assert (correct, total) == (point.correct, point.total)
+            assert loss == pytest.approx(point.loss, rel=1e-5)

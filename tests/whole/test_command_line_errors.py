@@ -45,7 +45,7 @@ def _fails(capsys, *words, status):
         ("fit --config", "--config: expected one argument"),
         ("fit --prune.parametrization=EVN", "did you mean EWN? choose among EWN, SWN, or give an"),
         ("fit --prune.parametrization ewnprune.EVN", "ewnprune has no 'EVN': did you mean EWN?"),
-        ("fit --prune.parametrization.epss=1", "EWN has no option 'epss' (EWN has dim)"),
+        ("fit --prune.parametrization.epss=1", "EWN has no option 'epss' (EWN has dim, batchnorm)"),
         ("fit --model.network=CNM", "--model.network: there is no class 'CNM': did you mean CNN?"),
         ("fit --model.network.hiden=[3]", "MLP has no option 'hiden'"),
         ("fit --data.batchsize=3", "did you mean batch_size?"),
