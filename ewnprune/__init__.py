@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ewnprune.curve.figure import plot_curve as plot_curve
     from ewnprune.curve.files import read_curve as read_curve
     from ewnprune.curve.files import write_curve as write_curve
+    from ewnprune.curve.heat_map import plot_heat_map as plot_heat_map
     from ewnprune.curve.points import CurvePoint as CurvePoint
     from ewnprune.curve.sweep import sparsity_curve as sparsity_curve
     from ewnprune.model.layers import Selection as Selection
@@ -60,6 +61,7 @@ _NAMES = {
     "curve.curve": "Curve",
     "curve.figure": "plot_curve",
     "curve.files": "read_curve write_curve",
+    "curve.heat_map": "plot_heat_map",
     "curve.points": "CurvePoint",
     "curve.sweep": "sparsity_curve",
     "model.layers": "Selection select_layers",

@@ -43,6 +43,7 @@ class Measuring:
     forward: Forward
     realize: Literal["mask", "remove"]
     level_of: LevelOf = "units"
+    per_layer: bool = False  # for an evaluation; the command sets it
 
     def __post_init__(self) -> None:
         if self.scope not in ("layer", "global"):
@@ -85,6 +86,7 @@ class Measuring:
                 seed=global_seed(),
                 realize=self.realize,
                 level_of=self.level_of,
+                per_layer=self.per_layer,
             )
 
     def masks(

@@ -51,6 +51,7 @@ def shared_facts(curve: "Curve") -> str:
         "score": "ranked by {}",
         "scope": "across layers",
         "realize": "realized by {}",
+        "layer": "{} alone pruned",
         "split": "{} data",
         "epoch": "epoch {}",
         "seed": "seed {}",

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -73,17 +73,49 @@ class Variant:
         return build_smaller(base, self.groups, self.units, whole=whole)
 
 
+class Order(NamedTuple):
+    """By which score units go, and of which layer alone; empty for all."""
+
+    score: str
+    layer: str = ""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The networks to evaluate.
 
     Attributes:
         variants: each network once.
-        networks: which of them each score and level asks for.
+        networks: which of them each order and level asks for.
     """
 
     variants: list[Variant] = field(default_factory=list)
-    networks: dict[tuple[str, float], int] = field(default_factory=dict)
+    networks: dict[tuple[Order, float], int] = field(default_factory=dict)
+
+
+def orders(rankings: Mapping[str, Ranking], per_layer: bool) -> dict[Order, Ranking]:
+    """The orders to follow: that of each score, or those of each score in each layer alone."""
+    if not per_layer:
+        return {Order(score): ranking for score, ranking in rankings.items()}
+    return {
+        Order(score, layer): ranking.alone(layer)
+        for score, ranking in rankings.items()
+        for layer in ranking.ranks
+    }
+
+
+def refuse_weights(rankings: Mapping[str, Ranking]) -> None:
+    """Refuse scores of single weights, where networks are to be built.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name, ranking in rankings.items():
+        if ranking.unit == "weights":
+            raise ValueError(
+                f"score {name!r} ranks single weights: expected one number per neuron; single "
+                "weights can be masked only (realize='mask')"
+            )
 
 
 class _Networks:
@@ -108,7 +140,7 @@ class _Networks:
             units = {name: keep for name, keep in units.items() if not keep.all()}
             key: object = tuple((name, *keep.tolist()) for name, keep in units.items())
         else:
-            key = (score, *removed.values()) if any(removed.values()) else ()
+            key = (score, *removed.items()) if any(removed.values()) else ()
         if key not in self._known:
             variant = self._known[key] = Variant(self.found, units)
             if ranking.unit == "weights" and key:
@@ -133,7 +165,7 @@ def make_plan(
     found: Found,
     forward: Forward,
     choice: Choice,
-    rankings: Mapping[str, Ranking],
+    rankings: Mapping[Order, Ranking],
     levels: Sequence[float],
     inputs: Any,
     calibration: Any = None,
@@ -148,7 +180,7 @@ def make_plan(
         found: the groups of the network, in eval mode; without gradients.
         forward: gives the outputs from network and inputs.
         choice: how units are chosen.
-        rankings: the order in which units go, by score.
+        rankings: the orders in which units go.
         levels: the sparsities.
         inputs: one batch.
         calibration: a batch to repair biases by, if they are to be.
@@ -160,15 +192,15 @@ def make_plan(
     networks = _Networks(found, forward, choice, inputs, calibration)
     plan = Plan()
     known: dict[Variant, int] = {}
-    for score, ranking in rankings.items():
-        costs = networks.costs(score, ranking, level_of)
+    for order, ranking in rankings.items():
+        costs = networks.costs(order.score, ranking, level_of)
         for level in levels:
             place = level if level_of == "units" else costs.without(level, level_of).level
-            variant = networks.at(score, ranking, place)
+            variant = networks.at(order.score, ranking, place)
             if variant not in known:
                 known[variant] = len(plan.variants)
                 plan.variants.append(variant)
-            plan.networks[score, level] = known[variant]
+            plan.networks[order, level] = known[variant]
     return plan
 
 

@@ -12,7 +12,7 @@ from ewnprune.curve.built import Realize, check_realize, measure_costs
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.measures import Loss, Measures
 from ewnprune.curve.memory import Pieces, with_enough_memory
-from ewnprune.curve.plan import make_plan
+from ewnprune.curve.plan import make_plan, orders, refuse_weights
 from ewnprune.curve.points import CurvePoint
 from ewnprune.curve.replay import Replay
 from ewnprune.model.copying import plain_network
@@ -67,6 +67,7 @@ def sparsity_curve(
     seed: int | None = None,
     realize: Realize = "mask",
     level_of: LevelOf = "units",
+    per_layer: bool = False,
     example_input: Any = None,
     latency_batch_size: int = 1,
     latency_seconds: float = 0.5,
@@ -116,6 +117,9 @@ def sparsity_curve(
         level_of: what the levels are fractions of: of the ``"units"`` that can go, or of the whole
             network's ``"parameters"`` or ``"macs"``: at 0.9 the largest network without 90 % of its
             MACs. So scores, scopes and methods are compared at equal cost.
+        per_layer: prune each layer alone, or each group of layers whose neurons go together, all
+            others dense: where a network is sensitive. Points say which in ``layer``, and a scope
+            has no meaning. See `plot_heat_map`.
         example_input: with ``"repair"``, the batch that it learns from: give one of training data;
             by default the loader's first.
         latency_batch_size: samples per forward pass, where the time is measured.
@@ -124,8 +128,9 @@ def sparsity_curve(
         batch: from a batch of the loader to inputs and targets.
 
     Returns:
-        One point per score and level. Accuracy is top-1, of class scores ``(B, C, ...)`` and class
-        indices ``(B, ...)``; a prediction with a NaN among its scores counts as wrong.
+        One point per score and level, or per score, layer and level. Accuracy is top-1, of class
+        scores ``(B, C, ...)`` and class indices ``(B, ...)``; a prediction with a NaN among its
+        scores counts as wrong.
 
     Raises:
         ValueError: levels, scores, layers, metric, loss or batches that do not fit, a layer that
@@ -150,6 +155,10 @@ def sparsity_curve(
     """
     check_realize(realize)
     check_level_of(level_of)
+    if per_layer and level_of != "units":
+        raise ValueError(
+            f"per_layer=True prunes layers alone: expected level_of='units', got {level_of!r}"
+        )
     levels = check_sparsities(sparsities)
     functions = find_scores(scores)
     choice = Choice(layers, exclude, scope, round_to, heads, couple, initial_norms, seed)
@@ -174,7 +183,7 @@ def sparsity_curve(
             notes = [*found.notes(), *chain(*(told for _, told in ranked.values()))]
             calibration = None
             if realize != "mask":
-                _refuse_weights(rankings)
+                refuse_weights(rankings)
                 refuse_unfollowed(model, found.unfollowed)
                 calibration = (
                     first[0] if example_input is None else to_device(example_input, device)
@@ -183,7 +192,7 @@ def sparsity_curve(
                 found,
                 forward,
                 choice,
-                rankings,
+                orders(rankings, per_layer),
                 levels,
                 first[0],
                 calibration if realize == "repair" else None,
@@ -206,7 +215,7 @@ def sparsity_curve(
         notes += [Note("measures", measures.unmeasured)] if measures.unmeasured else []
         notes += _how_run(rankings, replay.fallback, [v.compact for v in plan.variants])
         points = []
-        for (name, level), network in plan.networks.items():
+        for ((name, layer), level), network in plan.networks.items():
             measured: dict[str, Any] = {**plan.variants[network].sizes, **results[network]}
             points.append(
                 CurvePoint(
@@ -214,9 +223,10 @@ def sparsity_curve(
                     seed=seed,
                     score=name,
                     unit=rankings[name].unit,
-                    scope=scope,
+                    scope="layer" if layer else scope,
                     realize=realize,
                     level_of=level_of,
+                    layer=layer,
                     sparsity=level,
                     **measured,
                 )
@@ -228,15 +238,6 @@ def sparsity_curve(
         text = f"memory was short: batches were evaluated in {pieces.parts} parts each"
         curve = Curve(curve.points, (*curve.notes, Note("run", text)))
     return curve
-
-
-def _refuse_weights(rankings: Mapping[str, Ranking]) -> None:
-    for name, ranking in rankings.items():
-        if ranking.unit == "weights":
-            raise ValueError(
-                f"score {name!r} ranks single weights: expected one number per neuron; single "
-                "weights can be masked only (realize='mask')"
-            )
 
 
 def _how_run(

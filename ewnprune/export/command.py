@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +110,7 @@ def export(
     levels = None if sparsity is None else dict.fromkeys(scores, float(sparsity))
     mets: dict[str, Met] = {}
     if budget is not None:
-        cost = partial(cost_as_written, budget.cost, format, kind, whole, part)
+        cost = cost_as_written(budget.cost, format, kind, whole, part)
         mets = levels_within(trained, budget, scores, inputs, removal, cost)
         levels = {name: met.level for name, met in mets.items()}
     score, level, choice = choose(trained, splits["val"], scores, levels, max_drop, removal)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from math import gcd
 from typing import Any
 
@@ -14,7 +13,7 @@ from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns, select_layers
 from ewnprune.model.tensors import clone, device_of, first_samples, to_device
 from ewnprune.model.tracing import Forward
-from ewnprune.pruning.budget import Budget, Costs, cost_of
+from ewnprune.pruning.budget import Budget, Costs, cost_function
 from ewnprune.pruning.finding import Found, find_groups
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import (
@@ -80,7 +79,7 @@ class Choice:
         keep = ranking.keep(sparsity)
         if self.round_to == 1:
             return keep
-        for group in found.groups:
+        for group in found.asked(keep):
             ranks = ranking.ranks[group.name]
             step = self.round_to // gcd(self.round_to, group.size // group.units)
             count = min(len(ranks), -(-int(keep[group.name].sum()) // step) * step)
@@ -185,7 +184,7 @@ def choose(
         )
     if budget is not None:
         refuse_unfollowed(model, found.unfollowed)
-        cost = partial(cost_of, cost=budget.cost, forward=forward, sample=first_samples(inputs))
+        cost = cost_function(budget.cost, found.network, forward, first_samples(inputs))
         met = choice.costs(found, ranking, cost).meet(budget)
         levels, notes = (met.level,), [*notes, Note("sizes", met.told(budget))]
     return found, choice.units(found, ranking, *levels), notes

@@ -40,6 +40,11 @@ class Ranking:
         """What is ranked: one score per neuron, or one per weight."""
         return "weights" if any(r.ndim > 1 for r in self.ranks.values()) else "neurons"
 
+    def alone(self, layer: str) -> "Ranking":
+        """The order in which the units of one layer go, where all others stay."""
+        ranks = self.ranks[layer]
+        return Ranking({layer: _places(ranks.flatten()).view(ranks.shape)}, "layer")
+
     def removed(self, sparsity: float) -> dict[str, int]:
         """How many of the order's first units go, per layer, or in all with scope ``"global"``.
 
