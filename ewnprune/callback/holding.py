@@ -32,6 +32,7 @@ def pruning_masks(
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
+    max_per_layer: float | None = None,
     initial_norms: Mapping[str, Tensor] | None = None,
     seed: int | None = None,
     forward: Forward = call,
@@ -45,7 +46,8 @@ def pruning_masks(
         score: one number per neuron or per weight; for the rest see `mask_neurons`.
         layers: which layers.
         exclude: which of them to leave.
-        scope: ``"layer"`` or ``"global"``.
+        scope: ``"layer"``, ``"global"`` or ``"normalized"``.
+        max_per_layer: the fraction of a layer that goes at most.
         initial_norms: norms at initialisation.
         seed: seed of scores that draw numbers.
         forward: from model and inputs to outputs.
@@ -63,7 +65,14 @@ def pruning_masks(
     """
     (level,) = check_sparsities([sparsity])
     ((name, function),) = find_scores(score).items()
-    choice = Choice(layers, exclude, scope, initial_norms=initial_norms, seed=seed)
+    choice = Choice(
+        layers,
+        exclude,
+        scope,
+        initial_norms=initial_norms,
+        seed=seed,
+        max_per_layer=max_per_layer,
+    )
     inputs = to_device(example_input, device_of(model))
     with evaluating(model):
         found = choice.find(plain_network(model), forward, inputs)

@@ -18,7 +18,7 @@ from ewnprune.model.preserve import evaluating
 from ewnprune.model.sharding import gathered
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.budget import LevelOf, check_level_of
-from ewnprune.pruning.ranking import Scope
+from ewnprune.pruning.ranking import Scope, check_scope
 from ewnprune.pruning.score_names import Score, find_scores
 
 _MISFITS = (TypeError, LookupError, AttributeError, NotImplementedError)
@@ -43,11 +43,11 @@ class Measuring:
     forward: Forward
     realize: Literal["mask", "remove"]
     level_of: LevelOf = "units"
+    max_per_layer: float | None = None
     per_layer: bool = False  # for an evaluation; the command sets it
 
     def __post_init__(self) -> None:
-        if self.scope not in ("layer", "global"):
-            raise ValueError(f"scope={self.scope!r}: expected 'layer' or 'global'")
+        check_scope(self.scope, self.max_per_layer)
         find_scores(self.scores)  # an unknown one is an error now, not after the training
         check_realize(self.realize)
         check_level_of(self.level_of)
@@ -80,6 +80,7 @@ class Measuring:
                 layers=self.layers,
                 exclude=self.exclude,
                 scope=self.scope,
+                max_per_layer=self.max_per_layer,
                 initial_norms=initial_norms,
                 device=pl_module.device,
                 method=method,
@@ -110,6 +111,7 @@ class Measuring:
                 layers=self.layers,
                 exclude=self.exclude,
                 scope=self.scope,
+                max_per_layer=self.max_per_layer,
                 initial_norms=initial_norms,
                 seed=global_seed(),
                 forward=self.forward,

@@ -1,6 +1,6 @@
 """The networks that a sweep evaluates: which units each has left, how large it is, and itself."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.finding import Found
 from ewnprune.pruning.groups import Group
 from ewnprune.pruning.masking import mask_weights
+from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking
 from ewnprune.pruning.repair import repaired
 from ewnprune.pruning.smaller import build_masked, build_smaller
@@ -232,3 +233,19 @@ def _noting(forward: Forward, given: list[Any]) -> Forward:
         return given[-1]
 
     return run
+
+
+def how_run(
+    rankings: Mapping[str, Ranking], fallback: str, compact: Sequence[bool]
+) -> Iterator[Note]:
+    """Notes on what was run, and how."""
+    if any(ranking.unit == "weights" for ranking in rankings.values()):
+        yield Note("sizes", "MACs of masked weights are saved on paper only: zeros are multiplied")
+    if fallback:
+        yield Note("run", f"the whole model ran once per network, since {fallback}")
+    if not all(compact):
+        yield Note(
+            "run",
+            f"{compact.count(False)} of {len(compact)} networks ran masked, at full width: cut "
+            "they gave other outputs",
+        )

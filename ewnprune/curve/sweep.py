@@ -1,6 +1,6 @@
 """`sparsity_curve`: accuracy at many levels of sparsity, in one pass over the data."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -12,7 +12,7 @@ from ewnprune.curve.built import Realize, check_realize, measure_costs
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.measures import Loss, Measures
 from ewnprune.curve.memory import Pieces, with_enough_memory
-from ewnprune.curve.plan import make_plan, orders, refuse_weights
+from ewnprune.curve.plan import how_run, make_plan, orders, refuse_weights
 from ewnprune.curve.points import CurvePoint
 from ewnprune.curve.replay import Replay
 from ewnprune.model.copying import plain_network
@@ -25,7 +25,7 @@ from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.neurons import Couple
 from ewnprune.pruning.notes import Note
-from ewnprune.pruning.ranking import SPARSITIES, Ranking, Scope, check_sparsities
+from ewnprune.pruning.ranking import SPARSITIES, Scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.pruning.smaller import refuse_unfollowed
 
@@ -58,6 +58,7 @@ def sparsity_curve(
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
+    max_per_layer: float | None = None,
     round_to: int = 1,
     heads: Heads = "keep",
     couple: Couple = "mean",
@@ -105,7 +106,8 @@ def sparsity_curve(
             the last.
         exclude: which of them to leave.
         scope: ``"layer"`` removes the same fraction of each layer, ``"global"`` the lowest
-            scores of all.
+            scores of all, ``"normalized"`` the same by scores over the root of their mean square.
+        max_per_layer: with the latter two, the fraction of a layer that goes at most.
         round_to: a multiple for the number of neurons that stay, see `remove_neurons`.
         heads: what goes of attention, see `remove_neurons`.
         couple: the score of neurons that go together, see `remove_neurons`.
@@ -161,7 +163,9 @@ def sparsity_curve(
         )
     levels = check_sparsities(sparsities)
     functions = find_scores(scores)
-    choice = Choice(layers, exclude, scope, round_to, heads, couple, initial_norms, seed)
+    choice = Choice(
+        layers, exclude, scope, round_to, heads, couple, initial_norms, seed, max_per_layer
+    )
     model = getattr(model, "_orig_mod", model)  # torch.compile takes no hooks after compilation
     device = device_of(model) if device is None else device
 
@@ -213,7 +217,7 @@ def sparsity_curve(
                 for result, cost in zip(results, costs, strict=True):
                     result["metrics"] = {**result["metrics"], **cost}
         notes += [Note("measures", measures.unmeasured)] if measures.unmeasured else []
-        notes += _how_run(rankings, replay.fallback, [v.compact for v in plan.variants])
+        notes += how_run(rankings, replay.fallback, [v.compact for v in plan.variants])
         points = []
         for ((name, layer), level), network in plan.networks.items():
             measured: dict[str, Any] = {**plan.variants[network].sizes, **results[network]}
@@ -238,18 +242,3 @@ def sparsity_curve(
         text = f"memory was short: batches were evaluated in {pieces.parts} parts each"
         curve = Curve(curve.points, (*curve.notes, Note("run", text)))
     return curve
-
-
-def _how_run(
-    rankings: Mapping[str, Ranking], fallback: str, compact: Sequence[bool]
-) -> Iterator[Note]:
-    if any(ranking.unit == "weights" for ranking in rankings.values()):
-        yield Note("sizes", "MACs of masked weights are saved on paper only: zeros are multiplied")
-    if fallback:
-        yield Note("run", f"the whole model ran once per network, since {fallback}")
-    if not all(compact):
-        yield Note(
-            "run",
-            f"{compact.count(False)} of {len(compact)} networks ran masked, at full width: cut "
-            "they gave other outputs",
-        )

@@ -73,6 +73,7 @@ def make_card(
         "pruning": {
             "unit": "neurons",
             "scope": pruning.scope,
+            "max_per_layer": pruning.max_per_layer,
             "neurons": {
                 name: {"before": num_neurons(before[name]), "after": num_neurons(after[name])}
                 for name in names

@@ -98,6 +98,7 @@ def export(
         "layers": trained.pruning.layers,
         "exclude": trained.pruning.exclude,
         "scope": trained.pruning.scope,
+        "max_per_layer": trained.pruning.max_per_layer,
         "round_to": round_to,
         "heads": heads,
         "initial_norms": trained.initial_norms,

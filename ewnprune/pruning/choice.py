@@ -25,7 +25,7 @@ from ewnprune.pruning.indices import (
 )
 from ewnprune.pruning.neurons import Couple, Facts, rank_groups
 from ewnprune.pruning.notes import Note
-from ewnprune.pruning.ranking import Ranking, Scope, check_sparsities
+from ewnprune.pruning.ranking import Ranking, Scope, check_scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.pruning.smaller import build_smaller, refuse_unfollowed
 
@@ -46,12 +46,12 @@ class Choice:
     couple: Couple = "mean"
     initial_norms: Mapping[str, Tensor] | None = field(default=None, repr=False)
     seed: int | None = None
+    max_per_layer: float | None = None
 
     def __post_init__(self) -> None:
         if type(self.round_to) is not int or self.round_to < 1:
             raise ValueError(f"round_to={self.round_to!r}: expected a whole number, 1 or more")
-        if self.scope not in ("layer", "global"):
-            raise ValueError(f"scope={self.scope!r}: expected 'layer' or 'global'")
+        check_scope(self.scope, self.max_per_layer)
         if self.heads not in ("keep", "whole", "dims"):
             raise ValueError(f"heads={self.heads!r}: expected 'keep', 'whole' or 'dims'")
         Facts(self.couple)
@@ -64,8 +64,9 @@ class Choice:
     def rank(self, found: Found, name: str, score: Score) -> tuple[Ranking, list[Note]]:
         """The order in which units of the groups go, or single weights of the layers; and notes."""
         facts = Facts(self.couple, self.initial_norms, self.seed)
+        groups, chosen = found.groups, found.anatomy.chosen
         return rank_groups(
-            name, score, found.network, found.groups, found.anatomy.chosen, self.scope, facts
+            name, score, found.network, groups, chosen, self.scope, facts, self.max_per_layer
         )
 
     def units(self, found: Found, ranking: Ranking, sparsity: float) -> dict[str, Tensor]:

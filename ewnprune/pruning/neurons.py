@@ -49,6 +49,7 @@ def rank_groups(
     chosen: Mapping[str, nn.Module],
     scope: Scope,
     facts: Facts,
+    max_per_layer: float | None = None,
 ) -> tuple[Ranking, list[Note]]:
     """Score the units of all groups, or the single weights of the chosen layers, and rank them.
 
@@ -63,6 +64,7 @@ def rank_groups(
         chosen: the layers in question.
         scope: see `rank`.
         facts: what the score may want to know.
+        max_per_layer: see `rank`.
 
     Raises:
         ValueError: what the score function raises, scores of the wrong shape, NaN scores, or
@@ -79,7 +81,7 @@ def rank_groups(
     if values is None:
         alone = {layer: _alone(layer, network, facts) for layer in chosen}
         values = {layer: _score(name, score, neurons, 2) for layer, neurons in alone.items()}
-    return rank(values, scope), notes
+    return rank(values, scope, max_per_layer), notes
 
 
 def _unit_scores_of(

@@ -22,6 +22,7 @@ from ewnprune.pruning.ranking import Scope
 from ewnprune.pruning.repair import repaired
 from ewnprune.pruning.score_names import Score
 from ewnprune.pruning.smaller import (
+    as_it_was,
     build_masked,
     build_smaller,
     largest_difference,
@@ -60,6 +61,7 @@ def remove_neurons(
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
+    max_per_layer: float | None = None,
     round_to: int = 1,
     heads: Heads = "keep",
     couple: Couple = "mean",
@@ -94,7 +96,8 @@ def remove_neurons(
             all its layers may.
         exclude: which of them to leave.
         scope: ``"layer"`` removes the same fraction of each group, ``"global"`` the lowest scores
-            of all groups.
+            of all groups, ``"normalized"`` the same by scores over the root of their mean square.
+        max_per_layer: with the latter two, the fraction of a group that goes at most.
         round_to: the number of neurons that stay is rounded up to a multiple of this, as far as
             there are so many.
         heads: what goes of attention made of Linear layers: ``"whole"`` heads, the same number of
@@ -147,6 +150,7 @@ def remove_neurons(
         layers=layers,
         exclude=exclude,
         scope=scope,
+        max_per_layer=max_per_layer,
         round_to=round_to,
         heads=heads,
         couple=couple,
@@ -173,6 +177,7 @@ def remove_with_notes(
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
+    max_per_layer: float | None = None,
     round_to: int = 1,
     heads: Heads = "keep",
     couple: Couple = "mean",
@@ -200,7 +205,9 @@ def remove_with_notes(
     first, second: 4 of 8 neurons left
     head: left: the last layer: its outputs are the model's
     """
-    choice = Choice(layers, exclude, scope, round_to, heads, couple, initial_norms, seed)
+    choice = Choice(
+        layers, exclude, scope, round_to, heads, couple, initial_norms, seed, max_per_layer
+    )
     refuse_parametrized(model)
     with evaluating(model):
         found, units, notes = choose(
@@ -225,21 +232,11 @@ def remove_with_notes(
             "example: its forward pass depends on the number of neurons in a way that cannot be "
             "followed; use mask_neurons, or leave layers with exclude="
         )
-    _as_it_was(small, model)
+    as_it_was(small, model)
     left = {g.name: (int(g.channels(units[g.name]).sum()), g.size) for g in found.asked(units)}
     return Removal(
         small, left, (*notes, *_notes(found, left)), largest_difference(cut_told, expected)
     )
-
-
-def _as_it_was(small: nn.Module, model: nn.Module) -> None:
-    """Train flags, and which parameters train, as in the model; a bias that came trains."""
-    trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for name, parameter in small.named_parameters():
-        owner = name.rpartition(".")[0]
-        parameter.requires_grad_(trains.get(name, trains.get(f"{owner}.weight".lstrip("."), True)))
-    for module, original in zip(small.modules(), model.modules(), strict=True):
-        module.training = original.training
 
 
 def _notes(found: Found, left: Mapping[str, tuple[int, int]]) -> list[Note]:

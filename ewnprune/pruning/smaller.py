@@ -71,6 +71,16 @@ def _mask(network: nn.Module, groups: Iterable[Group], units: Units) -> None:
     mask_outputs(network, [group for group in groups if not group.readers], units)
 
 
+def as_it_was(small: nn.Module, model: nn.Module) -> None:
+    """Train flags, and which parameters train, as in the model; a bias that came trains."""
+    trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for name, parameter in small.named_parameters():
+        owner = name.rpartition(".")[0]
+        parameter.requires_grad_(trains.get(name, trains.get(f"{owner}.weight".lstrip("."), True)))
+    for module, original in zip(small.modules(), model.modules(), strict=True):
+        module.training = original.training
+
+
 def rehearse(network: nn.Module, forward: Forward, inputs: Any, groups: Sequence[Group]) -> None:
     """Try on an example that removal gives what masking gives, with half of each group.
 

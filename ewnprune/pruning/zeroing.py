@@ -30,6 +30,7 @@ def mask_neurons(
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
+    max_per_layer: float | None = None,
     round_to: int = 1,
     heads: Heads = "keep",
     couple: Couple = "mean",
@@ -51,7 +52,8 @@ def mask_neurons(
         score: see `remove_neurons`, as for the arguments that follow.
         layers: which layers.
         exclude: which of them to leave.
-        scope: ``"layer"`` or ``"global"``.
+        scope: ``"layer"``, ``"global"`` or ``"normalized"``.
+        max_per_layer: the fraction of a group that goes at most.
         round_to: a multiple for the number that stays.
         heads: what goes of attention.
         couple: the score of neurons that go together.
@@ -71,7 +73,9 @@ def mask_neurons(
     >>> mask_neurons(net, 0.8, torch.zeros(1, 4))["0"].sum(), net[2].weight.count_nonzero()
     (tensor(2), tensor(6))
     """
-    choice = Choice(layers, exclude, scope, round_to, heads, couple, initial_norms, seed)
+    choice = Choice(
+        layers, exclude, scope, round_to, heads, couple, initial_norms, seed, max_per_layer
+    )
     refuse_parametrized(model)
     with evaluating(model):
         found, units, _ = choose(model, example_input, sparsity, indices, score, choice, forward)
