@@ -18,7 +18,7 @@ from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.finding import unwritable
 from ewnprune.pruning.ranking import Scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
-from ewnprune.pruning.scores import Neurons
+from ewnprune.pruning.scores import Measured, Neurons
 from ewnprune.pruning.zeroing import parameter_masks
 from ewnprune.training.attach import attached_parametrizations
 
@@ -34,6 +34,7 @@ def pruning_masks(
     scope: Scope = "layer",
     max_per_layer: float | None = None,
     initial_norms: Mapping[str, Tensor] | None = None,
+    measured: Measured | None = None,
     seed: int | None = None,
     forward: Forward = call,
 ) -> dict[str, Tensor]:
@@ -49,6 +50,7 @@ def pruning_masks(
         scope: ``"layer"``, ``"global"`` or ``"normalized"``.
         max_per_layer: the fraction of a layer that goes at most.
         initial_norms: norms at initialisation.
+        measured: what `measure_neurons` gives.
         seed: seed of scores that draw numbers.
         forward: from model and inputs to outputs.
 
@@ -72,6 +74,7 @@ def pruning_masks(
         initial_norms=initial_norms,
         seed=seed,
         max_per_layer=max_per_layer,
+        measured=measured,
     )
     inputs = to_device(example_input, device_of(model))
     with evaluating(model):

@@ -20,7 +20,7 @@ from ewnprune.callback.loss_levels import Action, LossLevels
 from ewnprune.callback.measuring import Measuring
 from ewnprune.callback.refusals import builds_layers_later, refuse_what_cannot_work
 from ewnprune.curve.curve import Curve
-from ewnprune.curve.sweep import inputs_and_targets
+from ewnprune.curve.layout import inputs_and_targets
 from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.tracing import call
 from ewnprune.pruning.budget import LevelOf

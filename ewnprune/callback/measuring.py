@@ -11,6 +11,7 @@ from ewnprune.callback.batches import TrainerBatches, global_seed
 from ewnprune.callback.holding import pruning_masks
 from ewnprune.curve.built import check_realize
 from ewnprune.curve.curve import Curve
+from ewnprune.curve.from_data import measure_neurons
 from ewnprune.curve.measures import Loss
 from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.model.layers import LayerPatterns
@@ -20,6 +21,7 @@ from ewnprune.model.tracing import Forward
 from ewnprune.pruning.budget import LevelOf, check_level_of
 from ewnprune.pruning.ranking import Scope, check_scope
 from ewnprune.pruning.score_names import Score, find_scores
+from ewnprune.pruning.scores import FROM_DATA, Measured
 
 _MISFITS = (TypeError, LookupError, AttributeError, NotImplementedError)
 
@@ -68,6 +70,7 @@ class Measuring:
     ) -> Curve:
         """The curve of the network as it is now, the way the Trainer itself evaluates it."""
         with trainer.precision_plugin.forward_context(), gathered(pl_module):
+            measured = self._measured(trainer, pl_module, batches, scores)
             return sparsity_curve(
                 pl_module,
                 batches,
@@ -82,6 +85,7 @@ class Measuring:
                 scope=self.scope,
                 max_per_layer=self.max_per_layer,
                 initial_norms=initial_norms,
+                measured=measured,
                 device=pl_module.device,
                 method=method,
                 seed=global_seed(),
@@ -102,6 +106,7 @@ class Measuring:
         """What goes at one level by one score, see `pruning_masks`."""
         # fetching a batch draws random numbers, which training must not notice
         with evaluating(pl_module, batches), trainer.precision_plugin.forward_context():
+            measured = self._measured(trainer, pl_module, batches, [score])
             inputs, _ = self.batch(next(iter(batches)))
             masks = pruning_masks(
                 pl_module,
@@ -113,10 +118,36 @@ class Measuring:
                 scope=self.scope,
                 max_per_layer=self.max_per_layer,
                 initial_norms=initial_norms,
+                measured=measured,
                 seed=global_seed(),
                 forward=self.forward,
             )
         return {name: keep.cpu() for name, keep in masks.items()}
+
+    def _measured(
+        self, trainer: Any, pl_module: Any, batches: TrainerBatches, scores: Any
+    ) -> Measured | None:
+        """What scores that go by data go by: the first batches of the validation data.
+
+        Raises:
+            ValueError: these are test data, by which nothing may be chosen.
+        """
+        wanted = [name for name in find_scores(scores) if name in FROM_DATA]
+        if not wanted:
+            return None
+        if trainer.testing:
+            raise ValueError(
+                f"score {wanted[0]!r} goes by data, which test data must not be: take the curve "
+                "on validation data, or give sparsity_curve(..., measured=) in Python"
+            )
+        return measure_neurons(
+            pl_module,
+            batches,
+            loss_fn=self.loss_fn,
+            device=pl_module.device,
+            forward=self.forward,
+            batch=self.batch,
+        )
 
     def check_call(self, trainer: Any, pl_module: Any, batches: TrainerBatches) -> None:
         """Call the model once, as a curve does.

@@ -1,6 +1,6 @@
 """`sparsity_curve`: accuracy at many levels of sparsity, in one pass over the data."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -10,6 +10,7 @@ from torchmetrics import Metric, MetricCollection
 
 from ewnprune.curve.built import Realize, check_realize, measure_costs
 from ewnprune.curve.curve import Curve
+from ewnprune.curve.layout import Batch, inputs_and_targets
 from ewnprune.curve.measures import Loss, Measures
 from ewnprune.curve.memory import Pieces, with_enough_memory
 from ewnprune.curve.plan import how_run, make_plan, orders, refuse_weights
@@ -27,24 +28,8 @@ from ewnprune.pruning.neurons import Couple
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import SPARSITIES, Scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
+from ewnprune.pruning.scores import Measured
 from ewnprune.pruning.smaller import refuse_unfollowed
-
-Batch = Callable[[Any], tuple[Any, Any]]
-
-
-def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
-    """The batch layout used where none is given: ``(inputs, targets)``.
-
-    Raises:
-        ValueError: the batch is something else.
-    """
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        return batch[0], batch[1]
-    length = f" of {len(batch)}" if isinstance(batch, tuple | list | dict) else ""
-    raise ValueError(
-        f"a batch of the loader is a {type(batch).__name__}{length}: expected (inputs, targets); "
-        "for another layout give batch=, a function from a batch to the two"
-    )
 
 
 def sparsity_curve(
@@ -63,6 +48,7 @@ def sparsity_curve(
     heads: Heads = "keep",
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
+    measured: Measured | None = None,
     device: torch.device | str | None = None,
     method: str = "",
     seed: int | None = None,
@@ -112,6 +98,7 @@ def sparsity_curve(
         heads: what goes of attention, see `remove_neurons`.
         couple: the score of neurons that go together, see `remove_neurons`.
         initial_norms: norms at initialisation by layer name, for scores that need them.
+        measured: what `measure_neurons` gives, for scores that go by data.
         device: where to put the batches; the device of the model's first parameter by default.
         method: name of the training method, for the curve.
         seed: seed of the run, for the curve; scores that draw numbers take it as theirs.
@@ -164,7 +151,16 @@ def sparsity_curve(
     levels = check_sparsities(sparsities)
     functions = find_scores(scores)
     choice = Choice(
-        layers, exclude, scope, round_to, heads, couple, initial_norms, seed, max_per_layer
+        layers,
+        exclude,
+        scope,
+        round_to,
+        heads,
+        couple,
+        initial_norms,
+        seed,
+        max_per_layer,
+        measured,
     )
     model = getattr(model, "_orig_mod", model)  # torch.compile takes no hooks after compilation
     device = device_of(model) if device is None else device

@@ -17,7 +17,7 @@ from ewnprune.model.latency import measure_latency
 from ewnprune.model.layers import num_neurons, select_layers, type_name
 from ewnprune.model.size import count_macs, count_parameters
 from ewnprune.model.tensors import first_samples
-from ewnprune.pruning.removal import Removal
+from ewnprune.pruning.removed import Removal
 
 _BATCH_SIZES = (1, 128)
 _SECONDS = 0.5  # to time each network in, at each batch size

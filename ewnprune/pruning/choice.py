@@ -27,6 +27,7 @@ from ewnprune.pruning.neurons import Couple, Facts, rank_groups
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking, Scope, check_scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
+from ewnprune.pruning.scores import Measured
 from ewnprune.pruning.smaller import build_smaller, refuse_unfollowed
 
 
@@ -47,6 +48,7 @@ class Choice:
     initial_norms: Mapping[str, Tensor] | None = field(default=None, repr=False)
     seed: int | None = None
     max_per_layer: float | None = None
+    measured: Measured | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if type(self.round_to) is not int or self.round_to < 1:
@@ -63,7 +65,7 @@ class Choice:
 
     def rank(self, found: Found, name: str, score: Score) -> tuple[Ranking, list[Note]]:
         """The order in which units of the groups go, or single weights of the layers; and notes."""
-        facts = Facts(self.couple, self.initial_norms, self.seed)
+        facts = Facts(self.couple, self.initial_norms, self.seed, self.measured)
         groups, chosen = found.groups, found.anatomy.chosen
         return rank_groups(
             name, score, found.network, groups, chosen, self.scope, facts, self.max_per_layer

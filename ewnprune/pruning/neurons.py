@@ -13,7 +13,7 @@ from ewnprune.pruning.groups import Group, Places
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking, Scope, rank
 from ewnprune.pruning.score_names import Score
-from ewnprune.pruning.scores import Neurons, OutgoingUnknownError
+from ewnprune.pruning.scores import Measured, Neurons, OutgoingUnknownError
 
 Couple = Literal["mean", "max", "l2"]
 """The score of neurons that go together, from those of the layers."""
@@ -28,12 +28,14 @@ class Facts:
             their ``"mean"``, the ``"max"``, or ``"l2"``, the root of the sum of squares.
         initial_norms: norms at initialisation, by layer name.
         seed: seed of scores that draw numbers; None is 0.
+        measured: what neurons do on data, by name and layer.
         outgoing: whether they may know the outgoing weights; those count as 1 otherwise.
     """
 
     couple: Couple = "mean"
     initial_norms: Mapping[str, Tensor] | None = None
     seed: int | None = None
+    measured: Measured | None = None
     outgoing: bool = True
 
     def __post_init__(self) -> None:
@@ -166,6 +168,15 @@ def _alone(
             f"initial_norms[{name!r}] has {initial.numel()} numbers: expected one for each of "
             f"the layer's {len(rows)} neurons"
         )
+    measured = {}
+    for score, layers in (facts.measured or {}).items():
+        if name in layers:
+            measured[score] = values = precise(layers[name].flatten().to(rows.device))
+            if len(values) != len(rows):
+                raise ValueError(
+                    f"measured[{score!r}][{name!r}] has {len(values)} numbers: expected one for "
+                    f"each of the layer's {len(rows)} neurons"
+                )
     return Neurons(
         layer=name,
         rows=rows,
@@ -173,6 +184,7 @@ def _alone(
         no_outgoing=no_outgoing,
         initial_norm=None if initial is None else precise(initial.flatten().to(rows.device)),
         seed=layer_seed(name, facts.seed),
+        measured=measured,
     )
 
 

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,14 +12,14 @@ from ewnprune.model.tensors import clone, close, device_of, same, to_device
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.budget import Budget
 from ewnprune.pruning.choice import Choice, choose, refuse_parametrized
-from ewnprune.pruning.finding import Found
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import Indices
 from ewnprune.pruning.neurons import Couple
-from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Scope
+from ewnprune.pruning.removed import Removal, removal_notes
 from ewnprune.pruning.repair import repaired
 from ewnprune.pruning.score_names import Score
+from ewnprune.pruning.scores import Measured
 from ewnprune.pruning.smaller import (
     as_it_was,
     build_masked,
@@ -28,26 +27,6 @@ from ewnprune.pruning.smaller import (
     largest_difference,
     refuse_unfollowed,
 )
-
-
-@dataclass(frozen=True)
-class Removal:
-    """A network without some of its neurons.
-
-    Attributes:
-        model: the smaller network.
-        left: neurons left of those that there were, for each group of neurons that go together, by
-            the name of one of its layers; of heads, their channels.
-        notes: for each group the layers in it and what was done; for each that stays, why.
-        difference: largest difference, on the example, between the outputs of the masked and of
-            the smaller network. Norms in the masked one go by the channels that stay. Groups that
-            something else reads across are left out.
-    """
-
-    model: nn.Module
-    left: dict[str, tuple[int, int]]
-    notes: tuple[Note, ...]
-    difference: float
 
 
 def remove_neurons(
@@ -66,6 +45,7 @@ def remove_neurons(
     heads: Heads = "keep",
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
+    measured: Measured | None = None,
     seed: int | None = None,
     repair: Any = None,
     forward: Forward = call,
@@ -109,6 +89,7 @@ def remove_neurons(
             the ``"max"``, or ``"l2"``, the root of the sum of squares (with the score ``"norm"``
             the norm of all their incoming weights together).
         initial_norms: norms at initialisation by layer name, for scores that need them.
+        measured: what `measure_neurons` gives, for scores that go by data.
         seed: seed of scores that draw numbers.
         repair: a batch of inputs, never test data where the result is to be tested: what removed
             neurons gave on average over it is added to the biases that follow. No training. No
@@ -155,6 +136,7 @@ def remove_neurons(
         heads=heads,
         couple=couple,
         initial_norms=initial_norms,
+        measured=measured,
         seed=seed,
         repair=repair,
         forward=forward,
@@ -182,6 +164,7 @@ def remove_with_notes(
     heads: Heads = "keep",
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
+    measured: Measured | None = None,
     seed: int | None = None,
     repair: Any = None,
     forward: Forward = call,
@@ -206,7 +189,16 @@ def remove_with_notes(
     head: left: the last layer: its outputs are the model's
     """
     choice = Choice(
-        layers, exclude, scope, round_to, heads, couple, initial_norms, seed, max_per_layer
+        layers,
+        exclude,
+        scope,
+        round_to,
+        heads,
+        couple,
+        initial_norms,
+        seed,
+        max_per_layer,
+        measured,
     )
     refuse_parametrized(model)
     with evaluating(model):
@@ -235,19 +227,5 @@ def remove_with_notes(
     as_it_was(small, model)
     left = {g.name: (int(g.channels(units[g.name]).sum()), g.size) for g in found.asked(units)}
     return Removal(
-        small, left, (*notes, *_notes(found, left)), largest_difference(cut_told, expected)
+        small, left, (*notes, *removal_notes(found, left)), largest_difference(cut_told, expected)
     )
-
-
-def _notes(found: Found, left: Mapping[str, tuple[int, int]]) -> list[Note]:
-    notes = []
-    for group in found.groups:
-        few, size = left.get(group.name, (group.size, group.size))
-        what = f"{few} of {size} neurons left"
-        if group.whole:
-            what += f", {few // group.width} of {group.blocks} heads"
-        if few < size and not group.maskable:
-            what += "; not as zeros would, since a norm reads across them"
-        who = ", ".join([*group.makers, *group.embeddings])
-        notes.append(Note("removed", f"{who}: {what}"))
-    return notes + [note for note in found.notes() if note.kind in ("stays", "left")]

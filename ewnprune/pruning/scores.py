@@ -6,7 +6,8 @@ single weights are. Every public function of this module is a score that the com
 `sparsity_curve` know by its name; any other is given as ``"package.module.function"``.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 __all__ = [
     "Neurons",
     "OutgoingUnknownError",
+    "activation",
     "magnitude",
     "norm",
     "norm_change",
@@ -23,7 +25,14 @@ __all__ = [
     "norm_with_bias_product",
     "random",
     "random_weights",
+    "taylor",
 ]
+
+FROM_DATA = ("activation", "taylor")
+"""The scores that go by what neurons do on data."""
+
+Measured = Mapping[str, Mapping[str, Tensor]]
+"""What neurons do on data: by what it is, and by layer, one number per neuron, ``(n,)``."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class Neurons:
         no_outgoing: why `outgoing` is None.
         initial_norm: norms of the rows at initialisation, ``(n,)``; None where not given.
         seed: seed of this layer, for scores that draw numbers.
+        measured: what was measured of them on data, by name, ``(n,)`` each; see `measure_neurons`.
     """
 
     layer: str
@@ -48,6 +58,7 @@ class Neurons:
     no_outgoing: str = "not given"
     initial_norm: Tensor | None = None
     seed: int = 0
+    measured: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class OutgoingUnknownError(ValueError):
@@ -118,6 +129,26 @@ def norm_change(neurons: Neurons) -> Tensor:
     return norm(neurons) - neurons.initial_norm
 
 
+def activation(neurons: Neurons) -> Tensor:
+    """Mean absolute output of the neuron, before what follows, over data; see `measure_neurons`.
+
+    Raises:
+        ValueError: nothing was measured.
+    """
+    return _measured(neurons, "activation")
+
+
+def taylor(neurons: Neurons) -> Tensor:
+    """Mean of ``|output x gradient|`` over data: what the loss loses without it, to first order.
+
+    Molchanov et al. (2017), https://arxiv.org/abs/1611.06440; see `measure_neurons`.
+
+    Raises:
+        ValueError: nothing was measured.
+    """
+    return _measured(neurons, "taylor")
+
+
 def random(neurons: Neurons) -> Tensor:
     """One random number per neuron: the baseline that every score must beat."""
     return _uniform(neurons, (len(neurons.rows),))
@@ -159,6 +190,16 @@ def _outgoing_norm(neurons: Neurons, score: str) -> Tensor:
     if neurons.outgoing is None:
         raise OutgoingUnknownError(score, neurons)
     return _row_norms(neurons.outgoing)
+
+
+def _measured(neurons: Neurons, score: str) -> Tensor:
+    if score not in neurons.measured:
+        raise ValueError(
+            f"score {score!r} goes by data, and none were measured for layer {neurons.layer!r}: "
+            "give measured=ewnprune.measure_neurons(model, loader), with loss_fn= for taylor where "
+            "the task is no classification, or choose another score"
+        )
+    return neurons.measured[score]
 
 
 def _uniform(neurons: Neurons, shape: tuple[int, ...]) -> Tensor:

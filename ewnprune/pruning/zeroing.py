@@ -18,6 +18,7 @@ from ewnprune.pruning.neurons import Couple
 from ewnprune.pruning.ranking import Scope
 from ewnprune.pruning.reasons import refusal
 from ewnprune.pruning.score_names import Score
+from ewnprune.pruning.scores import Measured
 
 
 def mask_neurons(
@@ -35,6 +36,7 @@ def mask_neurons(
     heads: Heads = "keep",
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
+    measured: Measured | None = None,
     seed: int | None = None,
     forward: Forward = call,
 ) -> dict[str, Tensor]:
@@ -58,6 +60,7 @@ def mask_neurons(
         heads: what goes of attention.
         couple: the score of neurons that go together.
         initial_norms: norms at initialisation.
+        measured: what `measure_neurons` gives.
         seed: seed of scores that draw numbers.
         forward: from model and inputs to outputs.
 
@@ -74,7 +77,16 @@ def mask_neurons(
     (tensor(2), tensor(6))
     """
     choice = Choice(
-        layers, exclude, scope, round_to, heads, couple, initial_norms, seed, max_per_layer
+        layers,
+        exclude,
+        scope,
+        round_to,
+        heads,
+        couple,
+        initial_norms,
+        seed,
+        max_per_layer,
+        measured,
     )
     refuse_parametrized(model)
     with evaluating(model):

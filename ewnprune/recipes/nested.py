@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from ewnprune.callback.batches import global_seed
-from ewnprune.curve.sweep import inputs_and_targets
+from ewnprune.curve.layout import inputs_and_targets
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns, num_inputs, spatial_dims
 from ewnprune.model.preserve import evaluating

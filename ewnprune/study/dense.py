@@ -6,7 +6,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
-from ewnprune.curve.sweep import inputs_and_targets, sparsity_curve
+from ewnprune.curve.layout import inputs_and_targets
+from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.model.layers import neuron_rows, select_layers
 from ewnprune.pruning.removal import remove_neurons
 
