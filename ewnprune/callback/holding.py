@@ -47,7 +47,7 @@ def pruning_masks(
         score: one number per neuron or per weight; for the rest see `mask_neurons`.
         layers: which layers.
         exclude: which of them to leave.
-        scope: ``"layer"``, ``"global"`` or ``"normalized"``.
+        scope: among which the lowest scores go.
         max_per_layer: the fraction of a layer that goes at most.
         initial_norms: norms at initialisation.
         measured: what `measure_neurons` gives.

@@ -63,5 +63,5 @@ def shared_facts(curve: "Curve") -> str:
         if value not in (None, "", "layer", "mask"):  # the usual scope, the usual way
             said.append(text.format(value))
             if name == "scope" and value != "global":
-                said[-1] += f", {value} scores"
+                said[-1] += f" ({value})"
     return ", ".join(said)

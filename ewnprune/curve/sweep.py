@@ -92,8 +92,8 @@ def sparsity_curve(
             the last.
         exclude: which of them to leave.
         scope: ``"layer"`` removes the same fraction of each layer, ``"global"`` the lowest
-            scores of all, ``"normalized"`` the same by scores over the root of their mean square.
-        max_per_layer: with the latter two, the fraction of a layer that goes at most.
+            scores of all; see `ewnprune.pruning.ranking.Scope` for ``"normalized"`` and others.
+        max_per_layer: across layers, the fraction of a layer that goes at most.
         round_to: a multiple for the number of neurons that stay, see `remove_neurons`.
         heads: what goes of attention, see `remove_neurons`.
         couple: the score of neurons that go together, see `remove_neurons`.

@@ -8,8 +8,8 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from ewnprune.model.layers import conv_groups, neuron_rows, num_inputs
-from ewnprune.pruning.groups import Group, Places
+from ewnprune.model.layers import conv_groups, neuron_rows, num_inputs, type_name
+from ewnprune.pruning.groups import Group, Places, structure
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking, Scope, rank
 from ewnprune.pruning.score_names import Score
@@ -83,7 +83,10 @@ def rank_groups(
     if values is None:
         alone = {layer: _alone(layer, network, facts) for layer in chosen}
         values = {layer: _score(name, score, neurons, 2) for layer, neurons in alone.items()}
-    return rank(values, scope, max_per_layer), notes
+        structures: dict[str, object] = {name: type_name(layer) for name, layer in chosen.items()}
+    else:
+        structures = {group.name: structure(network, group) for group in groups}
+    return rank(values, scope, max_per_layer, structures), notes
 
 
 def _unit_scores_of(

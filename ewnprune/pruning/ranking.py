@@ -9,12 +9,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Scope = Literal["layer", "global", "normalized"]
+Scope = Literal["layer", "global", "normalized", "isomorphic"]
 """Among which units the lowest scores go.
 
 - ``layer``: the same fraction of each layer;
 - ``global``: the lowest scores of all layers;
-- ``normalized``: the same, of scores divided by the root of their layer's mean square.
+- ``normalized``: the same, of scores divided by the root of their layer's mean square;
+- ``isomorphic``: the same fraction of all layers of equal structure, and among these the lowest
+  scores. Fang et al. (2024), https://arxiv.org/abs/2407.04616.
 """
 
 SPARSITIES = (
@@ -75,7 +77,10 @@ class Ranking:
 
 
 def rank(
-    scores: Mapping[str, Tensor], scope: Scope = "layer", max_per_layer: float | None = None
+    scores: Mapping[str, Tensor],
+    scope: Scope = "layer",
+    max_per_layer: float | None = None,
+    structures: Mapping[str, object] | None = None,
 ) -> Ranking:
     """Order the units by score, the lowest first; equal scores go by layer, then by index.
 
@@ -87,6 +92,7 @@ def rank(
         scores: per layer, a tensor with one score per unit, of any shape.
         scope: see `Scope`.
         max_per_layer: across layers, the fraction of a layer that goes at most.
+        structures: per layer, what is equal for layers of equal structure.
 
     Raises:
         ValueError: a score is NaN, the scope is none, or the cap does not fit.
@@ -102,6 +108,10 @@ def rank(
     most = 1.0 if max_per_layer is None else max_per_layer
     stay = {name: max(1, v.numel() - floor(most * v.numel() + 1e-9)) for name, v in scores.items()}
     pools = {name: name if scope == "layer" else "" for name in scores}
+    if scope == "isomorphic":
+        firsts: dict[object, str] = {}
+        structures = structures or {}
+        pools = {name: firsts.setdefault(structures.get(name), name) for name in scores}
     flat = {name: values.flatten() for name, values in scores.items()}
     if scope == "normalized":
         flat = {name: _normalized(values) for name, values in flat.items()}

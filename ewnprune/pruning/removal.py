@@ -76,8 +76,9 @@ def remove_neurons(
             all its layers may.
         exclude: which of them to leave.
         scope: ``"layer"`` removes the same fraction of each group, ``"global"`` the lowest scores
-            of all groups, ``"normalized"`` the same by scores over the root of their mean square.
-        max_per_layer: with the latter two, the fraction of a group that goes at most.
+            of all groups, ``"normalized"`` the same by scores over the root of their mean square,
+            ``"isomorphic"`` the same fraction of all groups of equal structure together.
+        max_per_layer: with the latter three, the fraction of a group that goes at most.
         round_to: the number of neurons that stay is rounded up to a multiple of this, as far as
             there are so many.
         heads: what goes of attention made of Linear layers: ``"whole"`` heads, the same number of

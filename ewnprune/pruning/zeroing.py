@@ -54,7 +54,7 @@ def mask_neurons(
         score: see `remove_neurons`, as for the arguments that follow.
         layers: which layers.
         exclude: which of them to leave.
-        scope: ``"layer"``, ``"global"`` or ``"normalized"``.
+        scope: among which the lowest scores go.
         max_per_layer: the fraction of a group that goes at most.
         round_to: a multiple for the number that stays.
         heads: what goes of attention.

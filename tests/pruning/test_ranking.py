@@ -116,6 +116,17 @@ def test_caps_that_do_not_fit_are_refused(scope, cap, message):
     assert "\n" not in str(caught.value)
 
 
+@given(layer_scores, levels, st.integers(1, 3))
+def test_isomorphic_layers_are_ranked_among_themselves(lists, level, kinds):
+    scores = as_scores(lists)
+    structures = {name: place % kinds for place, name in enumerate(scores)}
+    keep = rank(scores, "isomorphic", structures=structures).keep(level)
+    for kind in {*structures.values()}:
+        alike = {name: values for name, values in scores.items() if structures[name] == kind}
+        expected = rank(alike, "global").keep(level)
+        assert all(torch.equal(keep[name], expected[name]) for name in alike)
+
+
 @given(
     layer_scores, levels, levels, st.sampled_from(["layer", "global", "normalized"]),
     st.none() | st.floats(0.05, 1),
@@ -158,7 +169,7 @@ def test_nan_scores_are_refused_by_name(scope):
 
 
 def test_unknown_scope_is_refused():
-    with pytest.raises(ValueError, match="scope='network': expected 'layer', 'global' or 'norm"):
+    with pytest.raises(ValueError, match="scope='network': expected 'layer', 'global', 'norm"):
         rank({"layer": torch.ones(2)}, "network")
 
 

@@ -7,8 +7,15 @@ import torch
 import yaml
 from torch import nn
 from toys.fits import Net, fit
+from toys.networks import make, resnet18
 
-from ewnprune import WeightNormPruning, mask_neurons, remove_neurons, sparsity_curve
+from ewnprune import (
+    WeightNormPruning,
+    mask_neurons,
+    remove_neurons,
+    remove_with_notes,
+    sparsity_curve,
+)
 from ewnprune.cli import main
 
 
@@ -59,6 +66,25 @@ def test_normalized_scores_spread_over_the_layers():
         even[0].weight *= 1000
     # a layer's scale says nothing, also beside one that it is not normalized by
     assert widths(remove_neurons(even, 0.5, x, scope="normalized")) == (few, many)
+
+
+def test_layers_of_equal_structure_are_ranked_together():
+    """Of ResNet-18 the inner convolutions of the blocks, by hand."""
+    network, x = make(resnet18)
+    removal = remove_with_notes(network, 0.4, x, scope="isomorphic")
+    inner = [f"layer{i}.{j}.conv1" for i in range(1, 5) for j in range(2)]
+    norms = {
+        name: network.get_submodule(name).weight.detach().flatten(1).norm(dim=1) for name in inner
+    }
+    count = round(0.4 * sum(map(len, norms.values())))
+    threshold = torch.cat([*norms.values()]).sort().values[count]
+    left = {name: int((values >= threshold).sum()) for name, values in norms.items()}
+    assert {name: removal.left[name][0] for name in inner} == left
+    assert len(set(left.values())) > 4
+    # the stream of each stage is another structure, with more or fewer layers in it
+    others = {name: pair for name, pair in removal.left.items() if name not in inner}
+    assert len(others) == 4
+    assert all(abs(few - 0.6 * all_) < 0.3 * all_ for few, all_ in others.values())
 
 
 def test_the_callback_and_the_export_of_its_run(tmp_path, capsys):
