@@ -28,7 +28,8 @@ from ewnprune.files import write_rows
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.size import count_macs, count_parameters, sizes_of
 from ewnprune.model.tracing import call
-from ewnprune.pruning.removal import Removal, remove_with_notes
+from ewnprune.pruning.removal import remove_with_notes
+from ewnprune.pruning.removed import Removal
 from ewnprune.pruning.separation import separate_attention
 from lightning_modules import MLP
 

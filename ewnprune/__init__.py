@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ewnprune.curve.figure import plot_curve as plot_curve
     from ewnprune.curve.files import read_curve as read_curve
     from ewnprune.curve.files import write_curve as write_curve
+    from ewnprune.curve.from_data import measure_neurons as measure_neurons
+    from ewnprune.curve.heat_map import plot_heat_map as plot_heat_map
     from ewnprune.curve.points import CurvePoint as CurvePoint
     from ewnprune.curve.sweep import sparsity_curve as sparsity_curve
     from ewnprune.model.layers import Selection as Selection
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
     from ewnprune.pruning.budget import Budget as Budget
     from ewnprune.pruning.notes import Note as Note
     from ewnprune.pruning.ranking import SPARSITIES as SPARSITIES
-    from ewnprune.pruning.removal import Removal as Removal
     from ewnprune.pruning.removal import remove_neurons as remove_neurons
     from ewnprune.pruning.removal import remove_with_notes as remove_with_notes
+    from ewnprune.pruning.removed import Removal as Removal
     from ewnprune.pruning.scores import Neurons as Neurons
     from ewnprune.pruning.separation import SeparateAttention as SeparateAttention
     from ewnprune.pruning.separation import separate_attention as separate_attention
@@ -60,6 +62,8 @@ _NAMES = {
     "curve.curve": "Curve",
     "curve.figure": "plot_curve",
     "curve.files": "read_curve write_curve",
+    "curve.from_data": "measure_neurons",
+    "curve.heat_map": "plot_heat_map",
     "curve.points": "CurvePoint",
     "curve.sweep": "sparsity_curve",
     "model.layers": "Selection select_layers",
@@ -67,7 +71,8 @@ _NAMES = {
     "pruning.budget": "Budget",
     "pruning.ranking": "SPARSITIES",
     "pruning.notes": "Note",
-    "pruning.removal": "Removal remove_neurons remove_with_notes",
+    "pruning.removal": "remove_neurons remove_with_notes",
+    "pruning.removed": "Removal",
     "pruning.scores": "Neurons",
     "pruning.separation": "SeparateAttention separate_attention",
     "pruning.zeroing": "mask_neurons",

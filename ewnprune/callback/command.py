@@ -84,6 +84,7 @@ class _Trainer(Trainer):
         datamodule: LightningDataModule | None = None,
         split: Literal["val", "test"] = "val",
         realize: Literal["mask", "remove"] = "mask",
+        per_layer: bool = False,
         weights_only: bool | None = True,
     ) -> None:
         """Accuracy against sparsity for a checkpoint, on validation or test data.
@@ -94,11 +95,15 @@ class _Trainer(Trainer):
             datamodule: the data.
             split: validation data, to choose with; or test data, to report.
             realize: mask, or remove: build each smaller network and measure its bytes and latency.
+            per_layer: prune each layer alone, or each group of layers whose neurons go together:
+                one curve for each, and a heat map, in sensitivity.*.
             weights_only: refuse checkpoints that hold more than tensors and plain types.
         """
         for callback in self.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightNormPruning) and realize != "mask":
-                callback.measuring.realize = realize
+            if isinstance(callback, WeightNormPruning):
+                callback.measuring.per_layer = per_layer
+                if realize != "mask":
+                    callback.measuring.realize = realize
         evaluate = self.validate if split == "val" else self.test
         evaluate(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
 

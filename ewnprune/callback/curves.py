@@ -125,7 +125,8 @@ class Curves:
             curve = Curve(curve.points, (*curve.notes, Note("run", note)))
         self.curve = curve if self.curve is None else self.curve + curve
         if self._paths is None:
-            self._paths = choose_paths(trainer, split)
+            name = "sensitivity" if self.finetuning.measuring.per_layer else "sparsity_curve"
+            self._paths = choose_paths(trainer, split, name)
         if trainer.is_global_zero:
             self._write(trainer, self.curve, self.finetuning.beside_one_shot(curve, self.curve))
 

@@ -18,7 +18,7 @@ from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.finding import unwritable
 from ewnprune.pruning.ranking import Scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
-from ewnprune.pruning.scores import Neurons
+from ewnprune.pruning.scores import Measured, Neurons
 from ewnprune.pruning.zeroing import parameter_masks
 from ewnprune.training.attach import attached_parametrizations
 
@@ -32,7 +32,9 @@ def pruning_masks(
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
+    max_per_layer: float | None = None,
     initial_norms: Mapping[str, Tensor] | None = None,
+    measured: Measured | None = None,
     seed: int | None = None,
     forward: Forward = call,
 ) -> dict[str, Tensor]:
@@ -45,8 +47,10 @@ def pruning_masks(
         score: one number per neuron or per weight; for the rest see `mask_neurons`.
         layers: which layers.
         exclude: which of them to leave.
-        scope: ``"layer"`` or ``"global"``.
+        scope: among which the lowest scores go.
+        max_per_layer: the fraction of a layer that goes at most.
         initial_norms: norms at initialisation.
+        measured: what `measure_neurons` gives.
         seed: seed of scores that draw numbers.
         forward: from model and inputs to outputs.
 
@@ -63,7 +67,15 @@ def pruning_masks(
     """
     (level,) = check_sparsities([sparsity])
     ((name, function),) = find_scores(score).items()
-    choice = Choice(layers, exclude, scope, initial_norms=initial_norms, seed=seed)
+    choice = Choice(
+        layers,
+        exclude,
+        scope,
+        initial_norms=initial_norms,
+        seed=seed,
+        max_per_layer=max_per_layer,
+        measured=measured,
+    )
     inputs = to_device(example_input, device_of(model))
     with evaluating(model):
         found = choice.find(plain_network(model), forward, inputs)

@@ -45,7 +45,7 @@ class PruningHooks:
             but the last one.
         exclude: which of them to leave.
         scope: ``"layer"`` removes the same fraction of each layer, ``"global"`` the lowest scores
-            of all layers.
+            of all layers; for others see `sparsity_curve`.
         every_n_epochs: take the curve every so many epochs too, not at the end only.
         metric: any torchmetrics metric or collection, beside accuracy and loss.
         loss_fn: from outputs and targets to the mean loss of the batch, or one loss per sample;
@@ -70,6 +70,7 @@ class PruningHooks:
             before ``max_epochs`` is not finetuned.
         level_of: what levels are fractions of: the ``"units"`` that can go, or the network's
             ``"parameters"`` or ``"macs"``, to compare at equal cost; not with `finetune`.
+        max_per_layer: across layers, the fraction of a layer that goes at most.
 
     Raises:
         ValueError: levels, scores or numbers that do not fit; the same for the model in ``setup``.
@@ -99,6 +100,7 @@ class PruningHooks:
         recalibrate: int = 20,
         finetune: Finetune | None = None,
         level_of: LevelOf = "units",
+        max_per_layer: float | None = None,
     ) -> None:
         self.attachment = Attachment(parametrization, weight_space, layers, exclude)
         self.measuring = Measuring(
@@ -114,6 +116,7 @@ class PruningHooks:
             realize=realize,
             recalibrate=recalibrate,
             level_of=level_of,
+            max_per_layer=max_per_layer,
         )
         self.loss_levels = LossLevels(loss_levels, at_level)
         self.finetuning = Finetuning(finetune, self.measuring, self.attachment)
@@ -248,6 +251,7 @@ class PruningHooks:
     sparsities = property(attrgetter("measuring.sparsities"))
     scores = property(attrgetter("measuring.scores"))
     scope = property(attrgetter("measuring.scope"))
+    max_per_layer = property(attrgetter("measuring.max_per_layer"))
     batch = property(attrgetter("measuring.batch"))
     realize = property(attrgetter("measuring.realize"))
 

@@ -65,7 +65,7 @@ def _row(point: CurvePoint, key: str) -> dict[str, float]:
     measures = {"acc": point.accuracy, "loss": point.loss, **point.metrics}
     prefix = f"{key}/{point.split}_"
     return {
-        f"{prefix}{name}/{point.score}": value
+        f"{prefix}{name}/{point.score}" + (f"/{point.layer}" if point.layer else ""): value
         for name, value in measures.items()
         if value is not None
     }
@@ -92,5 +92,8 @@ def _log_table(logger: Any, experiment: Any, curve: Curve, key: str) -> None:
         [p.score, p.sparsity, p.neurons.left if p.neurons else None, p.accuracy, p.loss]
         for p in curve
     ]
+    if any(point.layer for point in curve):
+        columns = ["layer", *columns]
+        rows = [[point.layer, *row] for point, row in zip(curve, rows, strict=True)]
     logger.log_table(f"{key}/{curve.points[0].split}_curve", columns=columns, data=rows)
     _log_points(logger, curve, key, lambda _: None)

@@ -11,6 +11,7 @@ from ewnprune.callback.batches import TrainerBatches, global_seed, training_batc
 from ewnprune.callback.holding import pruning_masks
 from ewnprune.curve.built import check_realize
 from ewnprune.curve.curve import Curve
+from ewnprune.curve.from_data import measure_neurons
 from ewnprune.curve.measures import Loss
 from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.model.layers import LayerPatterns
@@ -19,9 +20,10 @@ from ewnprune.model.sharding import gathered
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.budget import LevelOf, check_level_of
 from ewnprune.pruning.notes import Note
-from ewnprune.pruning.ranking import Scope
+from ewnprune.pruning.ranking import Scope, check_scope
 from ewnprune.pruning.recalibration import with_statistics
 from ewnprune.pruning.score_names import Score, find_scores
+from ewnprune.pruning.scores import FROM_DATA, Measured
 
 _MISFITS = (TypeError, LookupError, AttributeError, NotImplementedError)
 
@@ -47,10 +49,11 @@ class Measuring:
     realize: Literal["mask", "remove"]
     recalibrate: int
     level_of: LevelOf = "units"
+    max_per_layer: float | None = None
+    per_layer: bool = False  # for an evaluation; the command sets it
 
     def __post_init__(self) -> None:
-        if self.scope not in ("layer", "global"):
-            raise ValueError(f"scope={self.scope!r}: expected 'layer' or 'global'")
+        check_scope(self.scope, self.max_per_layer)
         find_scores(self.scores)  # an unknown one is an error now, not after the training
         check_realize(self.realize)
         if type(self.recalibrate) is not int or self.recalibrate < 0:
@@ -80,6 +83,7 @@ class Measuring:
             training = training_batches(trainer, pl_module, self.recalibrate)
         why_not = training if isinstance(training, str) else ""
         with trainer.precision_plugin.forward_context(), gathered(pl_module):
+            measured = self._measured(trainer, pl_module, batches, scores)
             curve = sparsity_curve(
                 pl_module,
                 batches,
@@ -92,13 +96,16 @@ class Measuring:
                 layers=self.layers,
                 exclude=self.exclude,
                 scope=self.scope,
+                max_per_layer=self.max_per_layer,
                 initial_norms=initial_norms,
+                measured=measured,
                 device=pl_module.device,
                 method=method,
                 seed=global_seed(),
                 realize=self.realize,
                 recalibrate=None if why_not else training,
                 level_of=self.level_of,
+                per_layer=self.per_layer,
             )
         if why_not:
             text = f"running statistics of BatchNorms are those of the whole network: {why_not}"
@@ -117,6 +124,7 @@ class Measuring:
         """What goes at one level by one score, see `pruning_masks`."""
         # fetching a batch draws random numbers, which training must not notice
         with evaluating(pl_module, batches), trainer.precision_plugin.forward_context():
+            measured = self._measured(trainer, pl_module, batches, [score])
             inputs, _ = self.batch(next(iter(batches)))
             masks = pruning_masks(
                 pl_module,
@@ -126,11 +134,38 @@ class Measuring:
                 layers=self.layers,
                 exclude=self.exclude,
                 scope=self.scope,
+                max_per_layer=self.max_per_layer,
                 initial_norms=initial_norms,
+                measured=measured,
                 seed=global_seed(),
                 forward=self.forward,
             )
         return {name: keep.cpu() for name, keep in masks.items()}
+
+    def _measured(
+        self, trainer: Any, pl_module: Any, batches: TrainerBatches, scores: Any
+    ) -> Measured | None:
+        """What scores that go by data go by: the first batches of the validation data.
+
+        Raises:
+            ValueError: these are test data, by which nothing may be chosen.
+        """
+        wanted = [name for name in find_scores(scores) if name in FROM_DATA]
+        if not wanted:
+            return None
+        if trainer.testing:
+            raise ValueError(
+                f"score {wanted[0]!r} goes by data, which test data must not be: take the curve "
+                "on validation data, or give sparsity_curve(..., measured=) in Python"
+            )
+        return measure_neurons(
+            pl_module,
+            batches,
+            loss_fn=self.loss_fn,
+            device=pl_module.device,
+            forward=self.forward,
+            batch=self.batch,
+        )
 
     def check_call(self, trainer: Any, pl_module: Any, batches: TrainerBatches) -> None:
         """Call the model once, as a curve does.

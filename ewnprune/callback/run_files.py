@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.figure import plot_curve
 from ewnprune.curve.files import write_curve
+from ewnprune.curve.heat_map import plot_heat_map
 from ewnprune.curve.text import measured
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 _KINDS = (".csv", ".json", ".png", ".svg")
 
 
-def choose_paths(trainer: Any, split: str) -> list[Path]:
+def choose_paths(trainer: Any, split: str, name: str = "sparsity_curve") -> list[Path]:
     """``sparsity_curve.csv`` and its like in the run's folder, or numbered ones where those exist.
 
     All processes must call. Under ``fast_dev_run``, which leaves nothing behind, there are none.
@@ -22,17 +23,17 @@ def choose_paths(trainer: Any, split: str) -> list[Path]:
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # the first asks all processes
     if trainer.fast_dev_run:
         return []
-    stem, number = "sparsity_curve" if split == "val" else f"sparsity_curve_{split}", 0
+    stem, number = name if split == "val" else f"{name}_{split}", 0
     while True:
-        name = f"{stem}_{number}" if number else stem
-        paths = [folder / f"{name}{kind}" for kind in _KINDS]
+        numbered = f"{stem}_{number}" if number else stem
+        paths = [folder / f"{numbered}{kind}" for kind in _KINDS]
         if not any(path.exists() for path in paths):
             return paths
         number += 1
 
 
 def write_results(curve: Curve, newest: Curve, paths: list[Path]) -> "Figure":
-    """Write all points measured so far as CSV and JSON, and draw the newest ones.
+    """Write all points measured so far as CSV and JSON, and draw the newest: a heat map per layer.
 
     Each file is replaced whole or not at all.
     """
@@ -41,4 +42,6 @@ def write_results(curve: Curve, newest: Curve, paths: list[Path]) -> "Figure":
         if path.suffix in (".csv", ".json"):
             write_curve(curve, path)
     drawn = [path for path in paths if path.suffix in (".png", ".svg")]
+    if newest.points[0].layer:
+        return plot_heat_map(newest, *drawn)
     return plot_curve(newest, *drawn, measure=measured(newest.points[0])[0])

@@ -51,6 +51,7 @@ def shared_facts(curve: "Curve") -> str:
         "score": "ranked by {}",
         "scope": "across layers",
         "realize": "realized by {}",
+        "layer": "{} alone pruned",
         "split": "{} data",
         "epoch": "epoch {}",
         "seed": "seed {}",
@@ -61,4 +62,6 @@ def shared_facts(curve: "Curve") -> str:
         value = values.pop() if len(values) == 1 else None
         if value not in (None, "", "layer", "mask"):  # the usual scope, the usual way
             said.append(text.format(value))
+            if name == "scope" and value != "global":
+                said[-1] += f" ({value})"
     return ", ".join(said)

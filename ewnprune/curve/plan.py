@@ -1,8 +1,8 @@
 """The networks that a sweep evaluates: which units each has left, how large it is, and itself."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.finding import Found
 from ewnprune.pruning.groups import Group
 from ewnprune.pruning.masking import mask_weights
+from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking
 from ewnprune.pruning.recalibration import (
     Statistics,
@@ -98,17 +99,49 @@ class Variant:
             self.outputs = forward(self.network(), clone(sample))
 
 
+class Order(NamedTuple):
+    """By which score units go, and of which layer alone; empty for all."""
+
+    score: str
+    layer: str = ""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The networks to evaluate.
 
     Attributes:
         variants: each network once.
-        networks: which of them each score and level asks for.
+        networks: which of them each order and level asks for.
     """
 
     variants: list[Variant] = field(default_factory=list)
-    networks: dict[tuple[str, float], int] = field(default_factory=dict)
+    networks: dict[tuple[Order, float], int] = field(default_factory=dict)
+
+
+def orders(rankings: Mapping[str, Ranking], per_layer: bool) -> dict[Order, Ranking]:
+    """The orders to follow: that of each score, or those of each score in each layer alone."""
+    if not per_layer:
+        return {Order(score): ranking for score, ranking in rankings.items()}
+    return {
+        Order(score, layer): ranking.alone(layer)
+        for score, ranking in rankings.items()
+        for layer in ranking.ranks
+    }
+
+
+def refuse_weights(rankings: Mapping[str, Ranking]) -> None:
+    """Refuse scores of single weights, where networks are to be built.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name, ranking in rankings.items():
+        if ranking.unit == "weights":
+            raise ValueError(
+                f"score {name!r} ranks single weights: expected one number per neuron; single "
+                "weights can be masked only (realize='mask')"
+            )
 
 
 class _Networks:
@@ -133,7 +166,7 @@ class _Networks:
             units = {name: keep for name, keep in units.items() if not keep.all()}
             key: object = tuple((name, *keep.tolist()) for name, keep in units.items())
         else:
-            key = (score, *removed.values()) if any(removed.values()) else ()
+            key = (score, *removed.items()) if any(removed.values()) else ()
         if key not in self._known:
             variant = self._known[key] = Variant(self.found, units)
             if ranking.unit == "weights" and key:
@@ -158,7 +191,7 @@ def make_plan(
     found: Found,
     forward: Forward,
     choice: Choice,
-    rankings: Mapping[str, Ranking],
+    rankings: Mapping[Order, Ranking],
     levels: Sequence[float],
     inputs: Any,
     calibration: Any = None,
@@ -174,7 +207,7 @@ def make_plan(
         found: the groups of the network, in eval mode; without gradients.
         forward: gives the outputs from network and inputs.
         choice: how units are chosen.
-        rankings: the order in which units go, by score.
+        rankings: the orders in which units go.
         levels: the sparsities.
         inputs: one batch.
         calibration: a batch to repair biases by, if they are to be.
@@ -187,15 +220,15 @@ def make_plan(
     networks = _Networks(found, forward, choice, inputs, calibration)
     plan = Plan()
     known: dict[Variant, int] = {}
-    for score, ranking in rankings.items():
-        costs = networks.costs(score, ranking, level_of)
+    for order, ranking in rankings.items():
+        costs = networks.costs(order.score, ranking, level_of)
         for level in levels:
             place = level if level_of == "units" else costs.without(level, level_of).level
-            variant = networks.at(score, ranking, place)
+            variant = networks.at(order.score, ranking, place)
             if variant not in known:
                 known[variant] = len(plan.variants)
                 plan.variants.append(variant)
-            plan.networks[score, level] = known[variant]
+            plan.networks[order, level] = known[variant]
     for variant in plan.variants if training else ():
         variant.recalibrate(forward, training, networks.sample)
     return plan
@@ -229,3 +262,19 @@ def _noting(forward: Forward, given: list[Any]) -> Forward:
         return given[-1]
 
     return run
+
+
+def how_run(
+    rankings: Mapping[str, Ranking], fallback: str, compact: Sequence[bool]
+) -> Iterator[Note]:
+    """Notes on what was run, and how."""
+    if any(ranking.unit == "weights" for ranking in rankings.values()):
+        yield Note("sizes", "MACs of masked weights are saved on paper only: zeros are multiplied")
+    if fallback:
+        yield Note("run", f"the whole model ran once per network, since {fallback}")
+    if not all(compact):
+        yield Note(
+            "run",
+            f"{compact.count(False)} of {len(compact)} networks ran masked, at full width: cut "
+            "they gave other outputs",
+        )

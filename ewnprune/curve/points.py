@@ -31,6 +31,7 @@ class CurvePoint:
             was built), or the name of the function that built it.
         level_of: what the level is a fraction of: the ``"units"`` that can go, or the whole
             network's ``"parameters"`` or ``"macs"``.
+        layer: the layer that alone was pruned, or the first of a group of them; empty for all.
         method: how the network was trained (plain, SWN, EWN, ...).
         seed: seed of the training run.
         split: which data: ``"val"``, ``"test"``, ...
@@ -45,6 +46,7 @@ class CurvePoint:
     scope: str = "layer"
     realize: str = "mask"
     level_of: str = "units"
+    layer: str = ""
     split: str = ""
     epoch: int | None = None
     step: int | None = None
@@ -100,6 +102,7 @@ class CurvePoint:
 
 
 SERIES = (
-    *("method", "seed", "score", "unit", "scope", "realize", "level_of", "split", "epoch", "step"),
+    *("method", "seed", "score", "unit", "scope", "realize", "level_of", "layer", "split"),
+    *("epoch", "step"),
 )
 """The fields that tell one series of points from another."""

@@ -1,6 +1,6 @@
 """`sparsity_curve`: accuracy at many levels of sparsity, in one pass over the data."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -12,7 +12,7 @@ from ewnprune.curve.built import Realize, check_realize, measure_costs
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.measures import Loss, Measures
 from ewnprune.curve.memory import Pieces, with_enough_memory
-from ewnprune.curve.plan import make_plan
+from ewnprune.curve.plan import how_run, make_plan, orders, refuse_weights
 from ewnprune.curve.points import CurvePoint
 from ewnprune.curve.replay import Replay
 from ewnprune.model.batches import Batch, inputs_and_targets
@@ -26,13 +26,14 @@ from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.neurons import Couple
 from ewnprune.pruning.notes import Note
-from ewnprune.pruning.ranking import SPARSITIES, Ranking, Scope, check_sparsities
+from ewnprune.pruning.ranking import SPARSITIES, Scope, check_sparsities
 from ewnprune.pruning.recalibration import (
     note_of_statistics,
     training_inputs,
     with_statistics,
 )
 from ewnprune.pruning.score_names import Score, find_scores
+from ewnprune.pruning.scores import Measured
 from ewnprune.pruning.smaller import refuse_unfollowed
 
 
@@ -47,15 +48,18 @@ def sparsity_curve(
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
+    max_per_layer: float | None = None,
     round_to: int = 1,
     heads: Heads = "keep",
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
+    measured: Measured | None = None,
     device: torch.device | str | None = None,
     method: str = "",
     seed: int | None = None,
     realize: Realize = "mask",
     level_of: LevelOf = "units",
+    per_layer: bool = False,
     example_input: Any = None,
     latency_batch_size: int = 1,
     latency_seconds: float = 0.5,
@@ -94,11 +98,13 @@ def sparsity_curve(
             the last.
         exclude: which of them to leave.
         scope: ``"layer"`` removes the same fraction of each layer, ``"global"`` the lowest
-            scores of all.
+            scores of all; see `ewnprune.pruning.ranking.Scope` for ``"normalized"`` and others.
+        max_per_layer: across layers, the fraction of a layer that goes at most.
         round_to: a multiple for the number of neurons that stay, see `remove_neurons`.
         heads: what goes of attention, see `remove_neurons`.
         couple: the score of neurons that go together, see `remove_neurons`.
         initial_norms: norms at initialisation by layer name, for scores that need them.
+        measured: what `measure_neurons` gives, for scores that go by data.
         device: where to put the batches; the device of the model's first parameter by default.
         method: name of the training method, for the curve.
         seed: seed of the run, for the curve; scores that draw numbers take it as theirs.
@@ -106,6 +112,9 @@ def sparsity_curve(
         level_of: what the levels are fractions of: of the ``"units"`` that can go, or of the whole
             network's ``"parameters"`` or ``"macs"``: at 0.9 the largest network without 90 % of its
             MACs. So scores, scopes and methods are compared at equal cost.
+        per_layer: prune each layer alone, or each group of layers whose neurons go together, all
+            others dense: where a network is sensitive. Points say which in ``layer``, and a scope
+            has no meaning. See `plot_heat_map`.
         example_input: with ``"repair"``, the batch that it learns from: give one of training data;
             by default the loader's first.
         latency_batch_size: samples per forward pass, where the time is measured.
@@ -118,8 +127,9 @@ def sparsity_curve(
         batch: from a batch of the loader to inputs and targets.
 
     Returns:
-        One point per score and level. Accuracy is top-1, of class scores ``(B, C, ...)`` and class
-        indices ``(B, ...)``; a prediction with a NaN among its scores counts as wrong.
+        One point per score and level, or per score, layer and level. Accuracy is top-1, of class
+        scores ``(B, C, ...)`` and class indices ``(B, ...)``; a prediction with a NaN among its
+        scores counts as wrong.
 
     Raises:
         ValueError: levels, scores, layers, metric, loss or batches that do not fit, a layer that
@@ -144,9 +154,24 @@ def sparsity_curve(
     """
     check_realize(realize)
     check_level_of(level_of)
+    if per_layer and level_of != "units":
+        raise ValueError(
+            f"per_layer=True prunes layers alone: expected level_of='units', got {level_of!r}"
+        )
     levels = check_sparsities(sparsities)
     functions = find_scores(scores)
-    choice = Choice(layers, exclude, scope, round_to, heads, couple, initial_norms, seed)
+    choice = Choice(
+        layers,
+        exclude,
+        scope,
+        round_to,
+        heads,
+        couple,
+        initial_norms,
+        seed,
+        max_per_layer,
+        measured,
+    )
     model = getattr(model, "_orig_mod", model)  # torch.compile takes no hooks after compilation
     device = device_of(model) if device is None else device
 
@@ -171,7 +196,7 @@ def sparsity_curve(
             notes = [*found.notes(), *chain(*(told for _, told in ranked.values()))]
             calibration = None
             if realize != "mask":
-                _refuse_weights(rankings)
+                refuse_weights(rankings)
                 refuse_unfollowed(model, found.unfollowed)
                 calibration = (
                     first[0] if example_input is None else to_device(example_input, device)
@@ -180,7 +205,7 @@ def sparsity_curve(
                 found,
                 forward,
                 choice,
-                rankings,
+                orders(rankings, per_layer),
                 levels,
                 first[0],
                 calibration if realize == "repair" else None,
@@ -203,9 +228,9 @@ def sparsity_curve(
                     result["metrics"] = {**result["metrics"], **cost}
         notes += [note_of_statistics(found.network, training)] if training else []
         notes += [Note("measures", measures.unmeasured)] if measures.unmeasured else []
-        notes += _how_run(rankings, replay.fallback, [v.compact for v in plan.variants])
+        notes += how_run(rankings, replay.fallback, [v.compact for v in plan.variants])
         points = []
-        for (name, level), network in plan.networks.items():
+        for ((name, layer), level), network in plan.networks.items():
             measured: dict[str, Any] = {**plan.variants[network].sizes, **results[network]}
             points.append(
                 CurvePoint(
@@ -213,9 +238,10 @@ def sparsity_curve(
                     seed=seed,
                     score=name,
                     unit=rankings[name].unit,
-                    scope=scope,
+                    scope="layer" if layer else scope,
                     realize=realize,
                     level_of=level_of,
+                    layer=layer,
                     sparsity=level,
                     **measured,
                 )
@@ -227,27 +253,3 @@ def sparsity_curve(
         text = f"memory was short: batches were evaluated in {pieces.parts} parts each"
         curve = Curve(curve.points, (*curve.notes, Note("run", text)))
     return curve
-
-
-def _refuse_weights(rankings: Mapping[str, Ranking]) -> None:
-    for name, ranking in rankings.items():
-        if ranking.unit == "weights":
-            raise ValueError(
-                f"score {name!r} ranks single weights: expected one number per neuron; single "
-                "weights can be masked only (realize='mask')"
-            )
-
-
-def _how_run(
-    rankings: Mapping[str, Ranking], fallback: str, compact: Sequence[bool]
-) -> Iterator[Note]:
-    if any(ranking.unit == "weights" for ranking in rankings.values()):
-        yield Note("sizes", "MACs of masked weights are saved on paper only: zeros are multiplied")
-    if fallback:
-        yield Note("run", f"the whole model ran once per network, since {fallback}")
-    if not all(compact):
-        yield Note(
-            "run",
-            f"{compact.count(False)} of {len(compact)} networks ran masked, at full width: cut "
-            "they gave other outputs",
-        )

@@ -13,7 +13,7 @@ from ewnprune.export.writing import size_of
 from ewnprune.model.copying import plain_network
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.tensors import first_samples
-from ewnprune.pruning.budget import Budget, Cost, Met, amounts, cost_of
+from ewnprune.pruning.budget import Budget, Cost, Met, amounts, cost_function
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.score_names import find_scores
 from ewnprune.pruning.smaller import refuse_unfollowed
@@ -59,13 +59,19 @@ def levels_within(
 
 
 def cost_as_written(
-    cost: Cost, name: str, kind: Format, whole: Calling, part: str, network: nn.Module
-) -> float:
-    """What the part of a network costs that is written."""
-    calling = replace(whole, network=network.get_submodule(part))
+    cost: Cost, name: str, kind: Format, whole: Calling, part: str
+) -> Callable[[nn.Module], float]:
+    """A function from networks to what the part of them costs that is written."""
+    dense = replace(whole, network=whole.network.get_submodule(part))
+    counted = None
     if cost != "bytes":
-        return cost_of(calling.network, cost, calling.forward, first_samples(calling.inputs))
-    return size_of(name, kind, calling)
+        counted = cost_function(cost, dense.network, dense.forward, first_samples(dense.inputs))
+
+    def written(network: nn.Module) -> float:
+        calling = replace(whole, network=network.get_submodule(part))
+        return size_of(name, kind, calling) if counted is None else counted(calling.network)
+
+    return written
 
 
 def budget_entry(budget: Budget, met: Met, card: Mapping[str, Any]) -> dict[str, Any]:

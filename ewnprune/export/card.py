@@ -17,7 +17,7 @@ from ewnprune.model.latency import measure_latency
 from ewnprune.model.layers import num_neurons, select_layers, type_name
 from ewnprune.model.size import count_macs, count_parameters
 from ewnprune.model.tensors import first_samples
-from ewnprune.pruning.removal import Removal
+from ewnprune.pruning.removed import Removal
 
 _BATCH_SIZES = (1, 128)
 _SECONDS = 0.5  # to time each network in, at each batch size
@@ -73,6 +73,7 @@ def make_card(
         "pruning": {
             "unit": "neurons",
             "scope": pruning.scope,
+            "max_per_layer": pruning.max_per_layer,
             "neurons": {
                 name: {"before": num_neurons(before[name]), "after": num_neurons(after[name])}
                 for name in names

@@ -7,10 +7,12 @@ from torch import nn
 
 from ewnprune.curve.classes import classifies
 from ewnprune.curve.curve import Curve
+from ewnprune.curve.from_data import measure_neurons
 from ewnprune.curve.points import CurvePoint
 from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.export.trained import Batches, Trained
 from ewnprune.model.preserve import evaluating
+from ewnprune.pruning.scores import FROM_DATA, Measured
 
 
 def choose(
@@ -82,6 +84,26 @@ def accuracies(
     return found
 
 
+def measured_for(trained: Trained, val: Batches | None, scores: Sequence[str]) -> Measured | None:
+    """What scores that go by data go by: the first batches of the validation data.
+
+    Raises:
+        ValueError: there are none.
+    """
+    wanted = [name for name in scores if name in FROM_DATA]
+    if not wanted:
+        return None
+    if val is None:
+        raise ValueError(
+            f"score {wanted[0]!r} goes by validation data, and the run's data have none: give "
+            "another --score"
+        )
+    how = trained.pruning.measuring
+    return measure_neurons(
+        trained.model, val, loss_fn=how.loss_fn, forward=how.forward, batch=how.batch
+    )
+
+
 def check_drop(measured: Mapping[str, float | None], max_drop: float) -> None:
     """Hold the network that was built against what was asked for.
 
@@ -106,8 +128,9 @@ def check_drop(measured: Mapping[str, float | None], max_drop: float) -> None:
 def _as_it_is(
     trained: Trained, network: nn.Module, batches: Batches, removal: Mapping[str, Any]
 ) -> CurvePoint:
-    # a score that needs initial norms has them of the dense network alone
-    rest = {key: value for key, value in removal.items() if key != "initial_norms"}
+    # what scores go by is known of the dense network alone
+    gone = ("initial_norms", "measured")
+    rest = {key: value for key, value in removal.items() if key not in gone}
     (point,) = _curve(trained, network, batches, (0.0,), ["norm"], rest)
     return point
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from ewnprune.errors import UsageError
 from ewnprune.export.budget import budget_entry, cost_as_written, levels_within
 from ewnprune.export.calling import Calling
 from ewnprune.export.card import make_card, summary
-from ewnprune.export.choosing import accuracies, check_drop, choose
+from ewnprune.export.choosing import accuracies, check_drop, choose, measured_for
 from ewnprune.export.formats import FormatName, find_format
 from ewnprune.export.readme import write_up
 from ewnprune.export.trained import Batches, Trained, read_trained
@@ -95,13 +94,16 @@ def export(
     trained.data.prepare_data()
     splits = {split: trained.batches(split) for split in ("val", "test")}
     inputs = _example(trained, splits)
+    scores = list(trained.pruning.scores) if score is None else [score]
     removal: dict[str, Any] = {
         "layers": trained.pruning.layers,
         "exclude": trained.pruning.exclude,
         "scope": trained.pruning.scope,
+        "max_per_layer": trained.pruning.max_per_layer,
         "round_to": round_to,
         "heads": heads,
         "initial_norms": trained.initial_norms,
+        "measured": measured_for(trained, splits["val"], scores),
         "seed": trained.seed,
         "recalibrate": trained.training_batches(),
         "batch": trained.pruning.batch,
@@ -109,11 +111,10 @@ def export(
     }
     whole = Calling(trained.model, inputs, removal["forward"])
     part = _network_of(whole)
-    scores = list(trained.pruning.scores) if score is None else [score]
     levels = None if sparsity is None else dict.fromkeys(scores, float(sparsity))
     mets: dict[str, Met] = {}
     if budget is not None:
-        cost = partial(cost_as_written, budget.cost, format, kind, whole, part)
+        cost = cost_as_written(budget.cost, format, kind, whole, part)
         mets = levels_within(trained, budget, scores, inputs, removal, cost)
         levels = {name: met.level for name, met in mets.items()}
     score, level, choice = choose(trained, splits["val"], scores, levels, max_drop, removal)

@@ -35,7 +35,7 @@ class Budget:
         macs: multiply-accumulates for one sample; up to 1 a fraction of the dense network's.
         parameters: parameters of the whole network; up to 1 a fraction.
         bytes: size of its state dict on disk; up to 1 a fraction.
-        latency_ms: milliseconds for one sample where the model lies, as measured: the median of
+        latency_ms: milliseconds for one sample where the model lies, as measured: by the median of
             many forward passes in torch. Times scatter, so two calls may find two networks.
 
     Raises:
@@ -210,20 +210,32 @@ def check_level_of(level_of: str) -> None:
         raise ValueError(f"level_of={level_of!r}: expected 'units', 'parameters' or 'macs'")
 
 
-def cost_of(network: nn.Module, cost: Cost, forward: Forward, sample: Any) -> float:
-    """What a network costs, in eval mode and without gradients.
+def cost_function(
+    cost: Cost, dense: nn.Module, forward: Forward, sample: Any
+) -> Callable[[nn.Module], float]:
+    """A function from networks, in eval mode and without gradients, to what they cost.
+
+    A time is that of the dense network, measured once, times the ratio of the two in turns: a
+    machine that changes its pace does so for both.
 
     Args:
-        network: the network.
         cost: what is asked for.
+        dense: the whole network.
         forward: from network and inputs to outputs.
         sample: the inputs of one sample.
     """
     if cost == "macs":
-        return count_macs(network, forward, clone(sample))[0]
+        return lambda network: count_macs(network, forward, clone(sample))[0]
     if cost == "parameters":
-        return count_parameters(network)
+        return count_parameters
     if cost == "bytes":
-        return state_dict_bytes(network)
-    timed = {"network": partial(forward, network)}
-    return measure_latency(timed, sample, seconds=_SECONDS)["network"].milliseconds
+        return state_dict_bytes
+
+    def time(network: nn.Module) -> float:
+        turns = {"dense": partial(forward, dense), "network": partial(forward, network)}
+        found = measure_latency(turns, sample, seconds=_SECONDS)
+        return found["network"].milliseconds / found["dense"].milliseconds
+
+    alone = {"dense": partial(forward, dense)}
+    reference = measure_latency(alone, sample, seconds=_SECONDS)["dense"].milliseconds
+    return lambda network: reference * time(network)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from math import gcd
 from typing import Any
 
@@ -14,7 +13,7 @@ from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns, select_layers
 from ewnprune.model.tensors import clone, device_of, first_samples, to_device
 from ewnprune.model.tracing import Forward
-from ewnprune.pruning.budget import Budget, Costs, cost_of
+from ewnprune.pruning.budget import Budget, Costs, cost_function
 from ewnprune.pruning.finding import Found, find_groups
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import (
@@ -26,8 +25,9 @@ from ewnprune.pruning.indices import (
 )
 from ewnprune.pruning.neurons import Couple, Facts, rank_groups
 from ewnprune.pruning.notes import Note
-from ewnprune.pruning.ranking import Ranking, Scope, check_sparsities
+from ewnprune.pruning.ranking import Ranking, Scope, check_scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
+from ewnprune.pruning.scores import Measured
 from ewnprune.pruning.smaller import build_smaller, refuse_unfollowed
 
 
@@ -47,12 +47,13 @@ class Choice:
     couple: Couple = "mean"
     initial_norms: Mapping[str, Tensor] | None = field(default=None, repr=False)
     seed: int | None = None
+    max_per_layer: float | None = None
+    measured: Measured | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if type(self.round_to) is not int or self.round_to < 1:
             raise ValueError(f"round_to={self.round_to!r}: expected a whole number, 1 or more")
-        if self.scope not in ("layer", "global"):
-            raise ValueError(f"scope={self.scope!r}: expected 'layer' or 'global'")
+        check_scope(self.scope, self.max_per_layer)
         if self.heads not in ("keep", "whole", "dims"):
             raise ValueError(f"heads={self.heads!r}: expected 'keep', 'whole' or 'dims'")
         Facts(self.couple)
@@ -65,9 +66,10 @@ class Choice:
     def rank(self, found: Found, name: str, score: Score) -> tuple[Ranking, list[Note]]:
         """The order in which units of the groups go, or single weights of the layers; and notes."""
         norms = found.anatomy.batch_norms
-        facts = Facts(self.couple, self.initial_norms, self.seed, batch_norms=norms)
+        facts = Facts(self.couple, self.initial_norms, self.seed, self.measured, batch_norms=norms)
+        groups, chosen = found.groups, found.anatomy.chosen
         return rank_groups(
-            name, score, found.network, found.groups, found.anatomy.chosen, self.scope, facts
+            name, score, found.network, groups, chosen, self.scope, facts, self.max_per_layer
         )
 
     def units(self, found: Found, ranking: Ranking, sparsity: float) -> dict[str, Tensor]:
@@ -81,7 +83,7 @@ class Choice:
         keep = ranking.keep(sparsity)
         if self.round_to == 1:
             return keep
-        for group in found.groups:
+        for group in found.asked(keep):
             ranks = ranking.ranks[group.name]
             step = self.round_to // gcd(self.round_to, group.size // group.units)
             count = min(len(ranks), -(-int(keep[group.name].sum()) // step) * step)
@@ -186,7 +188,7 @@ def choose(
         )
     if budget is not None:
         refuse_unfollowed(model, found.unfollowed)
-        cost = partial(cost_of, cost=budget.cost, forward=forward, sample=first_samples(inputs))
+        cost = cost_function(budget.cost, found.network, forward, first_samples(inputs))
         met = choice.costs(found, ranking, cost).meet(budget)
         levels, notes = (met.level,), [*notes, Note("sizes", met.told(budget))]
     return found, choice.units(found, ranking, *levels), notes

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ewnprune.model.attention import Attention
-from ewnprune.model.layers import num_inputs, num_neurons
+from ewnprune.model.layers import num_inputs, num_neurons, type_name
 from ewnprune.model.normalization import channels_of
 
 
@@ -171,6 +171,13 @@ def misfit(network: nn.Module, group: Group) -> str:
         if not (within & (places.channel >= 0) & (places.channel < group.size)).all():
             return name
     return ""
+
+
+def structure(network: nn.Module, group: Group) -> tuple[object, ...]:
+    """What a group is made of, whatever its size: equal for groups of equal structure."""
+    tables = (group.makers, group.readers, group.passed, group.norms, group.embeddings)
+    kinds = [sorted(type_name(network.get_submodule(name)) for name in table) for table in tables]
+    return (*map(tuple, kinds), len(group.parameters), group.blocks > 1, group.whole)
 
 
 def mark_unfollowed(groups: Sequence[Group], why: Callable[[Sequence[Group]], str]) -> bool:

@@ -8,13 +8,13 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from ewnprune.model.layers import conv_groups, neuron_rows, num_inputs
+from ewnprune.model.layers import conv_groups, neuron_rows, num_inputs, type_name
 from ewnprune.model.normalization import as_scale_and_shift
-from ewnprune.pruning.groups import Group, Places
+from ewnprune.pruning.groups import Group, Places, structure
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking, Scope, rank
 from ewnprune.pruning.score_names import Score
-from ewnprune.pruning.scores import Neurons, OutgoingUnknownError
+from ewnprune.pruning.scores import Measured, Neurons, OutgoingUnknownError
 
 Couple = Literal["mean", "max", "l2"]
 """The score of neurons that go together, from those of the layers."""
@@ -29,6 +29,7 @@ class Facts:
             their ``"mean"``, the ``"max"``, or ``"l2"``, the root of the sum of squares.
         initial_norms: norms at initialisation, by layer name.
         seed: seed of scores that draw numbers; None is 0.
+        measured: what neurons do on data, by name and layer.
         outgoing: whether they may know the outgoing weights; those count as 1 otherwise.
         batch_norms: the BatchNorm that directly follows a layer, by the layer's name. It is folded
             into the weights that are scored, for it undoes the length that they have.
@@ -37,6 +38,7 @@ class Facts:
     couple: Couple = "mean"
     initial_norms: Mapping[str, Tensor] | None = None
     seed: int | None = None
+    measured: Measured | None = None
     outgoing: bool = True
     batch_norms: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,6 +55,7 @@ def rank_groups(
     chosen: Mapping[str, nn.Module],
     scope: Scope,
     facts: Facts,
+    max_per_layer: float | None = None,
 ) -> tuple[Ranking, list[Note]]:
     """Score the units of all groups, or the single weights of the chosen layers, and rank them.
 
@@ -67,6 +70,7 @@ def rank_groups(
         chosen: the layers in question.
         scope: see `rank`.
         facts: what the score may want to know.
+        max_per_layer: see `rank`.
 
     Raises:
         ValueError: what the score function raises, scores of the wrong shape, NaN scores, or
@@ -83,7 +87,10 @@ def rank_groups(
     if values is None:
         alone = {layer: _alone(layer, network, facts) for layer in chosen}
         values = {layer: _score(name, score, neurons, 2) for layer, neurons in alone.items()}
-    return rank(values, scope), notes
+        structures: dict[str, object] = {name: type_name(layer) for name, layer in chosen.items()}
+    else:
+        structures = {group.name: structure(network, group) for group in groups}
+    return rank(values, scope, max_per_layer, structures), notes
 
 
 def _unit_scores_of(
@@ -169,6 +176,15 @@ def _alone(
             f"initial_norms[{name!r}] has {initial.numel()} numbers: expected one for each of "
             f"the layer's {len(rows)} neurons"
         )
+    measured = {}
+    for score, layers in (facts.measured or {}).items():
+        if name in layers:
+            measured[score] = values = precise(layers[name].flatten().to(rows.device))
+            if len(values) != len(rows):
+                raise ValueError(
+                    f"measured[{score!r}][{name!r}] has {len(values)} numbers: expected one for "
+                    f"each of the layer's {len(rows)} neurons"
+                )
     return Neurons(
         layer=name,
         rows=rows,
@@ -177,6 +193,7 @@ def _alone(
         no_outgoing=no_outgoing,
         initial_norm=None if initial is None else precise(initial.flatten().to(rows.device)),
         seed=layer_seed(name, facts.seed),
+        measured=measured,
     )
 
 

@@ -1,10 +1,7 @@
 """Notes: what a reader of a curve or of a smaller network should know, each with its kind."""
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
-
-from ewnprune.pruning.groups import Group
 
 Kind = Literal[
     "removed",
@@ -48,18 +45,3 @@ class Note:
 
     def __str__(self) -> str:
         return f"latency: {self.text}" if self.kind == "latency" else self.text
-
-
-def notes_of_removal(groups: Iterable[Group], left: Mapping[str, tuple[int, int]]) -> list[Note]:
-    """What was removed of each group: ``left`` of how many, by its name; nothing of others."""
-    notes = []
-    for group in groups:
-        few, size = left.get(group.name, (group.size, group.size))
-        what = f"{few} of {size} neurons left"
-        if group.whole:
-            what += f", {few // group.width} of {group.blocks} heads"
-        if few < size and not group.maskable:
-            what += "; not as zeros would, since a norm reads across them"
-        who = ", ".join([*group.makers, *group.embeddings])
-        notes.append(Note("removed", f"{who}: {what}"))
-    return notes

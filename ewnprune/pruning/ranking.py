@@ -1,14 +1,23 @@
 """From scores to masks: which units go at each level. Exact counts, ties by index, nested."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from math import floor
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-Scope = Literal["layer", "global"]
+Scope = Literal["layer", "global", "normalized", "isomorphic"]
+"""Among which units the lowest scores go.
+
+- ``layer``: the same fraction of each layer;
+- ``global``: the lowest scores of all layers;
+- ``normalized``: the same, of scores divided by the root of their layer's mean square;
+- ``isomorphic``: the same fraction of all layers of equal structure, and among these the lowest
+  scores. Fang et al. (2024), https://arxiv.org/abs/2407.04616.
+"""
 
 SPARSITIES = (
     *(0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
@@ -22,35 +31,38 @@ class Ranking:
     """The order in which the units (neurons or single weights) of some layers go.
 
     Attributes:
-        ranks: per layer, the place of each unit in the order: among its layer's units, or with
-            scope ``"global"`` among all. Shaped as the scores.
-        scope: ``"layer"`` or ``"global"``.
+        ranks: per layer, the place of each unit in the order of its pool. Shaped as the scores.
+        pools: per layer, the name of the pool of units that it is ranked among: its own, or one
+            that other layers are in too. Of each pool the same fraction goes.
+        stay: per layer, how many of its units never go; one where not named.
     """
 
     ranks: Mapping[str, Tensor]
-    scope: Scope
-
-    @property
-    def total(self) -> int:
-        """Number of units in all layers."""
-        return sum(ranks.numel() for ranks in self.ranks.values())
+    pools: Mapping[str, str]
+    stay: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def unit(self) -> Literal["neurons", "weights"]:
         """What is ranked: one score per neuron, or one per weight."""
         return "weights" if any(r.ndim > 1 for r in self.ranks.values()) else "neurons"
 
-    def removed(self, sparsity: float) -> dict[str, int]:
-        """How many of the order's first units go, per layer, or in all with scope ``"global"``.
+    def alone(self, layer: str) -> "Ranking":
+        """The order in which the units of one layer go, where all others stay."""
+        ranks = self.ranks[layer]
+        return Ranking({layer: _places(ranks.flatten()).view(ranks.shape)}, {layer: layer})
 
-        It is ``round(sparsity * units)``, but one unit of each layer always stays.
+    def removed(self, sparsity: float) -> dict[str, int]:
+        """How many of the order's first units go, for each layer of those of its pool.
+
+        It is ``round(sparsity * units)``, but as many as have to stay of each layer always do.
         """
-        if self.scope == "global":
-            most = self.total - len(self.ranks)
-            return dict.fromkeys(self.ranks, min(round(sparsity * self.total), most))
+        total, most = dict.fromkeys(self.pools.values(), 0), dict.fromkeys(self.pools.values(), 0)
+        for name, ranks in self.ranks.items():
+            total[self.pools[name]] += ranks.numel()
+            most[self.pools[name]] += ranks.numel() - self.stay.get(name, 1)
         return {
-            name: min(round(sparsity * ranks.numel()), ranks.numel() - 1)
-            for name, ranks in self.ranks.items()
+            name: min(round(sparsity * total[pool]), most[pool])
+            for name, pool in self.pools.items()
         }
 
     def keep(self, sparsity: float) -> dict[str, Tensor]:
@@ -64,23 +76,28 @@ class Ranking:
         return {name: ranks >= removed[name] for name, ranks in self.ranks.items()}
 
 
-def rank(scores: Mapping[str, Tensor], scope: Scope = "layer") -> Ranking:
+def rank(
+    scores: Mapping[str, Tensor],
+    scope: Scope = "layer",
+    max_per_layer: float | None = None,
+    structures: Mapping[str, object] | None = None,
+) -> Ranking:
     """Order the units by score, the lowest first; equal scores go by layer, then by index.
 
     A layer emptied of all its units would cut the network, so the last unit of each layer to go
-    (the highest score; of equals the highest index) never goes. With scope ``"global"`` the count
-    asked for is made up by the next lowest scores of the other layers, as far as there are any.
+    (the highest score; of equals the highest index) never goes. Across layers the count asked for
+    is made up by the next lowest scores of the other layers, as far as there are any.
 
     Args:
         scores: per layer, a tensor with one score per unit, of any shape.
-        scope: ``"layer"`` removes the same fraction of every layer, ``"global"`` the lowest
-            scores of all layers together.
+        scope: see `Scope`.
+        max_per_layer: across layers, the fraction of a layer that goes at most.
+        structures: per layer, what is equal for layers of equal structure.
 
     Raises:
-        ValueError: a score is NaN, there is none, or the scope is not one of the two.
+        ValueError: a score is NaN, the scope is none, or the cap does not fit.
     """
-    if scope not in ("layer", "global"):
-        raise ValueError(f"scope={scope!r}: expected 'layer' or 'global'")
+    check_scope(scope, max_per_layer)
     for name, values in scores.items():
         if values.isnan().any():
             bad = int(values.flatten().isnan().nonzero()[0])
@@ -88,18 +105,47 @@ def rank(scores: Mapping[str, Tensor], scope: Scope = "layer") -> Ranking:
                 f"layer {name!r} has a NaN score (the first at index {bad}): expected numbers; "
                 "its weights have diverged, or the score function is wrong"
             )
-    if scope == "layer" or not scores:
-        return Ranking(
-            {name: _places(v.flatten()).view(v.shape) for name, v in scores.items()}, scope
+    most = 1.0 if max_per_layer is None else max_per_layer
+    stay = {name: max(1, v.numel() - floor(most * v.numel() + 1e-9)) for name, v in scores.items()}
+    pools = {name: name if scope == "layer" else "" for name in scores}
+    if scope == "isomorphic":
+        firsts: dict[object, str] = {}
+        structures = structures or {}
+        pools = {name: firsts.setdefault(structures.get(name), name) for name in scores}
+    flat = {name: values.flatten() for name, values in scores.items()}
+    if scope == "normalized":
+        flat = {name: _normalized(values) for name, values in flat.items()}
+    ranks: dict[str, Tensor] = {}
+    for pool in dict.fromkeys(pools.values()):
+        names = [name for name in scores if pools[name] == pool]
+        stays = [_places(flat[name]) >= len(flat[name]) - stay[name] for name in names]
+        places = _places(torch.cat([flat[name] for name in names]), last=torch.cat(stays))
+        parts = places.split([len(flat[name]) for name in names])
+        ranks |= dict(zip(names, parts, strict=True))
+    return Ranking({name: ranks[name].view(v.shape) for name, v in scores.items()}, pools, stay)
+
+
+def check_scope(scope: str, max_per_layer: float | None) -> None:
+    """Refuse another word, and a cap that does not fit.
+
+    Raises:
+        ValueError: says what was expected.
+    """
+    if scope not in get_args(Scope):
+        *others, last = map(repr, get_args(Scope))
+        raise ValueError(f"scope={scope!r}: expected {', '.join(others)} or {last}")
+    if max_per_layer is None:
+        return
+    if not (isinstance(max_per_layer, int | float) and 0 < max_per_layer <= 1):
+        raise ValueError(
+            f"max_per_layer={max_per_layer!r}: expected the fraction of a layer that goes at most, "
+            "such as 0.95"
         )
-    flat = [values.flatten() for values in scores.values()]
-    stays = torch.cat([_places(values) == len(values) - 1 for values in flat])
-    places = _places(torch.cat(flat), last=stays)
-    parts = places.split([len(values) for values in flat])
-    return Ranking(
-        {name: part.view(v.shape) for (name, v), part in zip(scores.items(), parts, strict=True)},
-        scope,
-    )
+    if scope == "layer":
+        raise ValueError(
+            f"max_per_layer={max_per_layer!r} is for a scope across layers: expected "
+            "scope='global', for with 'layer' the same fraction of each goes"
+        )
 
 
 def check_sparsities(sparsities: Iterable[float]) -> tuple[float, ...]:
@@ -133,6 +179,13 @@ def check_sparsities(sparsities: Iterable[float]) -> tuple[float, ...]:
         if level == following:
             raise ValueError(f"sparsity {level:g} is given twice: give each level once")
     return tuple(levels)
+
+
+def _normalized(scores: Tensor) -> Tensor:
+    """Scores divided by the root of the mean square of the finite ones."""
+    finite = scores[scores.isfinite()].double()
+    scale = finite.square().mean().sqrt() if len(finite) else torch.tensor(0.0)
+    return scores.double() / scale if scale > 0 else scores.double()
 
 
 def _places(scores: Tensor, last: Tensor | None = None) -> Tensor:

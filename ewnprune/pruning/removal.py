@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ from ewnprune.pruning.choice import Choice, choose, refuse_parametrized
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import Indices
 from ewnprune.pruning.neurons import Couple
-from ewnprune.pruning.notes import Note, notes_of_removal
 from ewnprune.pruning.ranking import Scope
 from ewnprune.pruning.recalibration import (
     estimated,
@@ -26,35 +24,17 @@ from ewnprune.pruning.recalibration import (
     training_inputs,
     with_statistics,
 )
+from ewnprune.pruning.removed import Removal, removal_notes
 from ewnprune.pruning.repair import repaired
 from ewnprune.pruning.score_names import Score
+from ewnprune.pruning.scores import Measured
 from ewnprune.pruning.smaller import (
+    as_it_was,
     build_masked,
     build_smaller,
-    keep_flags,
     largest_difference,
     refuse_unfollowed,
 )
-
-
-@dataclass(frozen=True)
-class Removal:
-    """A network without some of its neurons.
-
-    Attributes:
-        model: the smaller network.
-        left: neurons left of those that there were, for each group of neurons that go together, by
-            the name of one of its layers; of heads, their channels.
-        notes: for each group the layers in it and what was done; for each that stays, why.
-        difference: largest difference, on the example, between the outputs of the masked and of
-            the smaller network. Norms in the masked one go by the channels that stay. Groups that
-            something else reads across are left out.
-    """
-
-    model: nn.Module
-    left: dict[str, tuple[int, int]]
-    notes: tuple[Note, ...]
-    difference: float
 
 
 def remove_neurons(
@@ -68,10 +48,12 @@ def remove_neurons(
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
+    max_per_layer: float | None = None,
     round_to: int = 1,
     heads: Heads = "keep",
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
+    measured: Measured | None = None,
     seed: int | None = None,
     repair: Any = None,
     recalibrate: Iterable[Any] | None = None,
@@ -104,7 +86,9 @@ def remove_neurons(
             all its layers may.
         exclude: which of them to leave.
         scope: ``"layer"`` removes the same fraction of each group, ``"global"`` the lowest scores
-            of all groups.
+            of all groups, ``"normalized"`` the same by scores over the root of their mean square,
+            ``"isomorphic"`` the same fraction of all groups of equal structure together.
+        max_per_layer: with the latter three, the fraction of a group that goes at most.
         round_to: the number of neurons that stay is rounded up to a multiple of this, as far as
             there are so many.
         heads: what goes of attention made of Linear layers: ``"whole"`` heads, the same number of
@@ -116,6 +100,7 @@ def remove_neurons(
             the ``"max"``, or ``"l2"``, the root of the sum of squares (with the score ``"norm"``
             the norm of all their incoming weights together).
         initial_norms: norms at initialisation by layer name, for scores that need them.
+        measured: what `measure_neurons` gives, for scores that go by data.
         seed: seed of scores that draw numbers.
         repair: a batch of inputs, never test data where the result is to be tested: what removed
             neurons gave on average over it is added to the biases that follow. No training. No
@@ -160,10 +145,12 @@ def remove_neurons(
         layers=layers,
         exclude=exclude,
         scope=scope,
+        max_per_layer=max_per_layer,
         round_to=round_to,
         heads=heads,
         couple=couple,
         initial_norms=initial_norms,
+        measured=measured,
         seed=seed,
         repair=repair,
         recalibrate=recalibrate,
@@ -188,10 +175,12 @@ def remove_with_notes(
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
+    max_per_layer: float | None = None,
     round_to: int = 1,
     heads: Heads = "keep",
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
+    measured: Measured | None = None,
     seed: int | None = None,
     repair: Any = None,
     recalibrate: Iterable[Any] | None = None,
@@ -217,7 +206,18 @@ def remove_with_notes(
     first, second: 4 of 8 neurons left
     head: left: the last layer: its outputs are the model's
     """
-    choice = Choice(layers, exclude, scope, round_to, heads, couple, initial_norms, seed)
+    choice = Choice(
+        layers,
+        exclude,
+        scope,
+        round_to,
+        heads,
+        couple,
+        initial_norms,
+        seed,
+        max_per_layer,
+        measured,
+    )
     refuse_parametrized(model)
     with evaluating(model):
         found, units, notes = choose(
@@ -248,8 +248,8 @@ def remove_with_notes(
         with evaluating(model):
             put_statistics(small, estimated(small, forward, training))
         notes = [*notes, note_of_statistics(small, training)]
-    keep_flags(small, model)
+    as_it_was(small, model)
     left = {g.name: (int(g.channels(units[g.name]).sum()), g.size) for g in found.asked(units)}
-    notes += notes_of_removal(found.groups, left)
-    notes += [note for note in found.notes() if note.kind in ("stays", "left")]
-    return Removal(small, left, tuple(notes), largest_difference(cut_told, expected))
+    return Removal(
+        small, left, (*notes, *removal_notes(found, left)), largest_difference(cut_told, expected)
+    )

@@ -8,7 +8,8 @@ score that the command line and `sparsity_curve` know by its name; any other is 
 ``"package.module.function"``.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 __all__ = [
     "Neurons",
     "OutgoingUnknownError",
+    "activation",
     "magnitude",
     "norm",
     "norm_change",
@@ -26,7 +28,14 @@ __all__ = [
     "random",
     "random_weights",
     "raw_norm",
+    "taylor",
 ]
+
+FROM_DATA = ("activation", "taylor")
+"""The scores that go by what neurons do on data."""
+
+Measured = Mapping[str, Mapping[str, Tensor]]
+"""What neurons do on data: by what it is, and by layer, one number per neuron, ``(n,)``."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Neurons:
             given.
         seed: seed of this layer, for scores that draw numbers.
         raw_rows: the layer's own rows, without a BatchNorm; None where those are `rows`.
+        measured: what was measured of them on data, by name, ``(n,)`` each; see `measure_neurons`.
     """
 
     layer: str
@@ -56,6 +66,7 @@ class Neurons:
     initial_norm: Tensor | None = None
     seed: int = 0
     raw_rows: Tensor | None = None
+    measured: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class OutgoingUnknownError(ValueError):
@@ -138,6 +149,26 @@ def raw_norm(neurons: Neurons) -> Tensor:
     return _row_norms(_raw_rows(neurons))
 
 
+def activation(neurons: Neurons) -> Tensor:
+    """Mean absolute output of the neuron, before what follows, over data; see `measure_neurons`.
+
+    Raises:
+        ValueError: nothing was measured.
+    """
+    return _measured(neurons, "activation")
+
+
+def taylor(neurons: Neurons) -> Tensor:
+    """Mean of ``|output x gradient|`` over data: what the loss loses without it, to first order.
+
+    Molchanov et al. (2017), https://arxiv.org/abs/1611.06440; see `measure_neurons`.
+
+    Raises:
+        ValueError: nothing was measured.
+    """
+    return _measured(neurons, "taylor")
+
+
 def random(neurons: Neurons) -> Tensor:
     """One random number per neuron: the baseline that every score must beat."""
     return _uniform(neurons, (len(neurons.rows),))
@@ -183,6 +214,16 @@ def _outgoing_norm(neurons: Neurons, score: str) -> Tensor:
     if neurons.outgoing is None:
         raise OutgoingUnknownError(score, neurons)
     return _row_norms(neurons.outgoing)
+
+
+def _measured(neurons: Neurons, score: str) -> Tensor:
+    if score not in neurons.measured:
+        raise ValueError(
+            f"score {score!r} goes by data, and none were measured for layer {neurons.layer!r}: "
+            "give measured=ewnprune.measure_neurons(model, loader), with loss_fn= for taylor where "
+            "the task is no classification, or choose another score"
+        )
+    return neurons.measured[score]
 
 
 def _uniform(neurons: Neurons, shape: tuple[int, ...]) -> Tensor:

@@ -71,6 +71,16 @@ def _mask(network: nn.Module, groups: Iterable[Group], units: Units) -> None:
     mask_outputs(network, [group for group in groups if not group.readers], units)
 
 
+def as_it_was(small: nn.Module, model: nn.Module) -> None:
+    """Train flags, and which parameters train, as in the model; a bias that came trains."""
+    trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for name, parameter in small.named_parameters():
+        owner = name.rpartition(".")[0]
+        parameter.requires_grad_(trains.get(name, trains.get(f"{owner}.weight".lstrip("."), True)))
+    for module, original in zip(small.modules(), model.modules(), strict=True):
+        module.training = original.training
+
+
 def rehearse(network: nn.Module, forward: Forward, inputs: Any, groups: Sequence[Group]) -> None:
     """Try on an example that removal gives what masking gives, with half of each group.
 
@@ -140,19 +150,6 @@ def largest_difference(outputs: Any, expected: Any) -> float:
 
 def _broken(what: str) -> str:
     return f"its forward pass depends on how many there are: without them the network {what}"
-
-
-def keep_flags(small: nn.Module, model: nn.Module) -> None:
-    """Give a smaller network the train flags of its model, and which parameters train there.
-
-    A bias that the model has not got trains.
-    """
-    trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for name, parameter in small.named_parameters():
-        owner = name.rpartition(".")[0]
-        parameter.requires_grad_(trains.get(name, trains.get(f"{owner}.weight".lstrip("."), True)))
-    for module, original in zip(small.modules(), model.modules(), strict=True):
-        module.training = original.training
 
 
 def refuse_unfollowed(network: nn.Module, unfollowed: Mapping[str, str]) -> None:

@@ -18,6 +18,7 @@ from ewnprune.pruning.neurons import Couple
 from ewnprune.pruning.ranking import Scope
 from ewnprune.pruning.reasons import refusal
 from ewnprune.pruning.score_names import Score
+from ewnprune.pruning.scores import Measured
 
 
 def mask_neurons(
@@ -30,10 +31,12 @@ def mask_neurons(
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
     scope: Scope = "layer",
+    max_per_layer: float | None = None,
     round_to: int = 1,
     heads: Heads = "keep",
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
+    measured: Measured | None = None,
     seed: int | None = None,
     forward: Forward = call,
 ) -> dict[str, Tensor]:
@@ -51,11 +54,13 @@ def mask_neurons(
         score: see `remove_neurons`, as for the arguments that follow.
         layers: which layers.
         exclude: which of them to leave.
-        scope: ``"layer"`` or ``"global"``.
+        scope: among which the lowest scores go.
+        max_per_layer: the fraction of a group that goes at most.
         round_to: a multiple for the number that stays.
         heads: what goes of attention.
         couple: the score of neurons that go together.
         initial_norms: norms at initialisation.
+        measured: what `measure_neurons` gives.
         seed: seed of scores that draw numbers.
         forward: from model and inputs to outputs.
 
@@ -71,7 +76,18 @@ def mask_neurons(
     >>> mask_neurons(net, 0.8, torch.zeros(1, 4))["0"].sum(), net[2].weight.count_nonzero()
     (tensor(2), tensor(6))
     """
-    choice = Choice(layers, exclude, scope, round_to, heads, couple, initial_norms, seed)
+    choice = Choice(
+        layers,
+        exclude,
+        scope,
+        round_to,
+        heads,
+        couple,
+        initial_norms,
+        seed,
+        max_per_layer,
+        measured,
+    )
     refuse_parametrized(model)
     with evaluating(model):
         found, units, _ = choose(model, example_input, sparsity, indices, score, choice, forward)

@@ -8,6 +8,7 @@ import yaml
 from torch import nn
 from toys.fits import Net, fit
 
+from ewnprune import measure_neurons
 from ewnprune.cli import main
 from ewnprune.export import card
 from ewnprune.export.budget import budget_entry, levels_within
@@ -100,6 +101,19 @@ def test_the_score_is_the_best_at_that_cost(run, tmp_path, capsys):
     assert _export(run, tmp_path / "best", "--macs=0.3") == 0, capsys.readouterr().err
     told = json.loads((tmp_path / "best" / "card.json").read_text())
     assert told["accuracy"]["val"]["after"] == max(accuracy.values())
+
+
+@pytest.mark.parametrize("words", ["--macs=0.3", "--sparsity=0.5"])
+def test_scores_from_data_go_by_validation_data(run, tmp_path, capsys, words):
+    words = (words, "--score=taylor")
+    assert _export(run, tmp_path / "small", *words) == 0, capsys.readouterr().err
+    told = json.loads((tmp_path / "small" / "card.json").read_text())
+    weights = torch.load(tmp_path / "small" / "model.pt", weights_only=True)
+    trained = read_trained(str(run))
+    taylor = measure_neurons(trained.model, trained.batches("val"))["taylor"]["net.0"]
+    kept = taylor.argsort(descending=True)[: len(weights["0.weight"])].sort().values
+    assert weights["0.weight"].equal(trained.model.net[0].weight[kept].detach())
+    assert told["pruning"]["score"] == "taylor" and len(kept) < 24
 
 
 @pytest.mark.parametrize(

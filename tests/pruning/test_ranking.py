@@ -57,10 +57,83 @@ def test_global_scope_keeps_the_best_of_each_layer_and_makes_up_the_count(lists,
     assert all(mask.any() for mask in keep.values())
 
 
-@given(layer_scores, levels, levels, st.sampled_from(["layer", "global"]))
-def test_levels_nest(lists, one, other, scope):
+@given(layer_scores, levels, st.floats(0.05, 1))
+def test_a_cap_holds_for_every_layer_and_the_others_make_up_the_count(lists, level, cap):
+    keep = rank(as_scores(lists), "global", max_per_layer=cap).keep(level)
+    total = sum(map(len, lists))
+    # by hand: of each layer the highest that the cap leaves (of equals the last) never go
+    candidates = []
+    for layer, values in enumerate(lists):
+        order = sorted(range(len(values)), key=lambda i, values=values: (values[i], i))
+        most = min(len(values) - 1, int(cap * len(values) + 1e-9))
+        candidates += [(values[i], layer, i) for i in order[:most]]
+        assert (~keep[f"layer{layer}"]).sum() <= cap * len(values) + 1e-9
+    candidates.sort()
+    wanted = {(layer, i) for _, layer, i in candidates[: round(level * total)]}
+    gone = {
+        (layer, i)
+        for layer in range(len(lists))
+        for i in (~keep[f"layer{layer}"]).nonzero().flatten().tolist()
+    }
+    assert gone == wanted
+
+
+@given(
+    st.lists(st.lists(st.floats(-10, 10), min_size=1, max_size=9), min_size=1, max_size=4), levels
+)
+def test_normalized_scores_are_over_the_root_of_the_mean_square(lists, level):
+    scores = {name: values.double() for name, values in as_scores(lists).items()}
+    divided = {}
+    for name, values in scores.items():
+        mean_square = sum(float(value) ** 2 for value in values) / len(values)
+        divided[name] = values / mean_square**0.5 if mean_square else values
+    keep, expected = rank(scores, "normalized").keep(level), rank(divided, "global").keep(level)
+    assert all(torch.equal(keep[name], expected[name]) for name in keep)
+
+
+def test_normalized_scores_do_not_mind_how_large_a_layer_s_weights_are():
+    scores = {"small": torch.rand(9) / 1000, "large": torch.rand(9) * 1000}
+    keep = rank(scores, "normalized").keep(0.5)
+    assert min(int(kept.sum()) for kept in keep.values()) > 1
+    assert int(rank(scores, "global").keep(0.5)["small"].sum()) == 1
+    # what was pruned before goes first, and is no part of the scale
+    scores["small"][:3] = -torch.inf
+    assert not rank(scores, "normalized").keep(0.2)["small"][:3].any()
+
+
+@pytest.mark.parametrize(
+    ("scope", "cap", "message"),
+    [
+        ("layer", 0.9, "max_per_layer=0.9 is for a scope across layers: expected scope='global'"),
+        ("global", 0, "max_per_layer=0: expected the fraction of a layer"),
+        ("global", 1.5, "expected the fraction of a layer"),
+        ("global", "0.5", "expected the fraction of a layer"),
+    ],
+)
+def test_caps_that_do_not_fit_are_refused(scope, cap, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        rank({"layer": torch.ones(2)}, scope, cap)
+    assert "\n" not in str(caught.value)
+
+
+@given(layer_scores, levels, st.integers(1, 3))
+def test_isomorphic_layers_are_ranked_among_themselves(lists, level, kinds):
+    scores = as_scores(lists)
+    structures = {name: place % kinds for place, name in enumerate(scores)}
+    keep = rank(scores, "isomorphic", structures=structures).keep(level)
+    for kind in {*structures.values()}:
+        alike = {name: values for name, values in scores.items() if structures[name] == kind}
+        expected = rank(alike, "global").keep(level)
+        assert all(torch.equal(keep[name], expected[name]) for name in alike)
+
+
+@given(
+    layer_scores, levels, levels, st.sampled_from(["layer", "global", "normalized"]),
+    st.none() | st.floats(0.05, 1),
+)  # fmt: skip
+def test_levels_nest(lists, one, other, scope, cap):
     low, high = sorted((one, other))
-    ranking = rank(as_scores(lists), scope)
+    ranking = rank(as_scores(lists), scope, None if scope == "layer" else cap)
     dense, pruned = ranking.keep(low), ranking.keep(high)
     for name in dense:
         assert not (pruned[name] & ~dense[name]).any()
@@ -96,7 +169,7 @@ def test_nan_scores_are_refused_by_name(scope):
 
 
 def test_unknown_scope_is_refused():
-    with pytest.raises(ValueError, match="scope='network': expected 'layer' or 'global'"):
+    with pytest.raises(ValueError, match="scope='network': expected 'layer', 'global', 'norm"):
         rank({"layer": torch.ones(2)}, "network")
 
 

@@ -58,7 +58,7 @@ def _fails(capsys, *words, status):
         ),
         ("fit --prune.scores=[nrom]", "unknown score 'nrom': choose among norm,"),
         ("fit --prune.scores=norm", '--prune.scores: expected a list, such as "[a, b]"; got norm'),
-        ("fit --prune.scope=all", "--prune.scope: expected one of 'layer', 'global'; got all"),
+        ("fit --prune.scope=all", "--prune.scope: expected one of 'layer', 'global', 'norm"),
         ("fit --prune.sparsities=[0,1.2]", "1.2"),
         ("fit --trainer.max_epochs=many", "--trainer.max_epochs: expected int; got many"),
         ("fit --trainer.accelerator=gpuu", "invalid accelerator name"),

@@ -1,0 +1,44 @@
+"""What a removal gives: the smaller network, and what is left of what."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from ewnprune.pruning.finding import Found
+from ewnprune.pruning.notes import Note
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A network without some of its neurons.
+
+    Attributes:
+        model: the smaller network.
+        left: neurons left of those that there were, for each group of neurons that go together, by
+            the name of one of its layers; of heads, their channels.
+        notes: for each group the layers in it and what was done; for each that stays, why.
+        difference: largest difference, on the example, between the outputs of the masked and of
+            the smaller network. Norms in the masked one go by the channels that stay. Groups that
+            something else reads across are left out.
+    """
+
+    model: nn.Module
+    left: dict[str, tuple[int, int]]
+    notes: tuple[Note, ...]
+    difference: float
+
+
+def removal_notes(found: Found, left: Mapping[str, tuple[int, int]]) -> list[Note]:
+    """For each group what is left of it; for each that stays, and each layer left, why."""
+    notes = []
+    for group in found.groups:
+        few, size = left.get(group.name, (group.size, group.size))
+        what = f"{few} of {size} neurons left"
+        if group.whole:
+            what += f", {few // group.width} of {group.blocks} heads"
+        if few < size and not group.maskable:
+            what += "; not as zeros would, since a norm reads across them"
+        who = ", ".join([*group.makers, *group.embeddings])
+        notes.append(Note("removed", f"{who}: {what}"))
+    return notes + [note for note in found.notes() if note.kind in ("stays", "left")]
