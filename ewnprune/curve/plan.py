@@ -111,26 +111,30 @@ def make_plan(
     sample = first_samples(inputs)
     chosen = list(found.selection.chosen)
     total, macs = count_macs(found.network, forward, clone(sample))
-    dense = sizes_of(found.network, chosen, total)
     plan = Plan()
     known: dict[object, int] = {}
+    what: tuple[object, ...]
     for score, ranking in rankings.items():
+        # single weights of recurrent layers are not ranked, nor counted then
+        counted = chosen if ranking.unit == "neurons" else [*ranking.ranks]
+        dense = sizes_of(found.network, counted, total)
         for level in levels:
             removed = ranking.removed(level)
             units = {}
             if ranking.unit == "neurons":
                 units = choice.units(found, ranking, level)
                 units = {name: keep for name, keep in units.items() if not keep.all()}
-                key: object = tuple((name, *keep.tolist()) for name, keep in units.items())
+                what = tuple((name, *keep.tolist()) for name, keep in units.items())
             else:
-                key = (score, *removed.values()) if any(removed.values()) else ()
+                what = (score, *removed.values()) if any(removed.values()) else ()
+            key = (len(counted), what)
             if key not in known:
                 known[key] = len(plan.variants)
                 variant = Variant(found, units)
-                if ranking.unit == "weights" and key:
+                if ranking.unit == "weights" and what:
                     variant.ranks, variant.gone = ranking.ranks, removed
                     left = without_weights(dense, macs, ranking.keep(level))
-                elif not key:
+                elif not what:
                     left = dense
                 else:
                     if calibration is not None:

@@ -99,7 +99,7 @@ def sparsity_curve(
         loss_fn: from outputs and targets to the mean loss of the batch, or one loss per sample;
             cross-entropy for classification, unless the outputs are probabilities already.
         layers: which layers, see `select_layers`; by default every Linear and convolution but
-            the last.
+            the last, and every recurrent layer.
         exclude: which of them to leave.
         scope: ``"layer"`` removes the same fraction of each layer, ``"global"`` the lowest
             scores of all.

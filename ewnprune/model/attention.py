@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ewnprune.model.tensors import clone
+from ewnprune.model.recurrent import is_recurrent
+from ewnprune.model.tensors import clone, map_tensors
 from ewnprune.model.tracing import Forward
 
 
@@ -67,7 +68,10 @@ class _Call:
 
 @contextmanager
 def _outputs_as_leaves(model: nn.Module) -> Iterator[list[_Call]]:
-    """Cut the graph of derivatives behind each Linear layer: they reach from one to the next."""
+    """Cut the graph of derivatives behind each Linear layer: they reach from one to the next.
+
+    Behind a recurrent layer it ends.
+    """
     calls: list[_Call] = []
 
     def cut(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
@@ -75,8 +79,13 @@ def _outputs_as_leaves(model: nn.Module) -> Iterator[list[_Call]]:
         calls.append(_Call(layer, read.clone(), output.detach().requires_grad_()))
         return calls[-1].gave.clone()  # copies, since both may be written to in place
 
+    def end(layer: nn.Module, args: Any, output: Any) -> Any:
+        return map_tensors(Tensor.detach, output)
+
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     handles = [layer.register_forward_hook(cut, with_kwargs=True) for layer in layers]
+    recurrent = [module for module in model.modules() if is_recurrent(module)]
+    handles += [layer.register_forward_hook(end) for layer in recurrent]
     try:
         yield calls
     finally:

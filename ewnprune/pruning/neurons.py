@@ -9,6 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ewnprune.model.layers import conv_groups, neuron_rows, num_inputs
+from ewnprune.model.recurrent import (
+    hidden_biases,
+    hidden_columns,
+    input_columns,
+    is_recurrent,
+)
 from ewnprune.pruning.groups import Group, Places
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking, Scope, rank
@@ -60,7 +66,7 @@ def rank_groups(
         score: a function of `Neurons`.
         network: the network, plain.
         groups: those of which units may go, by being cut or masked.
-        chosen: the layers in question.
+        chosen: the layers whose single weights are ranked by a score of such.
         scope: see `rank`.
         facts: what the score may want to know.
 
@@ -70,22 +76,29 @@ def rank_groups(
     """
     notes = []
     try:
-        values = _unit_scores_of(name, score, network, groups, facts)
+        found = _unit_scores_of(name, score, network, groups, facts)
     except OutgoingUnknownError as error:
         facts = replace(facts, outgoing=False)
-        values = _unit_scores_of(name, score, network, groups, facts)
+        found = _unit_scores_of(name, score, network, groups, facts)
         told = f"those of {error.layer!r} are not known ({error.reason})"
         notes = [Note("score", f"{name}: outgoing weights count as 1 in all layers, since {told}")]
-    if values is None:
-        alone = {layer: _alone(layer, network, facts) for layer in chosen}
-        values = {layer: _score(name, score, neurons, 2) for layer, neurons in alone.items()}
+    if found is not None:
+        ranking = rank({group: values for group, (values, _) in found.items()}, scope)
+        units = {group: unit_of for group, (_, unit_of) in found.items() if unit_of is not None}
+        return replace(ranking, unit_of=units), notes
+    whole = [group.name for group in groups if group.apart]
+    notes += [Note("left", f"{g}: left: its single weights are not ranked") for g in whole]
+    if not chosen:
+        raise ValueError(f"score {name!r} ranks single weights: expected a layer, not recurrent")
+    alone = {layer: _alone(layer, network, facts) for layer in chosen}
+    values = {layer: _score(name, score, neurons, 2) for layer, neurons in alone.items()}
     return rank(values, scope), notes
 
 
 def _unit_scores_of(
     name: str, score: Score, network: nn.Module, groups: Sequence[Group], facts: Facts
-) -> dict[str, Tensor] | None:
-    """The scores of the units of each group; None for a score that is one of single weights."""
+) -> dict[str, tuple[Tensor, Tensor | None]] | None:
+    """See `_unit_scores`, for each group; None for a score that is one of single weights."""
     if _ranks_weights(name, score, network, groups[0], facts):
         return None
     return {g.name: _unit_scores(name, score, network, g, facts) for g in groups}
@@ -112,10 +125,13 @@ def _score(name: str, score: Score, neurons: Neurons, ndim: int) -> Tensor:
     return values
 
 
-def _unit_scores(name: str, score: Score, network: nn.Module, group: Group, facts: Facts) -> Tensor:
+def _unit_scores(
+    name: str, score: Score, network: nn.Module, group: Group, facts: Facts
+) -> tuple[Tensor, Tensor | None]:
     """One score per unit, ``(units,)``, from those of all neurons in it; on the CPU.
 
-    Neurons are few, and on the CPU all devices order them alike.
+    Neurons are few, and on the CPU all devices order them alike. Where blocks are apart, their
+    lowest scores make the first unit, and so on: then also the unit of each channel, ``(size,)``.
     """
     rows = []
     for maker, places in group.makers.items():
@@ -131,13 +147,18 @@ def _unit_scores(name: str, score: Score, network: nn.Module, group: Group, fact
             table = row.view(group.blocks, group.width)
             rows.append(table.T if group.whole else table)
     if len(rows) == 1 and len(rows[0]) == 1:
-        return rows[0][0]
-    table = torch.cat(rows)
+        return rows[0][0], None
+    table, unit_of = torch.cat(rows), None
+    if group.apart:
+        if table.isnan().any():
+            return table.sum(0).fill_(torch.nan), None
+        table, order = table.sort(dim=1, stable=True)
+        unit_of = order.argsort(dim=1).flatten()
     if facts.couple == "mean":
-        return table.nanmean(0)
+        return table.nanmean(0), unit_of
     if facts.couple == "max":
-        return table.nan_to_num(-torch.inf).amax(0)
-    return table.square().nansum(0).sqrt()
+        return table.nan_to_num(-torch.inf).amax(0), unit_of
+    return table.square().nansum(0).sqrt(), unit_of
 
 
 def _neurons(network: nn.Module, name: str, places: Places, group: Group, facts: Facts) -> Neurons:
@@ -158,6 +179,7 @@ def _alone(
     """The neurons of a layer, without what reads them."""
     layer: Any = network.get_submodule(name)
     rows = precise(neuron_rows(layer))
+    bias = hidden_biases(layer) if is_recurrent(layer) else layer.bias
     initial = None if facts.initial_norms is None else facts.initial_norms.get(name)
     if initial is not None and initial.numel() != len(rows):
         raise ValueError(
@@ -167,7 +189,7 @@ def _alone(
     return Neurons(
         layer=name,
         rows=rows,
-        bias=None if layer.bias is None else precise(layer.bias),
+        bias=None if bias is None else precise(bias),
         no_outgoing=no_outgoing,
         initial_norm=None if initial is None else precise(initial.flatten().to(rows.device)),
         seed=layer_seed(name, facts.seed),
@@ -175,21 +197,34 @@ def _alone(
 
 
 def _outgoing(network: nn.Module, group: Group) -> Tensor | None:
-    """What the readers multiply each channel with, ``(size, fan_out)``."""
-    parts = []
+    """What the readers multiply each channel with, ``(size, fan_out)``.
+
+    A recurrent layer reads its hidden units itself.
+    """
+    tables = []
     for name, places in group.readers.items():
-        layer: Any = network.get_submodule(name)
-        rows, groups, inputs = precise(neuron_rows(layer)), conv_groups(layer), num_inputs(layer)
-        # (groups, outputs per group, inputs per group, kernel) -> one row per input
-        cells = rows.view(groups, len(rows) // groups, inputs // groups, -1)
-        columns = cells.transpose(1, 2).reshape(inputs, -1)
-        channels = places.channel.unique()
-        order = (places.channel * inputs + places.index).argsort()
-        read = columns[places.index[order]].reshape(len(channels), -1)
-        table = columns.new_zeros(group.size, read.shape[1])
-        table[channels] = read
-        parts.append(table)
-    return torch.cat(parts, dim=1) if parts else None
+        columns = _columns(network.get_submodule(name))
+        order = (places.channel * len(columns) + places.index).argsort()
+        channel, index = places.channel[order], places.index[order]
+        counts = channel.bincount(minlength=group.size)
+        # one channel may be read by several inputs, and another by fewer
+        place = torch.arange(len(channel)) - (counts.cumsum(0) - counts)[channel]
+        table = columns.new_zeros(group.size, int(counts.max()), columns.shape[1])
+        table[channel, place] = columns[index]
+        tables.append(table.flatten(1))
+    if tables and group.apart:
+        tables += [precise(hidden_columns(network.get_submodule(name))) for name in group.makers]
+    return torch.cat(tables, dim=1) if tables else None
+
+
+def _columns(layer: nn.Module) -> Tensor:
+    """What a layer multiplies each of its inputs with, ``(inputs, fan_out)``."""
+    if is_recurrent(layer):
+        return precise(input_columns(layer))
+    rows, groups, inputs = precise(neuron_rows(layer)), conv_groups(layer), num_inputs(layer)
+    # (groups, outputs per group, inputs per group, kernel) -> one row per input
+    cells = rows.view(groups, len(rows) // groups, inputs // groups, -1)
+    return cells.transpose(1, 2).reshape(inputs, -1)
 
 
 def layer_seed(name: str, seed: int | None) -> int:

@@ -1,7 +1,7 @@
 """From scores to masks: which units go at each level. Exact counts, ties by index, nested."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
@@ -25,10 +25,12 @@ class Ranking:
         ranks: per layer, the place of each unit in the order: among its layer's units, or with
             scope ``"global"`` among all. Shaped as the scores.
         scope: ``"layer"`` or ``"global"``.
+        unit_of: where neurons were put together into units by their scores, the unit of each.
     """
 
     ranks: Mapping[str, Tensor]
     scope: Scope
+    unit_of: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def total(self) -> int:

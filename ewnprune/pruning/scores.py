@@ -32,10 +32,12 @@ class Neurons:
 
     Attributes:
         layer: the layer's name in the model.
-        rows: incoming weights, ``(n, fan_in)``, float32 or float64.
-        bias: biases ``(n,)``; None in a layer without.
+        rows: incoming weights, ``(n, fan_in)``, float32 or float64; of a hidden unit of a
+            recurrent layer those of all gates, from the inputs and from the hidden units.
+        bias: biases ``(n,)``; None in a layer without. Of a hidden unit the norm of all it has.
         outgoing: outgoing weights ``(n, fan_out)``, over all layers that read the neurons; None
-            where those are not known.
+            where those are not known. The hidden units' own layer, and the next one inside of the
+            module, read them too.
         no_outgoing: why `outgoing` is None.
         initial_norm: norms of the rows at initialisation, ``(n,)``; None where not given.
         seed: seed of this layer, for scores that draw numbers.

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from toys.networks import (
+    Recurrent,
     Transformer,
     UNet,
     chain,
@@ -33,7 +34,7 @@ LEVELS = (0, 0.3, 0.6)
 @pytest.mark.parametrize(
     ("build", "options"),
     [
-        *((build, options) for build in [*NETWORKS, Transformer] for options in OPTIONS),
+        *((build, options) for build in [*NETWORKS, Transformer, Recurrent] for options in OPTIONS),
         *(pytest.param(build, o, marks=pytest.mark.slow) for build in LARGE for o in OPTIONS),
         *((build, options) for build in [Transformer, separate_vit] for options in HEADS),
     ],
@@ -46,7 +47,7 @@ def test_points_have_the_sizes_and_the_loss_of_the_network_that_removal_builds(b
     if build in (vit, separate_vit):  # where attention cannot be cut, all on its stream stays
         options = options | {"exclude": "conv_proj"}
     curve = sparsity_curve(network, batches, LEVELS, "norm_product", **options)
-    chosen = select_layers(network, exclude=options.get("exclude")).chosen
+    chosen = select_layers(network, exclude=options.get("exclude"), recurrent=True).chosen
     assert {note.kind for note in curve.notes} <= {"removed", "stays", "left"}
     for point in curve:
         removal = remove_with_notes(network, point.sparsity, x[:2], score="norm_product", **options)

@@ -77,6 +77,24 @@ class Transformer(nn.Module):
         return self.head(self.norm(self.blocks(self.words(words) + self.places)).mean(1))
 
 
+class Recurrent(nn.Module):
+    """Words through two kinds of recurrent layers, a norm and a hidden layer, to classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.into = nn.Embedding(20, 8), nn.Linear(8, 10)
+        self.lower = nn.LSTM(10, 12, num_layers=2, batch_first=True, bidirectional=True)
+        self.upper = nn.GRU(24, 10, batch_first=True)
+        self.norm, self.hidden = nn.LayerNorm(34), nn.Linear(34, 12)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, words):
+        lower, (last, _) = self.lower(self.into(self.words(words)).relu())
+        upper, _ = self.upper(lower)
+        mixed = torch.cat([upper[:, -1], last[-2], last[-1]], dim=1)
+        return self.head(self.hidden(self.norm(mixed)).relu())
+
+
 def chain():
     return nn.Sequential(
         nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10), nn.ReLU(inplace=True), nn.MaxPool2d(2),
@@ -136,6 +154,6 @@ def make(build, dtype=torch.float64, samples=2):
             nn.init.normal_(module.bias)
         if isinstance(module, nn.Linear) and not module.weight.any():
             nn.init.normal_(module.weight)  # torchvision's ViT starts with a head of zeros
-    if build is Transformer:
+    if build in (Transformer, Recurrent):
         return network, torch.randint(20, (samples, 6))
     return network, torch.randn(samples, *SHAPES.get(build, (3, 32, 32)), dtype=dtype)
