@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ewnprune.model.recurrent import is_recurrent
+from ewnprune.model.layers import LAYER_TYPES
+from ewnprune.model.recurrent import RECURRENT
 from ewnprune.model.tensors import clone, map_tensors
 from ewnprune.model.tracing import Forward
 
@@ -70,7 +71,7 @@ class _Call:
 def _outputs_as_leaves(model: nn.Module) -> Iterator[list[_Call]]:
     """Cut the graph of derivatives behind each Linear layer: they reach from one to the next.
 
-    Behind a recurrent layer it ends.
+    Behind convolutions and recurrent layers it ends.
     """
     calls: list[_Call] = []
 
@@ -84,8 +85,9 @@ def _outputs_as_leaves(model: nn.Module) -> Iterator[list[_Call]]:
 
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     handles = [layer.register_forward_hook(cut, with_kwargs=True) for layer in layers]
-    recurrent = [module for module in model.modules() if is_recurrent(module)]
-    handles += [layer.register_forward_hook(end) for layer in recurrent]
+    others = (*LAYER_TYPES, *RECURRENT)
+    ends = [m for m in model.modules() if isinstance(m, others) and not isinstance(m, nn.Linear)]
+    handles += [layer.register_forward_hook(end) for layer in ends]
     try:
         yield calls
     finally:

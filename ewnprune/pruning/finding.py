@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ewnprune.model.anatomy import Anatomy, dissect
 from ewnprune.model.layers import Selection, type_name
+from ewnprune.model.products import multiplied
 from ewnprune.model.tensors import first_samples
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.chains import chain_group, chain_groups
@@ -112,13 +113,13 @@ def find_groups(
     by_heads = heads != "keep" or not {*wanted} <= chosen.keys()
     if (by_heads or any(group.unfollowed for group in groups)) and not anatomy.branches:
         groups = couple(sample)
-    _rehearse(network, forward, sample, [*groups, *hidden])
+    _rehearse(network, forward, sample, [*groups, *hidden], anatomy)
     halved = partial(build_halved, network)
     rehearse_training(halved, forward, trained, _free(hidden))
     if not rehearse_training(halved, forward, trained, _free(groups)) and not anatomy.branches:
         # what reads them in training only goes along, as far as that can be followed
         groups = couple(trained.inputs, training=True)
-        _rehearse(network, forward, sample, groups)
+        _rehearse(network, forward, sample, groups, anatomy)
         rehearse_training(halved, forward, trained, _free(groups))
     for group in hidden:  # which are no outputs that could be masked
         group.stays, group.unfollowed = group.stays or group.unfollowed, ""
@@ -150,10 +151,24 @@ def _free(groups: Sequence[Group]) -> list[Group]:
     return [group for group in groups if group.free]
 
 
-def _rehearse(network: nn.Module, forward: Forward, inputs: Any, groups: Sequence[Group]) -> None:
+def _rehearse(
+    network: nn.Module, forward: Forward, inputs: Any, groups: Sequence[Group], anatomy: Anatomy
+) -> None:
     for group in _free(groups):
         group.unfollowed = unwritable(network, [group]).get(group.name, "")
-    rehearse(network, forward, inputs, _free(groups))
+    tried = _free(groups)
+    rehearse(network, forward, inputs, tried)
+    _leave_matrices(tried, anatomy)
+
+
+def _leave_matrices(groups: Sequence[Group], anatomy: Anatomy) -> None:
+    """Where what cannot be followed is a matrix to multiply with, say so, and leave it whole."""
+    factors = {} if anatomy.trace is None else multiplied(anatomy.trace)
+    for group in groups:
+        operation = next((factors[name] for name in group.makers if name in factors), "")
+        if group.unfollowed and operation:
+            group.unfollowed = ""
+            group.stays = f"its outputs make a matrix that {operation} multiplies with another"
 
 
 def _why_idle(name: str, anatomy: Anatomy, trained: TrainingPass) -> str:
@@ -194,6 +209,7 @@ def _coupled(
         for group in groups:
             group.unfollowed += f", and {error}" if group.unfollowed else ""
         return groups
+    _leave_matrices(groups, anatomy)
     for group in groups:
         if group.makers and group.makers.keys() <= anatomy.idle.keys():
             group.stays = _why_idle(group.name, anatomy, trained)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from toys.networks import (
+    PointNet,
     Recurrent,
     Transformer,
     UNet,
@@ -24,7 +25,7 @@ from ewnprune import remove_with_notes, sparsity_curve
 from ewnprune.model.layers import num_neurons, select_layers
 from ewnprune.model.size import count_macs
 
-NETWORKS = [chain, densenet, convnext, vit, UNet, group_norm]
+NETWORKS = [chain, densenet, convnext, vit, UNet, group_norm, PointNet]
 LARGE = [resnet18, resnext, mobilenet]
 OPTIONS = {"layer": {}, "global": {"scope": "global"}, "round_to": {"round_to": 4}}
 HEADS = {"heads": {"heads": "whole"}, "dims": {"heads": "dims"}}

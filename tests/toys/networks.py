@@ -95,6 +95,46 @@ class Recurrent(nn.Module):
         return self.head(self.hidden(self.norm(mixed)).relu())
 
 
+class TNet(nn.Module):
+    """Learns a square matrix from all points: a small one of Qi et al., arXiv 1612.00593."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+        self.conv1, self.norm1 = nn.Conv1d(width, 8, 1), nn.BatchNorm1d(8)
+        self.conv2, self.norm2 = nn.Conv1d(8, 16, 1), nn.BatchNorm1d(16)
+        self.fc1, self.norm3 = nn.Linear(16, 12), nn.BatchNorm1d(12)
+        self.fc2 = nn.Linear(12, width * width)
+
+    def forward(self, points):
+        x = self.norm1(self.conv1(points)).relu()
+        x = self.norm2(self.conv2(x)).relu()
+        x = self.norm3(self.fc1(x.max(2).values)).relu()
+        matrix = self.fc2(x).view(-1, self.width, self.width)
+        return matrix + torch.eye(self.width, dtype=x.dtype, device=x.device)
+
+
+class PointNet(nn.Module):
+    """Points ``(B, 3, N)`` to classes, with a learned transform of points and one of features."""
+
+    def __init__(self, features=True):
+        super().__init__()
+        self.turn, self.bend = TNet(3), TNet(10) if features else None
+        self.conv1, self.norm1 = nn.Conv1d(3, 10, 1), nn.BatchNorm1d(10)
+        self.conv2, self.norm2 = nn.Conv1d(10, 14, 1), nn.BatchNorm1d(14)
+        self.conv3, self.norm3 = nn.Conv1d(14, 20, 1), nn.BatchNorm1d(20)
+        self.fc1, self.norm4, self.fc2 = nn.Linear(20, 12), nn.BatchNorm1d(12), nn.Linear(12, 5)
+
+    def forward(self, points):
+        x = torch.bmm(points.transpose(1, 2), self.turn(points)).transpose(1, 2)
+        x = self.norm1(self.conv1(x)).relu()
+        if self.bend is not None:
+            x = torch.bmm(x.transpose(1, 2), self.bend(x)).transpose(1, 2)
+        x = self.norm2(self.conv2(x)).relu()
+        x = self.norm3(self.conv3(x)).max(2).values
+        return self.fc2(self.norm4(self.fc1(x)).relu())
+
+
 def chain():
     return nn.Sequential(
         nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10), nn.ReLU(inplace=True), nn.MaxPool2d(2),
@@ -138,7 +178,7 @@ def group_norm():
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(12 * 4 * 4, 5))
 
 
-SHAPES = {UNet: (3, 16, 16), group_norm: (3, 8, 8), chain: (3, 16, 16)}
+SHAPES = {UNet: (3, 16, 16), group_norm: (3, 8, 8), chain: (3, 16, 16), PointNet: (3, 30)}
 
 
 def make(build, dtype=torch.float64, samples=2):
