@@ -120,7 +120,8 @@ def sparsity_curve(
 
     Returns:
         One point per score and level. Accuracy is top-1, of class scores ``(B, C, ...)`` and class
-        indices ``(B, ...)``; a prediction with a NaN among its scores counts as wrong.
+        indices ``(B, ...)``; a prediction with a NaN among its scores counts as wrong. Targets that
+        are no class (negative, 255, or the ``ignore_index`` of the loss) are left out.
 
     Raises:
         ValueError: levels, scores, layers, metric, loss or batches that do not fit, a layer that
@@ -195,7 +196,7 @@ def sparsity_curve(
                 notes += how
                 for result, cost in zip(results, costs, strict=True):
                     result["metrics"] = {**result["metrics"], **cost}
-        notes += [Note("measures", measures.unmeasured)] if measures.unmeasured else []
+        notes += [Note("measures", text) for text in measures.unmeasured]
         notes += _how_run(rankings, replay.fallback, [v.compact for v in plan.variants])
         points = []
         for (name, level), network in plan.networks.items():
