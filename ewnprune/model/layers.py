@@ -98,9 +98,10 @@ def select_layers(
         else:
             selection.chosen[name] = layer
     if not selection.chosen:
+        plain = "" if recurrent or len(rowwise) == len(found) else ", recurrent ones apart"
         raise ValueError(
-            f"no layer is left to choose among {listing(found)}: name some with layers=..., or "
-            "exclude fewer"
+            f"no layer is left to choose among {listing(found)}{plain}: name some with "
+            "layers=..., or exclude fewer"
         )
     return selection
 
