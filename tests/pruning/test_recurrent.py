@@ -274,6 +274,88 @@ def test_packed_sequences():
         torch.testing.assert_close(alone[0], removal.model((WORDS, lengths))[row])
 
 
+class Decoder(nn.Module):
+    """Gives a word at a time, and reads it at the next step; states are handed on."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.feed = nn.Embedding(12, 4), nn.Linear(3, 4)
+        self.rnn = nn.LSTM(8, 6, num_layers=2, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, words):
+        x, outputs, state = self.words(words), [], None
+        fed = torch.zeros_like(x[:, :1])
+        for step in range(5):
+            read, state = self.rnn(torch.cat([x[:, step : step + 1], fed], dim=2), state)
+            outputs.append(self.head(read))
+            fed = self.feed(outputs[-1].softmax(-1))
+        return torch.cat(outputs, dim=1).transpose(1, 2)
+
+
+class Twice(nn.Module):
+    """One layer reads the words in both orders."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.rnn = nn.Embedding(12, 4), nn.GRU(4, 6, batch_first=True)
+        self.hidden, self.head = nn.Linear(12, 8), nn.Linear(8, 3)
+
+    def forward(self, words):
+        x = self.words(words)
+        last = [self.rnn(each)[1][-1] for each in (x, x.flip(1))]
+        return self.head(self.hidden(torch.cat(last, dim=1)).relu())
+
+
+@pytest.mark.parametrize("build", [Decoder, Twice])
+def test_layers_that_are_called_several_times(build):
+    torch.manual_seed(0)
+    network = build().double().eval()
+    small = remove_neurons(network, 0.5, WORDS, layers=["rnn"])
+    assert small.rnn.hidden_size == 3
+    zeros = {"rnn": mask_neurons(network, 0.5, WORDS, layers=["rnn"])["rnn"]}
+    assert zeros["rnn"].sum() == small.rnn.hidden_size * small.rnn.num_layers
+    torch.testing.assert_close(small(WORDS), network(WORDS), rtol=0, atol=1e-12)
+
+
+class Branching(Twice):
+    def forward(self, words):
+        return super().forward(words if words.sum() > 0 else -words)
+
+
+class Helped(Twice):
+    """A head that only the training pass calls reads the states as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.help = nn.Linear(6, 3)
+
+    def forward(self, words):
+        outputs = super().forward(words)
+        return (
+            (outputs, self.help(self.rnn(self.words(words))[1][-1])) if self.training else outputs
+        )
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [(Branching, "the model cannot be traced"), (Helped, "without them it cannot be trained")],
+)
+def test_where_an_example_does_not_tell_all_they_stay(build, reason):
+    network = build().double().eval()
+    curve = sparsity_curve(network, [(WORDS, torch.zeros(6, dtype=torch.long))], (0, 0.5))
+    assert any(str(note).startswith(f"rnn: stays: {reason}") for note in curve.notes)
+
+
+def test_what_is_left_trains_and_what_is_frozen_stays_so():
+    network = _words(_layer("lstm", num_layers=2), "last")
+    network.rnn.weight_hh_l1.requires_grad_(False)
+    small = remove_neurons(network, 0.5, WORDS)
+    nn.functional.cross_entropy(small.train()(WORDS), torch.arange(6) % 3).backward()
+    still = {name for name, parameter in small.named_parameters() if parameter.grad is None}
+    assert still == {"rnn.weight_hh_l1"}
+
+
 class Stays(nn.Module):
     def __init__(self, forward):
         super().__init__()
