@@ -117,7 +117,7 @@ def agreement(
     asked = dict(options)
     (point,) = sparsity_curve(network, [batch], (asked.pop("sparsity"),), **asked)
     inputs, targets = batch
-    chosen = [*select_layers(network, asked.get("layers")).chosen]
+    chosen = [*select_layers(network, asked.get("layers"), recurrent=True).chosen]
     with evaluating(removal.model):
         outputs = removal.model(inputs)
         macs, _ = count_macs(removal.model, call, inputs[:1])

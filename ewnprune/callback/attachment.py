@@ -68,16 +68,17 @@ class Attachment:
                 f"the model has {', '.join(sorted(kind.__name__ for kind in present))} on layers "
                 f"already and this fit is {self.method}: call ewnprune.fold(model) first"
             )
-        if self.parametrization is None or self.weight_space or present:
+        # frozen and recurrent ones are pruned too
+        pruned = select_layers(model, self.layers, self.exclude, recurrent=True)
+        if self.parametrization is None:
+            selection = pruned
+        elif self.weight_space or present:
             selection = select_layers(model, self.layers, self.exclude)
         else:
             selection = reparametrize(model, self.parametrization, self.layers, self.exclude)
         if self.weight_space:
             mark_neurons(model, self.layers, self.exclude)
-        layers = select_layers(
-            model, self.layers, self.exclude
-        ).chosen  # frozen ones are pruned too
-        norms = {name: whole(neuron_norms(layer)) for name, layer in layers.items()}
+        norms = {name: whole(neuron_norms(layer)) for name, layer in pruned.chosen.items()}
         self.initial_norms = {name: values.cpu() for name, values in norms.items()}
         return selection
 

@@ -12,13 +12,14 @@ from torch.utils.hooks import RemovableHandle
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns, neuron_rows, to_weight
 from ewnprune.model.preserve import evaluating
+from ewnprune.model.recurrent import hidden_rows, is_recurrent, weight_names
 from ewnprune.model.tensors import device_of, to_device
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.choice import Choice
-from ewnprune.pruning.finding import unwritable
 from ewnprune.pruning.ranking import Scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.pruning.scores import Measured, Neurons
+from ewnprune.pruning.writable import unwritable
 from ewnprune.pruning.zeroing import parameter_masks
 from ewnprune.training.attach import attached_parametrizations
 
@@ -113,10 +114,16 @@ def pruned_first(name: str, score: Score, model: nn.Module, masks: Mapping[str, 
 
     def scored(neurons: Neurons) -> Tensor:
         values = score(neurons)
-        keep = masks.get(f"{neurons.layer}.weight".lstrip("."))
+        layer = model.get_submodule(neurons.layer)
+        key = "weight_hh_l0" if is_recurrent(layer) else "weight"
+        keep = masks.get(f"{neurons.layer}.{key}".lstrip("."))
         if keep is None:
             return values
-        stays = neuron_rows(model.get_submodule(neurons.layer), keep).to(values.device)
+        if is_recurrent(layer):
+            kept = {name: masks[f"{neurons.layer}.{name}"] for name in weight_names(layer)}
+            stays = hidden_rows(layer, kept).to(values.device)
+        else:
+            stays = neuron_rows(layer, keep).to(values.device)
         return values.masked_fill(~(stays if values.ndim > 1 else stays.any(dim=1)), -torch.inf)
 
     scored.__name__ = name

@@ -34,21 +34,49 @@ def are_probabilities(outputs: Tensor) -> bool:
     return bool(within.all() and ((sums - 1).abs() <= tolerance).all())
 
 
+IGNORED = -100
+"""What torch's cross-entropy leaves out by default."""
+
+
+def class_targets(targets: Tensor, classes: int, loss_fn: Any = None) -> Tensor:
+    """Class indices as int64, with `IGNORED` for targets that are no class and are left out.
+
+    Those are negative ones, and 255, by which most data for segmentation mark pixels without a
+    class; what the loss ignores; and where the user gives a loss, all that is no class.
+
+    Args:
+        targets: class indices, of any integer type.
+        classes: how many classes there are.
+        loss_fn: the user's loss, with torch's ``ignore_index`` or without; or None.
+
+    >>> class_targets(torch.tensor([2, 255, 0, -1]), 3).tolist()
+    [2, -100, 0, -100]
+    """
+    targets = targets.long()
+    ignored = (targets < 0) | ((targets == 255) & (classes <= 255))
+    if loss_fn is not None:
+        ignored |= (targets >= classes) | (targets == getattr(loss_fn, "ignore_index", IGNORED))
+    return targets.masked_fill(ignored, IGNORED)
+
+
 def count_correct(outputs: Tensor, targets: Tensor) -> Tensor:
     """How many targets ``(B, ...)`` each of ``(V, B, C, ...)`` class scores gets right.
 
-    A prediction with a NaN among its scores is wrong. Of equal scores the first class counts, as
-    in ``torch.max``.
+    Those that are left out are of no class that could be predicted. A prediction with a NaN among
+    its scores is wrong. Of equal scores the first class counts, as in ``torch.max``.
     """
     highest, predicted = outputs.max(dim=2)  # NaN if any is
     return ((predicted == targets) & ~highest.isnan()).flatten(1).sum(1)
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Loss of each sample, ``(V, samples)``, in at least float32: the loss where none is given."""
+    """Loss of each sample, ``(V, samples)``, in at least float32: the loss where none is given.
+
+    Of targets that are left out it is 0.
+    """
     precise = outputs if outputs.dtype == torch.float64 else outputs.float()
-    repeated = targets.long().expand(len(outputs), *targets.shape)
+    repeated = targets.expand(len(outputs), *targets.shape)
     losses = functional.cross_entropy(
-        precise.flatten(0, 1), repeated.flatten(0, 1), reduction="none"
+        precise.flatten(0, 1), repeated.flatten(0, 1), reduction="none", ignore_index=IGNORED
     )
     return losses.view(len(outputs), -1)

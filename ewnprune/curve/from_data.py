@@ -107,7 +107,7 @@ def _loss(outputs: Any, targets: Any, loss_fn: Loss | None) -> Tensor | None:
     if loss_fn is not None:
         count = samples(outputs)
         assert count is not None
-        return sum_loss(loss_fn(outputs, targets), count, torch.float32)
+        return sum_loss(loss_fn(outputs, targets), count, torch.float32, torch.tensor(count))
     if classifies(outputs, targets) and not are_probabilities(outputs.detach()):
         return cross_entropy(outputs[None], targets).sum()
     return None

@@ -7,45 +7,19 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from ewnprune.curve.classes import are_probabilities, classifies, count_correct, cross_entropy
+from ewnprune.curve.classes import (
+    IGNORED,
+    are_probabilities,
+    class_targets,
+    classifies,
+    count_correct,
+    cross_entropy,
+)
+from ewnprune.curve.tally import Tally
 from ewnprune.model.tensors import tensors_in
 
 Loss = Callable[[Any, Any], Tensor]
 _AT_ONCE = 2**22  # class scores held back to be evaluated together: 16 MB
-
-
-class Tally(Metric):
-    """Correct predictions, loss and samples of several networks, summed over all processes.
-
-    Args:
-        networks: how many networks.
-        device: where the outputs will be; sums of losses are kept in float64 where it has it.
-    """
-
-    full_state_update = False
-    correct: Tensor
-    loss: Tensor
-    total: Tensor
-
-    def __init__(self, networks: int, device: torch.device) -> None:
-        super().__init__()
-        precise = torch.float32 if device.type == "mps" else torch.float64
-        zeros = torch.zeros(networks, dtype=torch.int64)
-        self.add_state("correct", zeros, dist_reduce_fx="sum")
-        self.add_state("loss", zeros.to(precise), dist_reduce_fx="sum")
-        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
-        self.to(device)
-
-    def update(self, correct: Tensor, loss: Tensor, total: int) -> None:
-        """Add one batch: sums over its samples, ``(networks,)`` each."""
-        self.correct += correct
-        self.loss += loss
-        self.total += total
-
-    def compute(self) -> tuple[list[int], list[float], int]:
-        """Correct predictions and mean loss of each network, and the number of samples."""
-        total = int(self.total)
-        return self.correct.tolist(), (self.loss / total).tolist(), total
 
 
 class Measures:
@@ -62,7 +36,7 @@ class Measures:
         ValueError: metric or loss do not fit the outputs and targets, or nothing is to measure.
 
     Attributes:
-        unmeasured: what is not measured, and why; or empty.
+        unmeasured: what is not measured, and why: measures, and when all is done targets.
     """
 
     def __init__(
@@ -74,12 +48,13 @@ class Measures:
         targets: Any,
     ) -> None:
         self.classifies = classifies(outputs, targets)
+        self.classes = outputs.shape[1] if self.classifies else 0
         self.loss_fn = loss_fn
         self.entropy = self.classifies and loss_fn is None
-        self.unmeasured = ""
+        self.unmeasured: list[str] = []
         if self.entropy and are_probabilities(outputs):
             self.entropy = False
-            self.unmeasured = (
+            self.unmeasured.append(
                 "loss: not measured, since the outputs are probabilities, of which cross-entropy "
                 "would take the softmax once more: give loss_fn="
             )
@@ -89,6 +64,14 @@ class Measures:
                 "expected class scores (B, C, ...), C > 1, and integer classes (B, ...); for "
                 "another task give metric= or loss_fn="
             )
+        if self.entropy:
+            wrong = class_targets(targets, self.classes)
+            wrong = wrong[wrong >= self.classes]
+            if len(wrong):
+                raise ValueError(
+                    f"target {int(wrong[0])} is none of the model's {self.classes} classes: "
+                    f"expected 0 to {self.classes - 1}, and 255 or below 0 for what has none"
+                )
         device = next(tensor.device for tensor in tensors_in(outputs))
         if metric is not None:
             if not isinstance(metric, Metric | MetricCollection):
@@ -104,23 +87,30 @@ class Measures:
 
     def add_batch(self, outputs_of_networks: Iterable[Any], targets: Any) -> None:
         """Add the outputs of all networks, in order, on one batch."""
-        samples = 0
+        samples, total, classes = 0, torch.tensor(0), targets
+        if self.classifies:
+            classes = class_targets(targets, self.classes, self.loss_fn)
+            total = (classes != IGNORED).sum()
         for network, outputs in enumerate(outputs_of_networks):
-            samples = targets.numel() if self.classifies else _batch_size(targets, outputs)
             if self.classifies:
+                samples = targets.numel()
                 self._waiting.append(outputs)
                 if len(self._waiting) * outputs.numel() > _AT_ONCE:
-                    self._count(targets)
+                    self._count(classes)
+            else:
+                samples = _batch_size(targets, outputs)
+                total = torch.tensor(samples)
             if self.loss_fn is not None:
                 loss = self.loss_fn(outputs, targets)
-                self._losses.append(sum_loss(loss, samples, self.tally.loss.dtype).view(1))
+                summed = sum_loss(loss, samples, self.tally.loss.dtype, total)
+                self._losses.append(summed.view(1))
             if self.metrics:
                 self.metrics[network].update(outputs, targets)
-        self._count(targets)
+        self._count(classes)
         nothing = torch.zeros_like(self.tally.correct)
         correct = torch.cat(self._correct) if self._correct else nothing
         losses = torch.cat(self._losses) if self._losses else nothing
-        self.tally.update(correct, losses, samples)
+        self.tally.update(correct, losses, total, samples)
         self._correct, self._losses = [], []
 
     def _count(self, targets: Tensor) -> None:
@@ -135,7 +125,12 @@ class Measures:
 
     def results(self) -> list[dict[str, Any]]:
         """Fields of a `CurvePoint`, for each network."""
-        correct, losses, total = self.tally.compute()
+        correct, losses, total, left_out = self.tally.compute()
+        if left_out:
+            self.unmeasured.append(
+                f"{left_out} of {left_out + total} targets are no class: accuracy and loss leave "
+                "them out"
+            )
         return [
             {
                 "correct": correct[network] if self.classifies else None,
@@ -150,14 +145,17 @@ class Measures:
         ]
 
 
-def sum_loss(loss: Any, samples: int, dtype: torch.dtype) -> Tensor:
+def sum_loss(loss: Any, samples: int, dtype: torch.dtype, total: Tensor) -> Tensor:
     """Sum over a batch of a loss that is its mean, or one number per sample.
+
+    The mean is over the samples that count, ``total`` of them: it is none where there are none.
 
     Raises:
         ValueError: the loss is something else.
     """
     if isinstance(loss, Tensor) and loss.numel() == 1:
-        return loss.reshape(()).to(dtype) * samples
+        mean = loss.reshape(()).to(dtype)
+        return torch.where(total.to(mean.device) > 0, mean * total.to(mean.device), 0)
     if isinstance(loss, Tensor) and loss.shape == (samples,):
         return loss.to(dtype).sum()
     shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__

@@ -153,8 +153,7 @@ class _Networks:
         self.found, self.forward, self.choice = found, forward, choice
         self.calibration, self.sample = calibration, first_samples(inputs)
         self.chosen = list(found.selection.chosen)
-        total, self.macs = count_macs(found.network, forward, clone(self.sample))
-        self.dense = sizes_of(found.network, self.chosen, total)
+        self.total, self.macs = count_macs(found.network, forward, clone(self.sample))
         self._known: dict[object, Variant] = {}
 
     def at(self, score: str, ranking: Ranking, level: float) -> Variant:
@@ -164,22 +163,26 @@ class _Networks:
         if ranking.unit == "neurons":
             units = self.choice.units(self.found, ranking, level)
             units = {name: keep for name, keep in units.items() if not keep.all()}
-            key: object = tuple((name, *keep.tolist()) for name, keep in units.items())
+            what: tuple[object, ...] = tuple((name, *keep.tolist()) for name, keep in units.items())
         else:
-            key = (score, *removed.items()) if any(removed.values()) else ()
+            what = (score, *removed.items()) if any(removed.values()) else ()
+        # single weights of recurrent layers are not ranked, nor counted then
+        counted = self.chosen if ranking.unit == "neurons" else [*ranking.ranks]
+        key = (len(counted), what)
         if key not in self._known:
+            dense = sizes_of(self.found.network, counted, self.total)
             variant = self._known[key] = Variant(self.found, units)
-            if ranking.unit == "weights" and key:
+            if ranking.unit == "weights" and what:
                 variant.ranks, variant.gone = ranking.ranks, removed
-                left = without_weights(self.dense, self.macs, ranking.keep(level))
-            elif not key:
-                left = self.dense
+                left = without_weights(dense, self.macs, ranking.keep(level))
+            elif not what:
+                left = dense
             else:
                 if self.calibration is not None:
                     groups, network = variant.groups, self.found.network
                     variant.base = repaired(network, groups, units, self.calibration, self.forward)
                 left = _measured(variant, self.forward, self.sample, self.chosen)
-            variant.sizes = {name: Count(left[name], size) for name, size in self.dense.items()}
+            variant.sizes = {name: Count(left[name], size) for name, size in dense.items()}
         return self._known[key]
 
     def costs(self, score: str, ranking: Ranking, cost: str) -> Costs:

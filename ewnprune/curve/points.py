@@ -16,7 +16,7 @@ class CurvePoint:
         accuracy: top-1 accuracy in [0, 1]; None where the task has none.
         loss: mean loss per sample.
         correct: samples classified right.
-        total: samples evaluated.
+        total: samples evaluated; of classifications the targets that are a class.
         metrics: other measures, by name.
         neurons: neurons left of those in the chosen layers (with ``unit="weights"``: those with
             any weight left).

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from ewnprune.curve.plan import Variant
 from ewnprune.model.layers import layer_weight, spatial_dims
 from ewnprune.model.operations import is_elementwise, is_stock
+from ewnprune.model.recurrent import is_recurrent
 from ewnprune.model.tensors import clone, close, first_samples, identical, same, tensors_in
 from ewnprune.model.tracing import Forward, Trace, rooted, run
 from ewnprune.pruning.groups import cut_of
@@ -231,7 +232,8 @@ def _picked(trace: Trace, node: fx.Node, variant: Variant) -> str | None:
     alone = len(whose) == 1 and whose[0].free and not whose[0].rescale
     if not alone or name not in whose[0].makers or name in whose[0].readers:
         return None
-    return name if is_stock(trace.module(name)) else None
+    layer = trace.module(name)
+    return name if is_stock(layer) and not is_recurrent(layer) else None
 
 
 def _shapes(inputs: Any) -> tuple[Any, ...]:

@@ -95,7 +95,7 @@ def sparsity_curve(
         loss_fn: from outputs and targets to the mean loss of the batch, or one loss per sample;
             cross-entropy for classification, unless the outputs are probabilities already.
         layers: which layers, see `select_layers`; by default every Linear and convolution but
-            the last.
+            the last, and every recurrent layer.
         exclude: which of them to leave.
         scope: ``"layer"`` removes the same fraction of each layer, ``"global"`` the lowest
             scores of all; see `ewnprune.pruning.ranking.Scope` for ``"normalized"`` and others.
@@ -129,7 +129,8 @@ def sparsity_curve(
     Returns:
         One point per score and level, or per score, layer and level. Accuracy is top-1, of class
         scores ``(B, C, ...)`` and class indices ``(B, ...)``; a prediction with a NaN among its
-        scores counts as wrong.
+        scores counts as wrong. Targets that are no class (negative, 255, or the ``ignore_index``
+        of the loss) are left out.
 
     Raises:
         ValueError: levels, scores, layers, metric, loss or batches that do not fit, a layer that
@@ -227,7 +228,7 @@ def sparsity_curve(
                 for result, cost in zip(results, costs, strict=True):
                     result["metrics"] = {**result["metrics"], **cost}
         notes += [note_of_statistics(found.network, training)] if training else []
-        notes += [Note("measures", measures.unmeasured)] if measures.unmeasured else []
+        notes += [Note("measures", text) for text in measures.unmeasured]
         notes += how_run(rankings, replay.fallback, [v.compact for v in plan.variants])
         points = []
         for ((name, layer), level), network in plan.networks.items():

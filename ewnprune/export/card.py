@@ -48,7 +48,7 @@ def make_card(
     from ewnprune import __version__
 
     pruning = trained.pruning
-    selection = select_layers(trained.model, pruning.layers, pruning.exclude)
+    selection = select_layers(trained.model, pruning.layers, pruning.exclude, recurrent=True)
     prefix = f"{part}." if part else ""
     names = [name.removeprefix(prefix) for name in selection.chosen]
     before, after = dict(dense.network.named_modules()), dict(network.network.named_modules())

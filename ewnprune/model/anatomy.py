@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from ewnprune.model.batch_norms import following_batch_norms
 from ewnprune.model.readers import Flow, neuron_flows
+from ewnprune.model.recurrent import is_recurrent
 from ewnprune.model.tensors import clone, close, identical, same
 from ewnprune.model.tracing import Forward, Trace, run, trace
 
@@ -20,7 +21,7 @@ class Anatomy:
     Attributes:
         modules: all modules by name.
         chosen: the layers to prune, by name.
-        flows: where the neurons of each chosen layer go.
+        flows: where the neurons of each chosen layer go, but for those of recurrent layers.
         trace: the traced forward pass; None where there is none to rely on.
         untraced: why `trace` is None, in words; empty where there is one.
         branches: whether that is because it branches on values: an example shows one way only.
@@ -65,9 +66,10 @@ def dissect(
             )
     outputs, idle = _run_and_find_idle(model, forward, chosen, inputs)
     traced, exact, untraced, branches = _trace(model, forward, inputs, outputs)
-    flows: Mapping[str, Flow] = {name: Flow(unknown=untraced) for name in chosen}
+    rowwise = {name: layer for name, layer in chosen.items() if not is_recurrent(layer)}
+    flows: Mapping[str, Flow] = {name: Flow(unknown=untraced) for name in rowwise}
     if traced is not None:
-        flows = neuron_flows(traced, chosen)
+        flows = neuron_flows(traced, rowwise)
     modules = dict(model.named_modules(remove_duplicate=False))
     norms = following_batch_norms(model, traced)
     return Anatomy(modules, chosen, flows, traced, untraced, branches, exact, idle, outputs, norms)

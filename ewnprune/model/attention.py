@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ewnprune.model.tensors import clone
+from ewnprune.model.layers import LAYER_TYPES
+from ewnprune.model.recurrent import RECURRENT
+from ewnprune.model.tensors import clone, map_tensors
 from ewnprune.model.tracing import Forward
 
 
@@ -67,7 +69,10 @@ class _Call:
 
 @contextmanager
 def _outputs_as_leaves(model: nn.Module) -> Iterator[list[_Call]]:
-    """Cut the graph of derivatives behind each Linear layer: they reach from one to the next."""
+    """Cut the graph of derivatives behind each Linear layer: they reach from one to the next.
+
+    Behind convolutions and recurrent layers it ends.
+    """
     calls: list[_Call] = []
 
     def cut(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
@@ -75,8 +80,14 @@ def _outputs_as_leaves(model: nn.Module) -> Iterator[list[_Call]]:
         calls.append(_Call(layer, read.clone(), output.detach().requires_grad_()))
         return calls[-1].gave.clone()  # copies, since both may be written to in place
 
+    def end(layer: nn.Module, args: Any, output: Any) -> Any:
+        return map_tensors(Tensor.detach, output)
+
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     handles = [layer.register_forward_hook(cut, with_kwargs=True) for layer in layers]
+    others = (*LAYER_TYPES, *RECURRENT)
+    ends = [m for m in model.modules() if isinstance(m, others) and not isinstance(m, nn.Linear)]
+    handles += [layer.register_forward_hook(end) for layer in ends]
     try:
         yield calls
     finally:

@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ewnprune.model.recurrent import RECURRENT, hidden_rows, is_recurrent, parts
+
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 LAYER_TYPES = (nn.Linear, *_CONVOLUTIONS)
@@ -45,6 +47,7 @@ def select_layers(
     model: nn.Module,
     layers: LayerPatterns | None = None,
     exclude: LayerPatterns | None = None,
+    recurrent: bool = False,
 ) -> Selection:
     """Choose the layers to work on.
 
@@ -53,6 +56,8 @@ def select_layers(
         layers: globs over module names (``"encoder.*"``), layer types (``nn.Conv2d``), or a
             sequence of both. By default every Linear and convolution but the last one.
         exclude: the same, for layers to leave; it wins over ``layers``.
+        recurrent: whether RNN, LSTM and GRU are layers too, as they are where hidden units can be
+            removed; otherwise patterns may name them, and they are left.
 
     Raises:
         ValueError: a pattern matches no layer, nothing is left to choose, or a chosen layer is
@@ -65,26 +70,31 @@ def select_layers(
     >>> list(select_layers(net, layers=[nn.Linear], exclude="0").chosen)
     ['2']
     """
-    found: dict[str, nn.Module] = {
-        name: module for name, module in model.named_modules() if isinstance(module, LAYER_TYPES)
-    }
-    if not found:
+    kinds = (*LAYER_TYPES, *RECURRENT)
+    found: dict[str, nn.Module] = {}
+    found |= {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    rowwise = [name for name, module in found.items() if isinstance(module, LAYER_TYPES)]
+    if not (found if recurrent else rowwise):
         raise ValueError(
             f"{type_name(model)} has no layer to choose: expected at least one Linear or "
-            "convolution; give a model that has one"
+            f"convolution{' or recurrent layer' if recurrent else ''}; give a model that has one"
         )
     wanted = _match(found, layers, "layers") if layers is not None else set(found)
     unwanted = _match(found, exclude, "exclude") if exclude is not None else set()
-    last = next(reversed(found))
+    last = (rowwise or [*found])[-1]
     selection = Selection()
     for name, layer in found.items():
         if name in unwanted:
             selection.left[name] = "excluded"
         elif name not in wanted:
             selection.left[name] = "not among the layers asked for"
+        elif is_recurrent(layer) and not recurrent:
+            selection.left[name] = "a recurrent layer"
+        elif is_recurrent(layer) and layer.proj_size:
+            selection.left[name] = "its hidden units are projected (proj_size)"
         elif layers is None and name == last:
             selection.left[name] = "the last layer: its outputs are the model's"
-        elif isinstance(layer.weight, nn.parameter.UninitializedParameter):
+        elif isinstance(getattr(layer, "weight", None), nn.parameter.UninitializedParameter):
             raise ValueError(
                 f"layer {name!r} is lazy and has no weights yet: run one batch through the model "
                 f"first, or leave it with exclude={name!r}"
@@ -92,9 +102,10 @@ def select_layers(
         else:
             selection.chosen[name] = layer
     if not selection.chosen:
+        plain = "" if recurrent or len(rowwise) == len(found) else ", recurrent ones apart"
         raise ValueError(
-            f"no layer is left to choose among {listing(found)}: name some with layers=..., or "
-            "exclude fewer"
+            f"no layer is left to choose among {listing(found)}{plain}: name some with "
+            "layers=..., or exclude fewer"
         )
     return selection
 
@@ -112,8 +123,8 @@ def _match(found: dict[str, nn.Module], patterns: LayerPatterns, argument: str) 
             )
         if not hits:
             raise ValueError(
-                f"{argument}={pattern!r} matches no layer: the model's Linear and convolution "
-                f"layers are {listing(found)}"
+                f"{argument}={pattern!r} matches no layer: the model's Linear, convolution and "
+                f"recurrent layers are {listing(found)}"
             )
         matched |= hits
     return matched
@@ -152,11 +163,13 @@ def layer_weight(layer: nn.Module) -> Tensor:
 
 
 def num_neurons(layer: nn.Module) -> int:
-    """Output units of a Linear, output channels of a convolution.
+    """Output units of a Linear, output channels of a convolution, all hidden units of an LSTM.
 
-    >>> num_neurons(nn.Conv2d(3, 8, 5))
-    8
+    >>> num_neurons(nn.Conv2d(3, 8, 5)), num_neurons(nn.LSTM(3, 8, bidirectional=True))
+    (8, 16)
     """
+    if is_recurrent(layer):
+        return parts(layer) * cast(int, layer.hidden_size)
     return cast(int, layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
 
 
@@ -177,12 +190,14 @@ def neuron_rows(layer: nn.Module, weight: Tensor | None = None) -> Tensor:
     """The weight as a matrix with one row per neuron, ``(neurons, fan_in)``.
 
     Args:
-        layer: a Linear or a convolution.
+        layer: a Linear or a convolution, or a recurrent layer, see `hidden_rows`.
         weight: a tensor of the shape of ``layer.weight``, which is the default.
 
     >>> neuron_rows(nn.ConvTranspose2d(4, 6, 3, groups=2)).shape  # each output sees 2 inputs
     torch.Size([6, 18])
     """
+    if is_recurrent(layer):
+        return hidden_rows(layer)
     weight = layer_weight(layer) if weight is None else weight
     if isinstance(layer, _TRANSPOSED):
         weight = weight.unflatten(0, (neuron_groups(layer), -1)).transpose(1, 2).flatten(0, 1)
@@ -205,32 +220,24 @@ def to_weight(layer: nn.Module, rows: Tensor) -> Tensor:
 
 def spatial_dims(layer: nn.Module) -> int:
     """Dimensions that follow the neurons' one in a layer's input and output: 2 in a Conv2d."""
-    return 0 if isinstance(layer, nn.Linear) else len(layer.kernel_size)  # type: ignore[arg-type]
+    return 0 if isinstance(layer, (nn.Linear, *RECURRENT)) else len(layer.kernel_size)  # type: ignore[arg-type]
 
 
 def num_inputs(layer: Any) -> int:
     """Input units of a Linear, input channels of a convolution."""
+    if is_recurrent(layer):
+        return int(layer.input_size)
     return int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)
 
 
 def conv_groups(layer: Any) -> int:
     """Groups of a convolution; a Linear has one."""
-    return 1 if isinstance(layer, nn.Linear) else int(layer.groups)
+    return 1 if isinstance(layer, (nn.Linear, *RECURRENT)) else int(layer.groups)
 
 
 def is_depthwise(layer: Any) -> bool:
     """Whether every output channel of a convolution reads the input channel of its own number."""
     return 1 < conv_groups(layer) == num_inputs(layer) == num_neurons(layer)
-
-
-def replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:
-    """Put another tensor in the place of a parameter or buffer, of whatever shape."""
-    if name in module._parameters:
-        old = module._parameters[name]
-        trains = old is not None and old.requires_grad
-        module._parameters[name] = nn.Parameter(value, requires_grad=trains)
-    else:
-        module._buffers[name] = value
 
 
 def kept_cells(layer: nn.Module, rows: Tensor | None, columns: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ewnprune.model.layers import replace_tensor
+from ewnprune.model.tensors import replace_tensor
 
 ACROSS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.Softmax, nn.Softmax2d)
 """Modules that read across channels, whether or not it is known how to leave some out."""

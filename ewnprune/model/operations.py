@@ -8,6 +8,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from ewnprune.model.layers import LAYER_TYPES, plain_type
+from ewnprune.model.recurrent import RECURRENT
 from ewnprune.model.tracing import Trace
 
 _POOL_KINDS = (
@@ -43,6 +44,7 @@ ELEMENTWISE_NAMES = (
     *("half", "bfloat16", "to"),
 )
 RESHAPE_NAMES = ("flatten", "reshape", "view", "unflatten", "squeeze", "unsqueeze")
+PERMUTE_NAMES = ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis")
 _NAMESPACES = (torch, functional, operator)
 ELEMENTWISE_FUNCTIONS = {
     getattr(space, name)
@@ -51,6 +53,7 @@ ELEMENTWISE_FUNCTIONS = {
     if hasattr(space, name)
 }
 RESHAPE_FUNCTIONS = {getattr(torch, name) for name in RESHAPE_NAMES if hasattr(torch, name)}
+PERMUTE_FUNCTIONS = {getattr(torch, name) for name in PERMUTE_NAMES}
 _FORWARD = {"forward", "_conv_forward"}
 
 
@@ -84,5 +87,5 @@ def stock_kind(module: nn.Module, kinds: Collection[type[nn.Module]]) -> type[nn
 
 
 def is_stock(layer: nn.Module) -> bool:
-    """Whether a Linear or convolution runs torch's own forward."""
-    return stock_kind(layer, LAYER_TYPES) is not None
+    """Whether a Linear, convolution or recurrent layer runs torch's own forward."""
+    return stock_kind(layer, (*LAYER_TYPES, *RECURRENT)) is not None

@@ -1,19 +1,27 @@
 """Who reads a layer's neurons: follow them through the traced graph to the layers they feed."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
 from ewnprune.model.batch_norms import batch_norm_after
+from ewnprune.model.dimensions import (
+    Channels,
+    describe,
+    through_mean,
+    through_permutation,
+    through_reshape,
+)
 from ewnprune.model.layers import LAYER_TYPES, num_neurons, spatial_dims, type_name
 from ewnprune.model.normalization import normalization_of
 from ewnprune.model.operations import (
     ELEMENTWISE,
     ELEMENTWISE_FUNCTIONS,
     ELEMENTWISE_NAMES,
+    PERMUTE_FUNCTIONS,
+    PERMUTE_NAMES,
     POOL_FUNCTIONS,
     POOLS,
     RESHAPE_FUNCTIONS,
@@ -21,6 +29,7 @@ from ewnprune.model.operations import (
     is_stock,
     stock_kind,
 )
+from ewnprune.model.recurrent import is_recurrent
 from ewnprune.model.tracing import Trace, asks_fact
 
 
@@ -43,7 +52,7 @@ class Flow:
     """Where the neurons of one layer go.
 
     Attributes:
-        consumers: the Linear and convolution layers that read them; empty if not known.
+        consumers: the layers that read them; empty if not known.
         channelwise: BatchNorms and the like that they pass, in order.
         unknown: why the consumers are not known; empty if they are.
         norm: the BatchNorm that directly follows the layer and reads nothing else, if any.
@@ -73,27 +82,17 @@ def neuron_flows(trace: Trace, chosen: Mapping[str, nn.Module]) -> dict[str, Flo
     return walk.flows()
 
 
-@dataclass(frozen=True)
-class _Channels:
-    """The neurons of ``layer`` lie along a tensor's dimension ``-1 - trailing``, in blocks."""
-
-    layer: str
-    trailing: int
-    block: int = 1
-
-
 class _Walk:
     """One pass over the nodes, with what was found so far."""
 
     def __init__(self, trace: Trace, chosen: Mapping[str, nn.Module]) -> None:
         self.trace = trace
         self.chosen = chosen
-        self.channels: dict[fx.Node, _Channels] = {}
+        self.channels: dict[fx.Node, Channels] = {}
         self.consumers: dict[str, dict[str, Reader]] = {name: {} for name in chosen}
         self.channelwise: dict[str, dict[str, Reader]] = {name: {} for name in chosen}
         self.unknown: dict[str, str] = {}
-        # what each module with parameters was seen to read, at each of its calls
-        self.reads: dict[str, set[_Channels | None]] = {}
+        self.reads: dict[str, set[Channels | None]] = {}  # at each call of a module
 
     def flows(self) -> dict[str, Flow]:
         inner = self._inner_modules()
@@ -120,7 +119,7 @@ class _Walk:
     def _inner_modules(self) -> dict[nn.Module, str]:
         """The parts of modules that are one node, each with the description of that node."""
         return {
-            inner: _describe(self.trace, node)
+            inner: describe(self.trace, node)
             for node in self.trace.nodes
             if node.op == "call_module"
             for inner in list(self.trace.root.get_submodule(str(node.target)).modules())[1:]
@@ -141,8 +140,8 @@ class _Walk:
             if asks_fact(node):
                 continue
             if sum(other in self.trace.shapes for other in node.all_input_nodes) > 1:
-                found: _Channels | str | None = (
-                    f"{_describe(self.trace, node)} joins them with other values"
+                found: Channels | str | None = (
+                    f"{describe(self.trace, node)} joins them with other values"
                 )
             elif name is not None:
                 found = self._through_module(node, name, channels)
@@ -160,11 +159,11 @@ class _Walk:
         if not is_stock(layer):
             self._lose(name, f"{type_name(layer)} has a forward of its own")
         else:
-            self.channels[node] = _Channels(name, trailing=spatial_dims(layer))
+            self.channels[node] = Channels(name, num_neurons(layer), spatial_dims(layer))
 
     def _through_module(
-        self, node: fx.Node, name: str, channels: _Channels
-    ) -> _Channels | str | None:
+        self, node: fx.Node, name: str, channels: Channels
+    ) -> Channels | str | None:
         module = self.trace.root.get_submodule(str(node.target))
         kind = stock_kind(module, (*ELEMENTWISE, *POOLS, nn.PReLU, nn.Flatten, nn.Unflatten))
         if kind in ELEMENTWISE or (kind is nn.PReLU and module.num_parameters == 1):
@@ -172,7 +171,7 @@ class _Walk:
         if kind in POOLS:
             return self._through_pool(node, channels, POOLS[kind])
         if kind in (nn.Flatten, nn.Unflatten):
-            return self._through_reshape(node, channels)
+            return through_reshape(self.trace, node, channels)
         # one that does more than torch's, such as to activate, is tried before it is believed
         record = normalization_of(module)
         if record is not None and not record.across:
@@ -181,11 +180,12 @@ class _Walk:
             self.reads.setdefault(name, set()).add(channels)
             self.channelwise[channels.layer][name] = Reader(name, channels.block)
             return channels
-        if isinstance(module, LAYER_TYPES):
+        alone = len(node.all_input_nodes) == 1  # and not with a state
+        if isinstance(module, LAYER_TYPES) or (is_recurrent(module) and alone):
             return self._consume(name, module, channels)
         return f"{type_name(module)} {name!r} reads them"
 
-    def _consume(self, name: str, module: nn.Module, channels: _Channels) -> str | None:
+    def _consume(self, name: str, module: nn.Module, channels: Channels) -> str | None:
         if not is_stock(module):
             return f"{type_name(module)} {name!r} reads them by a forward of its own"
         if channels.trailing != spatial_dims(module):
@@ -194,7 +194,7 @@ class _Walk:
         self.consumers[channels.layer][name] = Reader(name, channels.block)
         return None
 
-    def _through_function(self, node: fx.Node, channels: _Channels) -> _Channels | str | None:
+    def _through_function(self, node: fx.Node, channels: Channels) -> Channels | str | None:
         target = node.target
         if node.op == "output":
             return "they are outputs of the model"
@@ -202,54 +202,22 @@ class _Walk:
         if target in (ELEMENTWISE_NAMES if method else ELEMENTWISE_FUNCTIONS):
             return channels
         if target in (RESHAPE_NAMES if method else RESHAPE_FUNCTIONS):
-            return self._through_reshape(node, channels)
+            return through_reshape(self.trace, node, channels)
+        if target in (PERMUTE_NAMES if method else PERMUTE_FUNCTIONS):
+            return through_permutation(self.trace, node, channels)
         if not method and target in POOL_FUNCTIONS:
             return self._through_pool(node, channels, POOL_FUNCTIONS[target])
         if target == "mean" or target is torch.mean:
-            return self._through_mean(node, channels)
-        return f"{_describe(self.trace, node)} reads them"
+            return through_mean(self.trace, node, channels)
+        return f"{describe(self.trace, node)} reads them"
 
-    def _through_pool(self, node: fx.Node, channels: _Channels, dims: int) -> _Channels | str:
+    def _through_pool(self, node: fx.Node, channels: Channels, dims: int) -> Channels | str:
         if channels.trailing < dims or node not in self.trace.shapes:
-            return f"{_describe(self.trace, node)} mixes them"
+            return f"{describe(self.trace, node)} mixes them"
         return channels
 
-    def _through_mean(self, node: fx.Node, channels: _Channels) -> _Channels | str:
-        """Global average pooling written as ``x.mean((2, 3))``."""
-        before = self.trace.shapes[node.all_input_nodes[0]]
-        dims: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-        if isinstance(dims, int):
-            dims = (dims,)
-        if not isinstance(dims, Iterable) or not all(isinstance(dim, int) for dim in dims):
-            return "mean mixes them"
-        over = {dim % len(before) for dim in dims}
-        own = len(before) - 1 - channels.trailing
-        if own in over:
-            return "mean mixes them"
-        if len(self.trace.shapes[node]) == len(before):
-            return channels
-        return replace(channels, trailing=channels.trailing - sum(dim > own for dim in over))
-
-    def _through_reshape(self, node: fx.Node, channels: _Channels) -> _Channels | str:
-        """The same values in the same order: find the dimension that counts the neurons now."""
-        before = self.trace.shapes[node.all_input_nodes[0]]
-        after = self.trace.shapes.get(node, torch.Size())
-        neurons = num_neurons(self.chosen[channels.layer])
-        outer = before[: len(before) - 1 - channels.trailing].numel()
-        for dim in reversed(range(len(after))):
-            if after[:dim].numel() == outer and after[dim] % neurons == 0:
-                return _Channels(channels.layer, len(after) - 1 - dim, after[dim] // neurons)
-        return f"{_describe(self.trace, node)} mixes them with other dimensions"
-
-    def _dim(self, source: fx.Node, channels: _Channels) -> int:
+    def _dim(self, source: fx.Node, channels: Channels) -> int:
         return len(self.trace.shapes[source]) - 1 - channels.trailing
 
     def _lose(self, layer: str, reason: str) -> None:
         self.unknown.setdefault(layer, reason)
-
-
-def _describe(trace: Trace, node: fx.Node) -> str:
-    name = trace.layer(node)
-    if name is not None:
-        return f"{type_name(trace.root.get_submodule(str(node.target)))} {name!r}"
-    return str(getattr(node.target, "__name__", node.target))

@@ -1,7 +1,7 @@
 """How large a network is, and how large it would be without some neurons or weights."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from ewnprune.model.layers import layer_weight, num_neurons
+from ewnprune.model.recurrent import is_recurrent, weight_names
 from ewnprune.model.tracing import Forward, rooted
 
 
@@ -63,7 +64,7 @@ def count_macs(model: nn.Module, forward: Forward, inputs: Any) -> tuple[int, di
     Counted by torch's `FlopCounterMode`: matrix products, convolutions and attention; biases,
     activations and normalizations are not counted.
     """
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_RECURRENT_KERNELS)
     root = rooted(model, forward)
     with counter, _without_fast_attention(), warnings.catch_warnings():
         # it hooks all modules; their compiled form is not called here, see preserve.py
@@ -94,15 +95,40 @@ def _without_fast_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
+def _of_one_layer(
+    inputs: torch.Size, to_gates: torch.Size, between: torch.Size, *_: Any, **__: Any
+) -> int:
+    """Operations of a kernel for one layer and direction, at each step and sample."""
+    return 2 * inputs[:-1].numel() * (to_gates.numel() + between.numel())
+
+
+def _of_all_layers(inputs: torch.Size, weights: Sequence[torch.Size], *_: Any, **__: Any) -> int:
+    matrices = [weight for weight in weights if len(weight) > 1]
+    return 2 * inputs[:-1].numel() * sum(matrix.numel() for matrix in matrices)
+
+
+_RECURRENT_KERNELS = {
+    torch.ops.aten.mkldnn_rnn_layer: _of_one_layer,
+    torch.ops.aten._cudnn_rnn: _of_all_layers,
+}
+"""Kernels of recurrent layers, which torch does not count either."""
+
+
 def sizes_of(network: nn.Module, chosen: Iterable[str], macs: int) -> dict[str, int]:
     """Neurons and weights of some layers, by name; parameters and MACs of the whole network."""
     layers = [network.get_submodule(name) for name in chosen]
     return {
         "neurons": sum(num_neurons(layer) for layer in layers),
-        "weights": sum(layer_weight(layer).numel() for layer in layers),
+        "weights": sum(map(_num_weights, layers)),
         "parameters": count_parameters(network),
         "macs": macs,
     }
+
+
+def _num_weights(layer: nn.Module) -> int:
+    if not is_recurrent(layer):
+        return layer_weight(layer).numel()
+    return sum(layer.get_parameter(name).numel() for name in weight_names(layer))
 
 
 def without_weights(

@@ -145,3 +145,13 @@ def close(first: Tensor, second: Tensor) -> bool:
     scale = float(second.abs().nan_to_num(0.0, 0.0, 0.0).max()) if second.numel() else 0.0
     tolerance = torch.finfo(first.dtype).eps ** 0.5 * scale
     return torch.allclose(first, second, rtol=0.0, atol=tolerance, equal_nan=True)
+
+
+def replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:
+    """Put another tensor in the place of a parameter or buffer, of whatever shape."""
+    if name in module._parameters:
+        old = module._parameters[name]
+        trains = old is not None and old.requires_grad
+        module._parameters[name] = nn.Parameter(value, requires_grad=trains)
+    else:
+        module._buffers[name] = value

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from ewnprune.model.layers import LAYER_TYPES
 from ewnprune.model.normalization import normalization_of
+from ewnprune.model.recurrent import RECURRENT
 
 Forward = Callable[[nn.Module, Any], Any]
 FACTS = ("shape", "ndim", "dtype", "device", "size", "dim", "numel", "is_floating_point")
@@ -172,7 +173,8 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, qualname: str) -> bool:
         # a norm is called by its sizes, which would stand in the graph as numbers
-        kept = isinstance(module, LAYER_TYPES) or normalization_of(module) is not None
+        kept = isinstance(module, (*LAYER_TYPES, *RECURRENT))
+        kept = kept or normalization_of(module) is not None
         whole = kept or module in self.opaque
         return whole or super().is_leaf_module(module, qualname)
 

@@ -7,8 +7,11 @@ from ewnprune.pruning.groups import Group, Places
 
 
 def chain_groups(anatomy: Anatomy) -> list[Group]:
-    """The neurons of each chosen layer, with the layers that read them, if those are known."""
-    return [chain_group(name, anatomy) for name in anatomy.chosen]
+    """The neurons of each chosen layer, with the layers that read them, if those are known.
+
+    Those of recurrent layers are found by `hidden_groups`.
+    """
+    return [chain_group(name, anatomy) for name in anatomy.flows]
 
 
 def chain_group(name: str, anatomy: Anatomy) -> Group:

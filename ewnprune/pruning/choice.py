@@ -60,20 +60,20 @@ class Choice:
 
     def find(self, network: nn.Module, forward: Forward, inputs: Any) -> Found:
         """The groups of a plain network, in eval mode, as seen on one batch."""
-        selection = select_layers(network, self.layers, self.exclude)
+        selection = select_layers(network, self.layers, self.exclude, recurrent=True)
         return find_groups(network, forward, inputs, selection, self.heads)
 
     def rank(self, found: Found, name: str, score: Score) -> tuple[Ranking, list[Note]]:
         """The order in which units of the groups go, or single weights of the layers; and notes."""
         norms = found.anatomy.batch_norms
         facts = Facts(self.couple, self.initial_norms, self.seed, self.measured, batch_norms=norms)
-        groups, chosen = found.groups, found.anatomy.chosen
+        layers = {name: found.anatomy.chosen[name] for name in found.anatomy.flows}
         return rank_groups(
-            name, score, found.network, groups, chosen, self.scope, facts, self.max_per_layer
+            name, score, found.network, found.groups, layers, self.scope, facts, self.max_per_layer
         )
 
     def units(self, found: Found, ranking: Ranking, sparsity: float) -> dict[str, Tensor]:
-        """Which units stay at a sparsity, their number rounded up to a multiple.
+        """Which units, or channels, stay at a sparsity, their number rounded up to a multiple.
 
         Args:
             found: the groups.
@@ -81,15 +81,14 @@ class Choice:
             sparsity: a level in [0, 1).
         """
         keep = ranking.keep(sparsity)
-        if self.round_to == 1:
-            return keep
-        for group in found.asked(keep):
+        for group in found.asked(keep) if self.round_to > 1 else ():
             ranks = ranking.ranks[group.name]
-            step = self.round_to // gcd(self.round_to, group.size // group.units)
+            side_by_side = 1 if group.apart else group.size // group.units
+            step = self.round_to // gcd(self.round_to, side_by_side)
             count = min(len(ranks), -(-int(keep[group.name].sum()) // step) * step)
             keep[group.name] = torch.zeros(len(ranks), dtype=torch.bool)
             keep[group.name][ranks.argsort(descending=True)[:count]] = True
-        return keep
+        return keep | {name: keep[name][unit] for name, unit in ranking.unit_of.items()}
 
     def costs(self, found: Found, ranking: Ranking, cost: Callable[[nn.Module], float]) -> Costs:
         """What the smaller networks along a ranking of neurons cost.
@@ -120,7 +119,7 @@ def find_asked(
     layers = None
     if heads == "keep" and all(name in sizes for name in indices):
         layers = list(check_indices(indices, sizes))
-    selection = select_layers(network, layers)
+    selection = select_layers(network, layers, recurrent=True)
     found = find_groups(network, forward, inputs, selection, heads, [*indices])
     groups = [*found.groups, *found.staying]
     sizes |= {group.name: group.units for group in groups if group.attention is not None}

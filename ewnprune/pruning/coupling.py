@@ -18,11 +18,13 @@ from ewnprune.model.attention import find_attention
 from ewnprune.model.copying import copy_network, training_copy
 from ewnprune.model.layers import LAYER_TYPES, conv_groups, is_depthwise, type_name
 from ewnprune.model.normalization import ACROSS, normalization_of
+from ewnprune.model.recurrent import is_recurrent
 from ewnprune.model.tensors import clone, tensors_in
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.groups import Group, Places, misfit
 from ewnprune.pruning.heads import Heads, head_groups
 from ewnprune.pruning.search import Graph
+from ewnprune.pruning.stand_ins import with_stand_ins
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -47,7 +49,6 @@ def coupled_groups(
         ValueError: torch-pruning cannot follow the network.
     """
     twin = training_copy(network) if training else copy_network(network, share=True)
-    modes = {module: module.training for module in twin.modules()}
     for module in twin.modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue  # which the twin shares with the model
@@ -60,7 +61,7 @@ def coupled_groups(
             for key, value in table.items():
                 table[key] = _not_of_inference(value)
     with torch.random.fork_rng(devices=_gpus(twin)):
-        finder = _Finder(twin, forward, inputs, modes)
+        finder = _Finder(twin, forward, inputs)
     attention = head_groups(find_attention(twin, forward, inputs), heads)
     order = {name: place for place, (name, _) in enumerate(network.named_modules())}
     groups: list[Group] = []
@@ -72,6 +73,8 @@ def coupled_groups(
                 table[name] = table.pop(name)
         group.name = next(iter(group.makers), group.name)
         of_heads = [g for g in attention if not g.makers.keys().isdisjoint(group.makers)]
+        if not group.makers and group.name not in order:
+            continue  # of a stand-in alone
         groups += [group] if not of_heads else [g for g in of_heads if g.name not in given]
         given |= {g.name for g in of_heads}
     return groups
@@ -93,21 +96,23 @@ def _has_gradient(tensor: Tensor) -> bool:
 class _Finder:
     """torch-pruning's graph of a network, read as groups."""
 
-    def __init__(
-        self, network: nn.Module, forward: Forward, inputs: Any, modes: Mapping[nn.Module, bool]
-    ) -> None:
-        self.network = network
+    def __init__(self, network: nn.Module, forward: Forward, inputs: Any) -> None:
+        self.network = seen = network
+        self.recurrent: Mapping[nn.Module, str] = {}
+        if any(is_recurrent(module) for module in network.modules()):
+            seen, self.recurrent = with_stand_ins(network)
+        modes = {module: module.training for module in seen.modules()}
         self.graph: Any = Graph()
         self.last: set[nn.Module] = set()
         with torch.enable_grad(), self._following():
             self.graph.build_dependency(
-                network,
+                seen,
                 clone(inputs),
                 forward_fn=partial(_run_and_note_last, forward, self.last, modes),
                 verbose=False,
             )
-        self.parameters = {parameter: name for name, parameter in network.named_parameters()}
-        self.names = {module: name for name, module in network.named_modules()}
+        self.parameters = {parameter: name for name, parameter in seen.named_parameters()}
+        self.names = {module: name for name, module in seen.named_modules()}
 
     @contextmanager
     def _following(self) -> Iterator[None]:
@@ -152,7 +157,12 @@ class _Finder:
                 f"{name!r} (MultiheadAttention) ties its heads to the width of its inputs; "
                 "ewnprune.separate_attention gives it layers of its own"
             )
-        elif isinstance(module, nn.RNNBase):
+        elif module in self.recurrent:
+            if self.graph.is_out_channel_pruning_fn(item.dep.handler):
+                group.stays = f"{self.recurrent[module]!r} is a recurrent layer"
+            else:
+                _join(group.readers, self.recurrent[module], places)
+        elif isinstance(module, nn.RNNBase):  # a subclass
             group.stays = f"{name!r} is a recurrent layer"
         elif isinstance(module, nn.Parameter):
             self._add_parameter(group, module, node.pruning_dim, places)

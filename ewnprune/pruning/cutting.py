@@ -14,9 +14,10 @@ from ewnprune.model.layers import (
     neuron_rows,
     num_inputs,
     num_neurons,
-    replace_tensor,
 )
 from ewnprune.model.normalization import shrink_channels
+from ewnprune.model.recurrent import is_recurrent, shrink_recurrent
+from ewnprune.model.tensors import replace_tensor
 from ewnprune.pruning.groups import Cut
 
 
@@ -44,6 +45,9 @@ def cut_network(network: nn.Module, cut: Cut, whole: Collection[str] = ()) -> No
 
 def shrink_layer(layer: Any, rows: Tensor | None, columns: Tensor | None) -> None:
     """Cut a layer down to some of its neurons and of its inputs, ``(n,)`` each; None keeps all."""
+    if is_recurrent(layer):
+        shrink_recurrent(layer, rows, columns)
+        return
     if is_depthwise(layer) and rows is not None:
         columns = rows  # each reads the input of its own number
     outputs = num_neurons(layer) if rows is None else int(rows.sum())

@@ -5,24 +5,26 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ewnprune.model.anatomy import Anatomy, dissect
 from ewnprune.model.layers import Selection, type_name
+from ewnprune.model.products import multiplied
 from ewnprune.model.tensors import first_samples
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.chains import chain_group, chain_groups
 from ewnprune.pruning.groups import Group
 from ewnprune.pruning.heads import Heads
+from ewnprune.pruning.hidden_units import hidden_groups
 from ewnprune.pruning.notes import Kind, Note
 from ewnprune.pruning.reasons import refusal
 from ewnprune.pruning.smaller import build_halved, rehearse
 from ewnprune.pruning.training_pass import TrainingPass, look_at_training, rehearse_training
+from ewnprune.pruning.writable import unwritable
 
 _SAMPLES = 4  # of one alone, derivatives by which heads are found may be zero
 _IN_TRAINING_ONLY = "only the training pass calls it"
-_WITHOUT_NEURONS = (nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
+_WITHOUT_NEURONS = (nn.Embedding, nn.EmbeddingBag, nn.RNNCellBase, nn.Bilinear)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def find_groups(
     anatomy = dissect(network, forward, chosen, inputs)
     sample = first_samples(inputs, _SAMPLES)
     trained = look_at_training(network, forward, sample)
-    groups = chain_groups(anatomy)
+    groups, hidden = chain_groups(anatomy), _hidden(network, forward, anatomy, sample)
     for group in groups:
         if group.name in anatomy.idle:
             group.unfollowed, group.stays = "", _why_idle(group.name, anatomy, trained)
@@ -111,13 +113,17 @@ def find_groups(
     by_heads = heads != "keep" or not {*wanted} <= chosen.keys()
     if (by_heads or any(group.unfollowed for group in groups)) and not anatomy.branches:
         groups = couple(sample)
-    _rehearse(network, forward, sample, groups)
+    _rehearse(network, forward, sample, [*groups, *hidden], anatomy)
     halved = partial(build_halved, network)
+    rehearse_training(halved, forward, trained, _free(hidden))
     if not rehearse_training(halved, forward, trained, _free(groups)) and not anatomy.branches:
         # what reads them in training only goes along, as far as that can be followed
         groups = couple(trained.inputs, training=True)
-        _rehearse(network, forward, sample, groups)
+        _rehearse(network, forward, sample, groups, anatomy)
         rehearse_training(halved, forward, trained, _free(groups))
+    for group in hidden:  # which are no outputs that could be masked
+        group.stays, group.unfollowed = group.stays or group.unfollowed, ""
+    groups += hidden
     order = [name for name, _ in network.named_modules()]  # the model's, not that of the search
     groups.sort(key=lambda group: min(map(order.index, group.makers), default=len(order)))
     staying = [group for group in groups if group.stays]
@@ -132,14 +138,37 @@ def find_groups(
     return Found(network, usable, staying, selection, anatomy, trained.untried)
 
 
+def _hidden(network: nn.Module, forward: Forward, anatomy: Anatomy, inputs: Any) -> list[Group]:
+    """The hidden units of recurrent layers."""
+    names = [name for name in anatomy.chosen if name not in anatomy.flows]
+    groups = hidden_groups(network, forward, inputs, names, anatomy.idle)
+    for group in groups:
+        group.stays = group.stays or (anatomy.untraced if anatomy.branches else "")
+    return groups
+
+
 def _free(groups: Sequence[Group]) -> list[Group]:
     return [group for group in groups if group.free]
 
 
-def _rehearse(network: nn.Module, forward: Forward, inputs: Any, groups: Sequence[Group]) -> None:
+def _rehearse(
+    network: nn.Module, forward: Forward, inputs: Any, groups: Sequence[Group], anatomy: Anatomy
+) -> None:
     for group in _free(groups):
         group.unfollowed = unwritable(network, [group]).get(group.name, "")
-    rehearse(network, forward, inputs, _free(groups))
+    tried = _free(groups)
+    rehearse(network, forward, inputs, tried)
+    _leave_matrices(tried, anatomy)
+
+
+def _leave_matrices(groups: Sequence[Group], anatomy: Anatomy) -> None:
+    """Where what cannot be followed is a matrix to multiply with, say so, and leave it whole."""
+    factors = {} if anatomy.trace is None else multiplied(anatomy.trace)
+    for group in groups:
+        operation = next((factors[name] for name in group.makers if name in factors), "")
+        if group.unfollowed and operation:
+            group.unfollowed = ""
+            group.stays = f"its outputs make a matrix that {operation} multiplies with another"
 
 
 def _why_idle(name: str, anatomy: Anatomy, trained: TrainingPass) -> str:
@@ -152,7 +181,7 @@ def _as_masked(group: Group, anatomy: Anatomy) -> list[Group]:
         return [group]
     parts = []
     for name in group.makers:
-        if name in anatomy.chosen and name not in anatomy.idle:
+        if name in anatomy.flows and name not in anatomy.idle:
             part = chain_group(name, anatomy)
             part.unfollowed, part.blocks = group.unfollowed or group.stays, 1
             parts.append(part)
@@ -180,6 +209,7 @@ def _coupled(
         for group in groups:
             group.unfollowed += f", and {error}" if group.unfollowed else ""
         return groups
+    _leave_matrices(groups, anatomy)
     for group in groups:
         if group.makers and group.makers.keys() <= anatomy.idle.keys():
             group.stays = _why_idle(group.name, anatomy, trained)
@@ -192,7 +222,7 @@ def _coupled(
             alone = len(group.makers) == 1 or held is None
             group.stays = ("" if alone else f"coupled with {held!r}: ") + reason
     seen = {name for group in groups for name in group.makers}
-    for name in selection.chosen:
+    for name in anatomy.flows:
         if name not in seen:
             stays = "its weights are used without calling it"
             stays = _why_idle(name, anatomy, trained) if name in anatomy.idle else stays
@@ -207,7 +237,8 @@ def _note(group: Group) -> Note:
         place = f"after {group.after}" if group.after else "in its own output"
         place = f"where {readers} reads them" if readers else place
         return Note("masked", f"{_who(group)}: neurons masked {place}, since {group.unfollowed}")
-    what = "neurons removed with bias and outgoing weights"
+    units = "hidden units" if group.apart else "neurons"
+    what = f"{units} removed with bias and outgoing weights"
     if len(group.makers) > 1 or group.norms:
         what = "neurons removed together, with all that belongs to them"
     return Note("removed", f"{_who(group)}: {what}, read by {readers or 'no layer'}")
@@ -221,33 +252,3 @@ def _note_of_staying(group: Group) -> Note:
 
 def _who(group: Group) -> str:
     return ", ".join([*group.makers, *group.embeddings]) or group.name
-
-
-def unwritable(network: nn.Module, groups: Sequence[Group]) -> Mapping[str, str]:
-    """Groups with tensors that cannot be cut for one module alone, each with the reason."""
-    owners: dict[int, dict[int, str]] = {}
-    for name, module in network.named_modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners.setdefault(id(parameter), {})[id(module)] = name
-    found: dict[str, str] = {}
-    for group in groups:
-        for name in sorted(group.touched):
-            reason = _why(name, network.get_submodule(name), owners)
-            if reason:
-                found.setdefault(group.name, reason)
-    return found
-
-
-def _why(name: str, module: nn.Module, owners: Mapping[int, Mapping[int, str]]) -> str:
-    if isinstance(module, torch.jit.ScriptModule):
-        return f"{name!r} is made by torch.jit, and can be neither copied nor cut"
-    if "parametrizations" in module._modules:
-        return f"{name!r} is parametrized"
-    if not isinstance(getattr(module, "weight", None), nn.Parameter | None):
-        return f"the weight of {name!r} is no parameter (the older weight_norm, or prune?)"
-    for key, parameter in module._parameters.items():
-        for other in {} if parameter is None else owners[id(parameter)].values():
-            if other != name:
-                return f"{name!r} shares its {key} with {other!r}"
-    return ""

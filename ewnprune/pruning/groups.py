@@ -76,6 +76,8 @@ class Group:
         blocks: channels stay in so many blocks of equal size (grouped convolutions, GroupNorm,
             heads of attention).
         whole: a unit is a whole block; otherwise it is one channel of each.
+        apart: the blocks have nothing in common but their width, so which channel of each makes a
+            unit is free: those of the same place in the order of their scores do.
         stays: why none of them can go; empty if they can.
         unfollowed: why they cannot be cut out, though nothing says that they must stay; empty if
             they can. They are masked: where they are read, or if nobody knows who does, in their
@@ -96,6 +98,7 @@ class Group:
     parameters: dict[str, tuple[int, Places]] = field(default_factory=dict)
     blocks: int = 1
     whole: bool = False
+    apart: bool = False
     stays: str = ""
     unfollowed: str = ""
     after: str | None = None

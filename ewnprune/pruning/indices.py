@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ewnprune.model.layers import LAYER_TYPES, listing, num_neurons
+from ewnprune.model.recurrent import RECURRENT
 from ewnprune.model.tensors import without
 from ewnprune.pruning.groups import Group
 
@@ -33,7 +34,7 @@ def neuron_counts(model: nn.Module) -> dict[str, int]:
     return {
         name: num_neurons(module)
         for name, module in model.named_modules()
-        if isinstance(module, LAYER_TYPES)
+        if isinstance(module, (*LAYER_TYPES, *RECURRENT))
     }
 
 
@@ -162,4 +163,11 @@ def _as_named(group: Group, indices: Mapping[str, list[int]]) -> Tensor | None:
         return None
     named = without(group.size, indices[group.name])
     left = named.view(group.blocks, -1).sum(1).unique()
-    return named if len(left) == 1 and int(left) else None
+    if len(left) == 1 and int(left):
+        return named
+    if group.apart:
+        raise ValueError(
+            f"indices[{group.name!r}]: expected as many of each {group.width} hidden units, since "
+            f"its {group.blocks} layers and directions have one width"
+        )
+    return None

@@ -8,15 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from ewnprune.model.copying import copy_network
 from ewnprune.model.layers import (
     layer_weight,
-    replace_tensor,
     spatial_dims,
     to_weight,
 )
 from ewnprune.model.normalization import normalization_of, shrink_channels
+from ewnprune.model.recurrent import is_recurrent, silence_hidden
+from ewnprune.model.tensors import replace_tensor
 from ewnprune.pruning.groups import Group, cut_of
 
 
@@ -24,7 +26,8 @@ def silence(network: nn.Module, groups: Iterable[Group], units: Mapping[str, Ten
     """Have nobody read the units that do not stay: in place, at full width.
 
     The layers that read them see zeros, and norms that read across them go by those that stay. Of
-    heads the queries and keys are zero too: they are read by each other.
+    heads the queries and keys are zero too: they are read by each other. Hidden units of recurrent
+    layers lose all that is theirs in the layer: from a state of zero they give zero at each step.
     """
     groups = list(groups)
     cut = cut_of(network, groups, units)
@@ -37,8 +40,10 @@ def silence(network: nn.Module, groups: Iterable[Group], units: Mapping[str, Ten
             _mask_channels(network.get_submodule(name), keep)
     attending = {name for g in groups if g.attention is not None for name in g.makers}
     for name, keep in cut.rows.items():
+        layer = network.get_submodule(name)
+        if is_recurrent(layer):
+            silence_hidden(layer, keep)
         if name in attending:
-            layer = network.get_submodule(name)
             layer.register_forward_hook(_zero_outputs(_beside(layer, keep)))
 
 
@@ -77,7 +82,11 @@ def _beside(layer: nn.Module, keep: Tensor) -> Tensor:
 def _zero_inputs(keep: Tensor) -> Any:
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         values = args[0] if args else kwargs["input"]
-        zeroed = torch.where(keep.to(values.device), values, 0)
+        if isinstance(values, PackedSequence):
+            data = torch.where(keep.to(values.data.device), values.data, 0)
+            zeroed: Any = values._replace(data=data)
+        else:
+            zeroed = torch.where(keep.to(values.device), values, 0)
         return ((zeroed, *args[1:]), kwargs) if args else (args, {**kwargs, "input": zeroed})
 
     return hook

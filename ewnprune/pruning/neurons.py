@@ -10,6 +10,12 @@ from torch import Tensor, nn
 
 from ewnprune.model.layers import conv_groups, neuron_rows, num_inputs, type_name
 from ewnprune.model.normalization import as_scale_and_shift
+from ewnprune.model.recurrent import (
+    hidden_biases,
+    hidden_columns,
+    input_columns,
+    is_recurrent,
+)
 from ewnprune.pruning.groups import Group, Places, structure
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking, Scope, rank
@@ -67,7 +73,7 @@ def rank_groups(
         score: a function of `Neurons`.
         network: the network, plain.
         groups: those of which units may go, by being cut or masked.
-        chosen: the layers in question.
+        chosen: the layers whose single weights are ranked by a score of such.
         scope: see `rank`.
         facts: what the score may want to know.
         max_per_layer: see `rank`.
@@ -78,25 +84,31 @@ def rank_groups(
     """
     notes = []
     try:
-        values = _unit_scores_of(name, score, network, groups, facts)
+        found = _unit_scores_of(name, score, network, groups, facts)
     except OutgoingUnknownError as error:
         facts = replace(facts, outgoing=False)
-        values = _unit_scores_of(name, score, network, groups, facts)
+        found = _unit_scores_of(name, score, network, groups, facts)
         told = f"those of {error.layer!r} are not known ({error.reason})"
         notes = [Note("score", f"{name}: outgoing weights count as 1 in all layers, since {told}")]
-    if values is None:
-        alone = {layer: _alone(layer, network, facts) for layer in chosen}
-        values = {layer: _score(name, score, neurons, 2) for layer, neurons in alone.items()}
-        structures: dict[str, object] = {name: type_name(layer) for name, layer in chosen.items()}
-    else:
-        structures = {group.name: structure(network, group) for group in groups}
+    if found is not None:
+        values = {group: scores for group, (scores, _) in found.items()}
+        units = {group: unit_of for group, (_, unit_of) in found.items() if unit_of is not None}
+        structures: dict[str, object] = {g.name: structure(network, g) for g in groups}
+        return replace(rank(values, scope, max_per_layer, structures), unit_of=units), notes
+    whole = [group.name for group in groups if group.apart]
+    notes += [Note("left", f"{g}: left: its single weights are not ranked") for g in whole]
+    if not chosen:
+        raise ValueError(f"score {name!r} ranks single weights: expected a layer, not recurrent")
+    alone = {layer: _alone(layer, network, facts) for layer in chosen}
+    values = {layer: _score(name, score, neurons, 2) for layer, neurons in alone.items()}
+    structures = {name: type_name(layer) for name, layer in chosen.items()}
     return rank(values, scope, max_per_layer, structures), notes
 
 
 def _unit_scores_of(
     name: str, score: Score, network: nn.Module, groups: Sequence[Group], facts: Facts
-) -> dict[str, Tensor] | None:
-    """The scores of the units of each group; None for a score that is one of single weights."""
+) -> dict[str, tuple[Tensor, Tensor | None]] | None:
+    """See `_unit_scores`, for each group; None for a score that is one of single weights."""
     if _ranks_weights(name, score, network, groups[0], facts):
         return None
     return {g.name: _unit_scores(name, score, network, g, facts) for g in groups}
@@ -123,10 +135,13 @@ def _score(name: str, score: Score, neurons: Neurons, ndim: int) -> Tensor:
     return values
 
 
-def _unit_scores(name: str, score: Score, network: nn.Module, group: Group, facts: Facts) -> Tensor:
+def _unit_scores(
+    name: str, score: Score, network: nn.Module, group: Group, facts: Facts
+) -> tuple[Tensor, Tensor | None]:
     """One score per unit, ``(units,)``, from those of all neurons in it; on the CPU.
 
-    Neurons are few, and on the CPU all devices order them alike.
+    Neurons are few, and on the CPU all devices order them alike. Where blocks are apart, their
+    lowest scores make the first unit, and so on: then also the unit of each channel, ``(size,)``.
     """
     rows = []
     for maker, places in group.makers.items():
@@ -142,13 +157,18 @@ def _unit_scores(name: str, score: Score, network: nn.Module, group: Group, fact
             table = row.view(group.blocks, group.width)
             rows.append(table.T if group.whole else table)
     if len(rows) == 1 and len(rows[0]) == 1:
-        return rows[0][0]
-    table = torch.cat(rows)
+        return rows[0][0], None
+    table, unit_of = torch.cat(rows), None
+    if group.apart:
+        if table.isnan().any():
+            return table.sum(0).fill_(torch.nan), None
+        table, order = table.sort(dim=1, stable=True)
+        unit_of = order.argsort(dim=1).flatten()
     if facts.couple == "mean":
-        return table.nanmean(0)
+        return table.nanmean(0), unit_of
     if facts.couple == "max":
-        return table.nan_to_num(-torch.inf).amax(0)
-    return table.square().nansum(0).sqrt()
+        return table.nan_to_num(-torch.inf).amax(0), unit_of
+    return table.square().nansum(0).sqrt(), unit_of
 
 
 def _neurons(network: nn.Module, name: str, places: Places, group: Group, facts: Facts) -> Neurons:
@@ -202,7 +222,8 @@ def _folded(
 ) -> tuple[Tensor, Tensor | None]:
     """Rows and biases of a layer with the BatchNorm that directly follows folded in."""
     layer: Any = network.get_submodule(name)
-    bias = None if layer.bias is None else precise(layer.bias)
+    found = hidden_biases(layer) if is_recurrent(layer) else layer.bias
+    bias = None if found is None else precise(found)
     norm = facts.batch_norms.get(name)
     affine = None if norm is None else as_scale_and_shift(network.get_submodule(norm))
     if affine is None:
@@ -212,22 +233,36 @@ def _folded(
 
 
 def _outgoing(network: nn.Module, group: Group, facts: Facts) -> Tensor | None:
-    """What the readers multiply each channel with, ``(size, fan_out)``."""
-    parts = []
+    """What the readers multiply each channel with, ``(size, fan_out)``.
+
+    A recurrent layer reads its hidden units itself.
+    """
+    tables = []
     for name, places in group.readers.items():
-        layer: Any = network.get_submodule(name)
-        rows, _ = _folded(name, network, facts, precise(neuron_rows(layer)))
-        groups, inputs = conv_groups(layer), num_inputs(layer)
-        # (groups, outputs per group, inputs per group, kernel) -> one row per input
-        cells = rows.view(groups, len(rows) // groups, inputs // groups, -1)
-        columns = cells.transpose(1, 2).reshape(inputs, -1)
-        channels = places.channel.unique()
-        order = (places.channel * inputs + places.index).argsort()
-        read = columns[places.index[order]].reshape(len(channels), -1)
-        table = columns.new_zeros(group.size, read.shape[1])
-        table[channels] = read
-        parts.append(table)
-    return torch.cat(parts, dim=1) if parts else None
+        columns = _columns(name, network, facts)
+        order = (places.channel * len(columns) + places.index).argsort()
+        channel, index = places.channel[order], places.index[order]
+        counts = channel.bincount(minlength=group.size)
+        # one channel may be read by several inputs, and another by fewer
+        place = torch.arange(len(channel)) - (counts.cumsum(0) - counts)[channel]
+        table = columns.new_zeros(group.size, int(counts.max()), columns.shape[1])
+        table[channel, place] = columns[index]
+        tables.append(table.flatten(1))
+    if tables and group.apart:
+        tables += [precise(hidden_columns(network.get_submodule(name))) for name in group.makers]
+    return torch.cat(tables, dim=1) if tables else None
+
+
+def _columns(name: str, network: nn.Module, facts: Facts) -> Tensor:
+    """What a layer multiplies each of its inputs with, ``(inputs, fan_out)``."""
+    layer: Any = network.get_submodule(name)
+    if is_recurrent(layer):
+        return precise(input_columns(layer))
+    rows, _ = _folded(name, network, facts, precise(neuron_rows(layer)))
+    groups, inputs = conv_groups(layer), num_inputs(layer)
+    # (groups, outputs per group, inputs per group, kernel) -> one row per input
+    cells = rows.view(groups, len(rows) // groups, inputs // groups, -1)
+    return cells.transpose(1, 2).reshape(inputs, -1)
 
 
 def layer_seed(name: str, seed: int | None) -> int:

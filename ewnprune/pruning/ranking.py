@@ -35,11 +35,13 @@ class Ranking:
         pools: per layer, the name of the pool of units that it is ranked among: its own, or one
             that other layers are in too. Of each pool the same fraction goes.
         stay: per layer, how many of its units never go; one where not named.
+        unit_of: where neurons were put together into units by their scores, the unit of each.
     """
 
     ranks: Mapping[str, Tensor]
     pools: Mapping[str, str]
     stay: Mapping[str, int] = field(default_factory=dict)
+    unit_of: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def unit(self) -> Literal["neurons", "weights"]:

@@ -68,6 +68,10 @@ def remove_neurons(
     where a grouped convolution or a GroupNorm needs blocks of equal size: one channel of each
     block), and what a larger sparsity removes includes what a smaller one does.
 
+    A hidden unit of an RNN, LSTM or GRU goes with its rows in all gates, its biases, its column of
+    ``weight_hh`` and what reads it. As many stay in each layer and direction, which torch's modules
+    have one width for, but which ones is free: the lowest scores of each.
+
     The new network is run on the example and compared with the old one masked before it is
     returned. A warning names layers that stay against expectation; `remove_with_notes` tells all.
 
@@ -77,7 +81,8 @@ def remove_neurons(
         example_input: a batch of inputs; best of one sample, as its forward pass is recorded.
         indices: instead of a sparsity, the neurons to remove by layer, ``{"conv1": [0, 7]}``. All
             that is coupled with them goes too, so that layers of one group must be given the same
-            channels, or one of them alone. Heads, or their dimensions, are named by the module
+            channels, or one of them alone. Hidden units are numbered as ``h_n`` has them: by layer,
+            in each forward and then backward. Heads, or their dimensions, are named by the module
             that the attention lies in. No other argument that says what goes has a meaning then.
         budget: instead of a sparsity, what the smaller network may cost, ``Budget(macs=0.5)``: the
             largest network is built, of those that a sparsity gives, that costs no more.

@@ -34,7 +34,7 @@ def removal_notes(found: Found, left: Mapping[str, tuple[int, int]]) -> list[Not
     notes = []
     for group in found.groups:
         few, size = left.get(group.name, (group.size, group.size))
-        what = f"{few} of {size} neurons left"
+        what = f"{few} of {size} {'hidden units' if group.apart else 'neurons'} left"
         if group.whole:
             what += f", {few // group.width} of {group.blocks} heads"
         if few < size and not group.maskable:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ewnprune.model.copying import copy_network
-from ewnprune.model.layers import listing, replace_tensor, spatial_dims
-from ewnprune.model.tensors import clone
+from ewnprune.model.layers import listing, spatial_dims
+from ewnprune.model.recurrent import is_recurrent
+from ewnprune.model.tensors import clone, replace_tensor
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.groups import Group, cut_of
 
@@ -38,13 +39,21 @@ def repaired(
 
     Raises:
         ValueError: a norm reads across the neurons: without them it gives other values, which no
-            bias makes up for.
+            bias makes up for; or a recurrent layer has them as its hidden units, or reads them.
     """
     for group in groups:
-        if group.name in units and not units[group.name].all() and not group.maskable:
+        if group.name not in units or units[group.name].all():
+            continue
+        if not group.maskable:
             raise ValueError(
                 f"the removal of neurons of {listing(group.makers, 3)} cannot be repaired, since a "
                 f"norm reads across them: leave one of these layers with exclude={group.name!r}"
+            )
+        modules = [network.get_submodule(name) for name in [*group.makers, *group.readers]]
+        if any(is_recurrent(module) for module in modules):
+            raise ValueError(
+                f"the removal of neurons of {listing(group.makers, 3)} cannot be repaired, since a "
+                f"recurrent layer reads them: leave one of these with exclude={group.name!r}"
             )
     copy = copy_network(network, share=True)
     cut = cut_of(network, [group for group in groups if group.free], units)

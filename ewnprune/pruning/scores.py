@@ -44,12 +44,16 @@ class Neurons:
 
     Attributes:
         layer: the layer's name in the model.
-        rows: incoming weights, ``(n, fan_in)``, float32 or float64. Where a BatchNorm directly
-            follows, and keeps running statistics, they are those of the layer with it folded in:
-            times ``gamma / sqrt(running_var + eps)``, the length that they have in the function.
-        bias: biases ``(n,)``, likewise; None in a layer without, unless a BatchNorm gives some.
+        rows: incoming weights, ``(n, fan_in)``, float32 or float64; of a hidden unit of a
+            recurrent layer those of all gates, from the inputs and from the hidden units. Where a
+            BatchNorm directly follows, and keeps running statistics, they are those of the layer
+            with it folded in: times ``gamma / sqrt(running_var + eps)``, the length that they have
+            in the function.
+        bias: biases ``(n,)``, likewise; None in a layer without, unless a BatchNorm gives some. Of
+            a hidden unit the norm of all it has.
         outgoing: outgoing weights ``(n, fan_out)``, likewise, over all layers that read the
-            neurons; None where those are not known.
+            neurons; None where those are not known. The hidden units' own layer, and the next one
+            inside of the module, read them too.
         no_outgoing: why `outgoing` is None.
         initial_norm: norms of the layer's own rows at initialisation, ``(n,)``; None where not
             given.

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from ewnprune.model.layers import LayerPatterns, kept_cells, num_neurons, to_weight
 from ewnprune.model.preserve import evaluating
+from ewnprune.model.recurrent import is_recurrent, kept_entries
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.choice import Choice, choose, refuse_parametrized
-from ewnprune.pruning.finding import unwritable
 from ewnprune.pruning.groups import Group, cut_of
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import Indices
@@ -19,6 +19,7 @@ from ewnprune.pruning.ranking import Scope
 from ewnprune.pruning.reasons import refusal
 from ewnprune.pruning.score_names import Score
 from ewnprune.pruning.scores import Measured
+from ewnprune.pruning.writable import unwritable
 
 
 def mask_neurons(
@@ -135,6 +136,10 @@ def parameter_masks(
 
     for name in dict.fromkeys([*cut.rows, *cut.columns]):
         layer = network.get_submodule(name)
+        if is_recurrent(layer):
+            for key, keep in kept_entries(layer, cut.rows.get(name), cut.columns.get(name)).items():
+                note(name, key, keep)
+            continue
         cells = kept_cells(layer, cut.rows.get(name), cut.columns.get(name))
         note(name, "weight", to_weight(layer, cells))
         if name in cut.rows:

@@ -16,6 +16,7 @@ from ewnprune.model.batches import inputs_and_targets
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns, num_inputs, spatial_dims
 from ewnprune.model.preserve import evaluating
+from ewnprune.model.recurrent import is_recurrent
 from ewnprune.model.tracing import call
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.finding import Found
@@ -111,15 +112,16 @@ class NestedTraining(Callback):
         choice = Choice(self.layers, self.exclude)
         with evaluating(pl_module), trainer.precision_plugin.forward_context():
             found = choice.find(plain_network(pl_module), call, inputs)
-        nested = [group for group in found.groups if group.maskable]
-        across = [group.name for group in found.groups if not group.maskable]
+        nested = [group for group in found.groups if _for_one_image(group, pl_module)]
+        across = [group.name for group in found.groups if group not in nested]
+        why = "a norm or a recurrent layer reads across"
         if not nested:
             raise ValueError(
-                f"NestedTraining: a norm reads across the neurons of {', '.join(across)}, which "
+                f"NestedTraining: {why} the neurons of {', '.join(across)}, which "
                 "cannot be masked for one image alone: expected a layer without"
             )
         if across and trainer.is_global_zero:
-            print(f"ewnprune: not nested, since a norm reads across them: {', '.join(across)}")
+            print(f"ewnprune: not nested, since {why} them: {', '.join(across)}")
         for place, name in {place for group in nested for place in _places(group)}:
             module = pl_module.get_submodule(name)
             self._handles.append(
@@ -203,6 +205,12 @@ def times(values: Tensor, mask: Tensor) -> Tensor:
         )
     between = [1] * (values.dim() - mask.dim())
     return values * mask.view(len(mask), *between, *mask.shape[1:]).to(values.dtype)
+
+
+def _for_one_image(group: Group, model: LightningModule) -> bool:
+    """Whether what goes of a group can be masked for one image alone."""
+    modules = [model.get_submodule(name) for name in [*group.makers, *group.readers]]
+    return group.maskable and not any(is_recurrent(module) for module in modules)
 
 
 def _places(group: Group) -> dict[tuple[str, str], Places]:

@@ -3,20 +3,28 @@
 import torch
 from torch import Tensor, nn
 
-from ewnprune.model.layers import layer_weight, neuron_rows
+from ewnprune.model.layers import neuron_rows
+from ewnprune.model.recurrent import hidden_rows, is_recurrent, weight_names
+from ewnprune.model.sharding import whole
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def neuron_norms(layer: nn.Module) -> Tensor:
-    """``||w_u||_2`` of each neuron of a Linear or convolution, shape ``(neurons,)``, float32+.
+    """``||w_u||_2`` of each neuron, or hidden unit, of a layer, shape ``(neurons,)``, float32+.
 
     >>> layer = nn.Linear(2, 2)
     >>> _ = layer.weight.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
     >>> neuron_norms(layer)
     tensor([5., 1.])
     """
-    rows = neuron_rows(layer, layer_weight(layer).detach())
+    if is_recurrent(layer):  # whose gates a shard does not hold evenly
+        rows = hidden_rows(
+            layer, {name: whole(getattr(layer, name)) for name in weight_names(layer)}
+        )
+    else:
+        rows = neuron_rows(layer)
+    rows = rows.detach()
     precise = torch.promote_types(rows.dtype, torch.float)
     norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=precise)
     return norms

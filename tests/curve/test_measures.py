@@ -159,3 +159,74 @@ def test_lazy_layers_are_refused(batches):
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 5), nn.LazyLinear(10))
     with pytest.raises(ValueError, match=r"'2\.weight' has no values yet"):
         sparsity_curve(net, batches)
+
+
+class Pixels(nn.Module):
+    """Classes per pixel of images with two channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 3, 1)
+
+    def forward(self, x):
+        return self.out(self.hidden(x).relu())
+
+
+def _marked(marks, dtype=torch.int64):
+    """Batches whose pixels have no class here and there, one of them nowhere."""
+    torch.manual_seed(0)
+    batches = []
+    for samples in (5, 3, 2):
+        targets = torch.randint(3, (samples, 8, 8))
+        gone = torch.rand(targets.shape) < 0.3
+        gone[:] |= samples == 2
+        marked = torch.tensor(marks)[torch.arange(targets.numel()) % len(marks)].view_as(targets)
+        targets = torch.where(gone, marked, targets)
+        batches.append((torch.randn(samples, 2, 8, 8), targets.to(dtype)))
+    return batches
+
+
+@pytest.mark.parametrize(
+    ("marks", "loss", "dtype"),
+    [
+        ([255], None, torch.int64),
+        ([255], None, torch.uint8),
+        ([-100, -1, 255], None, torch.int64),
+        ([255], nn.CrossEntropyLoss(ignore_index=255), torch.int64),
+        ([99], nn.CrossEntropyLoss(ignore_index=99), torch.int64),
+        ([1], nn.CrossEntropyLoss(ignore_index=1), torch.int64),
+    ],
+)
+def test_targets_without_a_class_are_left_out(marks, loss, dtype):
+    batches = _marked(marks, dtype)
+    net = Pixels().eval()
+    curve = sparsity_curve(net, batches, (0, 0.5), loss_fn=loss)
+    right, losses, total, size = [0, 0], [0.0, 0.0], 0, 0
+    masked = deepcopy(net)
+    mask_neurons(masked, 0.5, batches[0][0])
+    for x, targets in batches:  # pixel by pixel, in NumPy
+        y = targets.numpy().ravel().astype(int)
+        counts = ~np.isin(y, marks)
+        total, size = total + counts.sum(), size + len(y)
+        for place, network in enumerate((net, masked)):
+            with torch.no_grad():
+                scores = network(x).movedim(1, -1).flatten(0, 2).double().numpy()[counts]
+            right[place] += int((scores.argmax(1) == y[counts]).sum())
+            shifted = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+            losses[place] -= shifted[np.arange(counts.sum()), y[counts]].sum()
+    for point, correct, summed in zip(curve, right, losses, strict=True):
+        assert (point.correct, point.total) == (correct, total)
+        assert point.accuracy == correct / total
+        assert point.loss == pytest.approx(summed / total, rel=1e-5)
+    note = f"{size - total} of {size} targets are no class: accuracy and loss leave them out"
+    assert [str(note) for note in curve.notes if note.kind == "measures"] == [note]
+
+
+def test_targets_that_cannot_be_meant_are_refused_in_one_line():
+    net = Pixels().eval()
+    with pytest.raises(
+        ValueError, match="target 3 is none of the model's 3 classes: expected 0 to"
+    ):
+        sparsity_curve(net, _marked([3]), (0,))
+    with pytest.raises(ValueError, match="none of 128 targets is a class"):
+        sparsity_curve(net, _marked([255])[2:], (0,))

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from toys.networks import (
+    PointNet,
+    Recurrent,
     Transformer,
     UNet,
     chain,
@@ -23,7 +25,7 @@ from ewnprune import remove_with_notes, sparsity_curve
 from ewnprune.model.layers import num_neurons, select_layers
 from ewnprune.model.size import count_macs
 
-NETWORKS = [chain, densenet, convnext, vit, UNet, group_norm]
+NETWORKS = [chain, densenet, convnext, vit, UNet, group_norm, PointNet]
 LARGE = [resnet18, resnext, mobilenet]
 OPTIONS = {"layer": {}, "global": {"scope": "global"}, "round_to": {"round_to": 4}}
 HEADS = {"heads": {"heads": "whole"}, "dims": {"heads": "dims"}}
@@ -33,7 +35,7 @@ LEVELS = (0, 0.3, 0.6)
 @pytest.mark.parametrize(
     ("build", "options"),
     [
-        *((build, options) for build in [*NETWORKS, Transformer] for options in OPTIONS),
+        *((build, options) for build in [*NETWORKS, Transformer, Recurrent] for options in OPTIONS),
         *(pytest.param(build, o, marks=pytest.mark.slow) for build in LARGE for o in OPTIONS),
         *((build, options) for build in [Transformer, separate_vit] for options in HEADS),
     ],
@@ -46,7 +48,7 @@ def test_points_have_the_sizes_and_the_loss_of_the_network_that_removal_builds(b
     if build in (vit, separate_vit):  # where attention cannot be cut, all on its stream stays
         options = options | {"exclude": "conv_proj"}
     curve = sparsity_curve(network, batches, LEVELS, "norm_product", **options)
-    chosen = select_layers(network, exclude=options.get("exclude")).chosen
+    chosen = select_layers(network, exclude=options.get("exclude"), recurrent=True).chosen
     assert {note.kind for note in curve.notes} <= {"removed", "stays", "left"}
     for point in curve:
         removal = remove_with_notes(network, point.sparsity, x[:2], score="norm_product", **options)

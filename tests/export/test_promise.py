@@ -43,6 +43,17 @@ class Attentive(pl.LightningModule):
         return self.head(self.attention(x.view(-1, 2, 3).repeat(1, 1, 2)).mean(1))
 
 
+class Recurrent(pl.LightningModule):
+    """Six numbers as three steps of two."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(2, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.lstm(x.view(-1, 3, 2))[0][:, -1])
+
+
 class Reader(pl.LightningModule):
     """Called by no one but `read`: its forward takes other arguments than a batch has."""
 
@@ -183,6 +194,24 @@ def test_whole_heads_go_where_that_is_asked_for(tmp_path, capsys):
     assert told["tensors"]["attention.query.weight"] == [6, 6]
     assert told["pruning"]["heads"] == "whole"
     assert any("2 of 4 heads" in note["text"] for note in told["pruning"]["notes"])
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("form", ["state_dict", "onnx"])
+@pytest.mark.filterwarnings("ignore:The tensor attributes .* were assigned during export")
+def test_hidden_units_of_recurrent_layers_go(tmp_path, capsys, form):
+    torch.manual_seed(0)
+    torch.save({"state_dict": Recurrent().state_dict()}, tmp_path / "a.ckpt")
+    config = {"model": f"{__name__}.Recurrent", "data": f"{__name__}.Dicts"}
+    config["prune"] = {"batch": f"{__name__}.unpack"}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
+    words = ["export", str(tmp_path / "a.ckpt"), "--run-config", str(tmp_path / "a.yaml")]
+    words += ["--sparsity=0.5", f"--format={form}", "--output", str(tmp_path / "small")]
+    assert main(words) == 0, capsys.readouterr().err
+    told = _told(tmp_path / "small")
+    assert told["tensors"]["lstm.weight_hh_l0"] == [16, 4]
+    assert told["pruning"]["neurons"] == {"lstm": {"before": 8, "after": 4}}
+    assert told["macs"]["after"] == 3 * 16 * (2 + 4) + 4 * 3
     capsys.readouterr()
 
 

@@ -198,3 +198,31 @@ def test_one_image_alone_is_normalized_as_one_of_the_batch():
     nobody = normalize_apart(norm, lambda: torch.tensor([1, 1, 2, 2, 2]))
     norm(x)  # nobody sees the whole network: the running statistics are those of all
     assert nobody and norm.running_mean.isfinite().all()
+
+
+class Steps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.hidden, self.head = nn.GRU(1, 6, batch_first=True), nn.Linear(6, 8), _head()
+
+    def forward(self, x):
+        return self.head(self.hidden(self.rnn(x[..., None])[0][:, -1]).tanh())
+
+
+def _head():
+    return nn.Linear(8, 3)
+
+
+def test_hidden_units_of_recurrent_layers_are_not_nested(capsys):
+    torch.manual_seed(0)
+    net = Steps().double()
+    before = {name: value.clone() for name, value in net.named_parameters()}
+    _fit(TrainsOnly(net, _sgd), _data(), NestedTraining(1.0, [0.75]), max_steps=1)
+    said = "not nested, since a norm or a recurrent layer reads across them: net.rnn"
+    assert said in capsys.readouterr().out
+    # three quarters of the hidden layer saw no gradient, and all of the recurrent one did
+    moved = {name: (value - before[name]) != 0 for name, value in net.named_parameters()}
+    assert moved["head.weight"].any(0).sum() == 2
+    assert moved["rnn.weight_ih_l0"].any(1).sum() == 18
+    with pytest.raises(ValueError, match="a recurrent layer reads across the neurons of net"):
+        _fit(TrainsOnly(net, _sgd), _data(), NestedTraining(1.0, [0.75], layers="net.rnn"))

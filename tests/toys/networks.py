@@ -77,6 +77,64 @@ class Transformer(nn.Module):
         return self.head(self.norm(self.blocks(self.words(words) + self.places)).mean(1))
 
 
+class Recurrent(nn.Module):
+    """Words through two kinds of recurrent layers, a norm and a hidden layer, to classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.into = nn.Embedding(20, 8), nn.Linear(8, 10)
+        self.lower = nn.LSTM(10, 12, num_layers=2, batch_first=True, bidirectional=True)
+        self.upper = nn.GRU(24, 10, batch_first=True)
+        self.norm, self.hidden = nn.LayerNorm(34), nn.Linear(34, 12)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, words):
+        lower, (last, _) = self.lower(self.into(self.words(words)).relu())
+        upper, _ = self.upper(lower)
+        mixed = torch.cat([upper[:, -1], last[-2], last[-1]], dim=1)
+        return self.head(self.hidden(self.norm(mixed)).relu())
+
+
+class TNet(nn.Module):
+    """Learns a square matrix from all points: a small one of Qi et al., arXiv 1612.00593."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+        self.conv1, self.norm1 = nn.Conv1d(width, 8, 1), nn.BatchNorm1d(8)
+        self.conv2, self.norm2 = nn.Conv1d(8, 16, 1), nn.BatchNorm1d(16)
+        self.fc1, self.norm3 = nn.Linear(16, 12), nn.BatchNorm1d(12)
+        self.fc2 = nn.Linear(12, width * width)
+
+    def forward(self, points):
+        x = self.norm1(self.conv1(points)).relu()
+        x = self.norm2(self.conv2(x)).relu()
+        x = self.norm3(self.fc1(x.max(2).values)).relu()
+        matrix = self.fc2(x).view(-1, self.width, self.width)
+        return matrix + torch.eye(self.width, dtype=x.dtype, device=x.device)
+
+
+class PointNet(nn.Module):
+    """Points ``(B, 3, N)`` to classes, with a learned transform of points and one of features."""
+
+    def __init__(self, features=True):
+        super().__init__()
+        self.turn, self.bend = TNet(3), TNet(10) if features else None
+        self.conv1, self.norm1 = nn.Conv1d(3, 10, 1), nn.BatchNorm1d(10)
+        self.conv2, self.norm2 = nn.Conv1d(10, 14, 1), nn.BatchNorm1d(14)
+        self.conv3, self.norm3 = nn.Conv1d(14, 20, 1), nn.BatchNorm1d(20)
+        self.fc1, self.norm4, self.fc2 = nn.Linear(20, 12), nn.BatchNorm1d(12), nn.Linear(12, 5)
+
+    def forward(self, points):
+        x = torch.bmm(points.transpose(1, 2), self.turn(points)).transpose(1, 2)
+        x = self.norm1(self.conv1(x)).relu()
+        if self.bend is not None:
+            x = torch.bmm(x.transpose(1, 2), self.bend(x)).transpose(1, 2)
+        x = self.norm2(self.conv2(x)).relu()
+        x = self.norm3(self.conv3(x)).max(2).values
+        return self.fc2(self.norm4(self.fc1(x)).relu())
+
+
 def chain():
     return nn.Sequential(
         nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10), nn.ReLU(inplace=True), nn.MaxPool2d(2),
@@ -120,7 +178,7 @@ def group_norm():
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(12 * 4 * 4, 5))
 
 
-SHAPES = {UNet: (3, 16, 16), group_norm: (3, 8, 8), chain: (3, 16, 16)}
+SHAPES = {UNet: (3, 16, 16), group_norm: (3, 8, 8), chain: (3, 16, 16), PointNet: (3, 30)}
 
 
 def make(build, dtype=torch.float64, samples=2):
@@ -136,6 +194,6 @@ def make(build, dtype=torch.float64, samples=2):
             nn.init.normal_(module.bias)
         if isinstance(module, nn.Linear) and not module.weight.any():
             nn.init.normal_(module.weight)  # torchvision's ViT starts with a head of zeros
-    if build is Transformer:
+    if build in (Transformer, Recurrent):
         return network, torch.randint(20, (samples, 6))
     return network, torch.randn(samples, *SHAPES.get(build, (3, 32, 32)), dtype=dtype)

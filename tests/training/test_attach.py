@@ -264,3 +264,15 @@ def test_copies_take_plain_weights_too():
     plain = _net(4)
     twin.load_state_dict(plain.state_dict())
     torch.testing.assert_close(twin(X), plain(X))
+
+
+def test_recurrent_layers_are_left_as_they_are():
+    net = nn.Sequential(nn.Linear(3, 4), nn.GRU(4, 5), nn.Linear(5, 2))
+    before = [name for name, _ in net[1].named_parameters()]
+    selection = reparametrize(net, EWN())
+    assert list(selection.chosen) == ["0"] and selection.left["1"] == "a recurrent layer"
+    assert [name for name, _ in net[1].named_parameters()] == before
+    fold(net)
+    assert "1" not in reparametrize(net, EWN(), exclude="1").chosen  # it can be named
+    fold(net)
+    _refused(net, "choose among '0', '1', '2', recurrent ones apart", layers=nn.GRU)

@@ -1,0 +1,40 @@
+"""Which tensors can be cut or set to zero for one module alone."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from ewnprune.model.recurrent import is_recurrent, weight_names
+from ewnprune.pruning.groups import Group
+
+
+def unwritable(network: nn.Module, groups: Sequence[Group]) -> Mapping[str, str]:
+    """Groups with tensors that cannot be cut for one module alone, each with the reason."""
+    owners: dict[int, dict[int, str]] = {}
+    for name, module in network.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners.setdefault(id(parameter), {})[id(module)] = name
+    found: dict[str, str] = {}
+    for group in groups:
+        for name in sorted(group.touched):
+            reason = _why(name, network.get_submodule(name), owners)
+            if reason:
+                found.setdefault(group.name, reason)
+    return found
+
+
+def _why(name: str, module: nn.Module, owners: Mapping[int, Mapping[int, str]]) -> str:
+    if isinstance(module, torch.jit.ScriptModule):
+        return f"{name!r} is made by torch.jit, and can be neither copied nor cut"
+    if "parametrizations" in module._modules:
+        return f"{name!r} is parametrized"
+    names = weight_names(module) if is_recurrent(module) else ["weight"]
+    if not all(isinstance(getattr(module, name, None), nn.Parameter | None) for name in names):
+        return f"the weight of {name!r} is no parameter (the older weight_norm, or prune?)"
+    for key, parameter in module._parameters.items():
+        for other in {} if parameter is None else owners[id(parameter)].values():
+            if other != name:
+                return f"{name!r} shares its {key} with {other!r}"
+    return ""
