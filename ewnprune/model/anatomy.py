@@ -1,6 +1,6 @@
 """What pruning must know of a model: which layers run, and who reads their neurons."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from ewnprune.model.readers import Flow, neuron_flows
 from ewnprune.model.tensors import clone, close, identical, same
 from ewnprune.model.tracing import Forward, Trace, run, trace
+from ewnprune.model.ways import ways_of
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Anatomy:
         flows: where the neurons of each chosen layer go.
         trace: the traced forward pass; None where there is none to rely on.
         untraced: why `trace` is None, in words; empty where there is one.
-        branches: whether that is because it branches on values: an example shows one way only.
+        ways: forward passes that take each way there is, the example's own first; empty where it
+            decides by values and the ways cannot be told: an example shows one only.
         exact: whether the trace gives the model's outputs bit for bit on the batch.
         idle: chosen layers that the forward pass does not call, each with the reason.
         outputs: the model's outputs on the batch.
@@ -33,7 +35,7 @@ class Anatomy:
     flows: Mapping[str, Flow]
     trace: Trace | None
     untraced: str
-    branches: bool
+    ways: Sequence[Forward]
     exact: bool
     idle: Mapping[str, str]
     outputs: Any
@@ -60,12 +62,15 @@ def dissect(
                 "model first"
             )
     outputs, idle = _run_and_find_idle(model, forward, chosen, inputs)
-    traced, exact, untraced, branches = _trace(model, forward, inputs, outputs)
+    traced, exact, untraced, decides = _trace(model, forward, inputs, outputs)
+    ways = [forward] if traced is not None else ways_of(model, forward, inputs)
+    if not decides:  # it was something else that could not be traced
+        ways = ways or [forward]
     flows: Mapping[str, Flow] = {name: Flow(unknown=untraced) for name in chosen}
     if traced is not None:
         flows = neuron_flows(traced, chosen)
     modules = dict(model.named_modules(remove_duplicate=False))
-    return Anatomy(modules, chosen, flows, traced, untraced, branches, exact, idle, outputs)
+    return Anatomy(modules, chosen, flows, traced, untraced, ways, exact, idle, outputs)
 
 
 def _run_and_find_idle(

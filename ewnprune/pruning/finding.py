@@ -109,14 +109,14 @@ def find_groups(
             group.unfollowed, group.stays = "", _why_idle(group.name, anatomy, trained)
     couple = partial(_coupled, network, forward, heads, selection, wanted, anatomy, trained)
     by_heads = heads != "keep" or not {*wanted} <= chosen.keys()
-    if (by_heads or any(group.unfollowed for group in groups)) and not anatomy.branches:
+    if (by_heads or any(group.unfollowed for group in groups)) and anatomy.ways:
         groups = couple(sample)
-    _rehearse(network, forward, sample, groups)
+    _rehearse(network, anatomy, sample, groups)
     halved = partial(build_halved, network)
-    if not rehearse_training(halved, forward, trained, _free(groups)) and not anatomy.branches:
+    if not rehearse_training(halved, forward, trained, _free(groups)) and anatomy.ways:
         # what reads them in training only goes along, as far as that can be followed
         groups = couple(trained.inputs, training=True)
-        _rehearse(network, forward, sample, groups)
+        _rehearse(network, anatomy, sample, groups)
         rehearse_training(halved, forward, trained, _free(groups))
     order = [name for name, _ in network.named_modules()]  # the model's, not that of the search
     groups.sort(key=lambda group: min(map(order.index, group.makers), default=len(order)))
@@ -136,10 +136,11 @@ def _free(groups: Sequence[Group]) -> list[Group]:
     return [group for group in groups if group.free]
 
 
-def _rehearse(network: nn.Module, forward: Forward, inputs: Any, groups: Sequence[Group]) -> None:
+def _rehearse(network: nn.Module, anatomy: Anatomy, inputs: Any, groups: Sequence[Group]) -> None:
     for group in _free(groups):
         group.unfollowed = unwritable(network, [group]).get(group.name, "")
-    rehearse(network, forward, inputs, _free(groups))
+    for way in anatomy.ways:
+        rehearse(network, way, inputs, _free(groups))
 
 
 def _why_idle(name: str, anatomy: Anatomy, trained: TrainingPass) -> str:
