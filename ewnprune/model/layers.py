@@ -8,9 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
-LAYER_TYPES = (nn.Linear, *_CONVOLUTIONS)
+from ewnprune.model.in_out import InOutLinear
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, InOutLinear)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED[:3])
+LINEAR = (nn.Linear, InOutLinear)
+LAYER_TYPES = cast(tuple[type[nn.Module], ...], (*LINEAR, *_CONVOLUTIONS))
 
 Pattern = str | type[nn.Module]
 LayerPatterns = Pattern | Sequence[Pattern]
@@ -153,7 +156,22 @@ def num_neurons(layer: nn.Module) -> int:
     >>> num_neurons(nn.Conv2d(3, 8, 5))
     8
     """
-    return cast(int, layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
+    return int(getattr(layer, _size_names(layer)[1]))
+
+
+def set_sizes(layer: nn.Module, inputs: int, neurons: int) -> None:
+    """Note how many inputs and neurons a layer has now."""
+    for name, size in zip(_size_names(layer), (inputs, neurons), strict=True):
+        setattr(layer, name, size)
+
+
+def _size_names(layer: nn.Module) -> tuple[str, str]:
+    """The attributes in which a layer keeps how many inputs and how many neurons it has."""
+    if isinstance(layer, InOutLinear):
+        return "nx", "nf"
+    if isinstance(layer, nn.Linear):
+        return "in_features", "out_features"
+    return "in_channels", "out_channels"
 
 
 def neuron_dim(layer: nn.Module) -> int:
@@ -166,7 +184,7 @@ def neuron_groups(layer: nn.Module) -> int:
 
     Only a transposed convolution has them there: its weight is ``(in, out / groups, *kernel)``.
     """
-    return int(layer.groups) if isinstance(layer, _TRANSPOSED) else 1
+    return conv_groups(layer) if isinstance(layer, _TRANSPOSED) else 1
 
 
 def neuron_rows(layer: nn.Module, weight: Tensor | None = None) -> Tensor:
@@ -201,17 +219,17 @@ def to_weight(layer: nn.Module, rows: Tensor) -> Tensor:
 
 def spatial_dims(layer: nn.Module) -> int:
     """Dimensions that follow the neurons' one in a layer's input and output: 2 in a Conv2d."""
-    return 0 if isinstance(layer, nn.Linear) else len(layer.kernel_size)  # type: ignore[arg-type]
+    return 0 if isinstance(layer, LINEAR) else len(layer.kernel_size)  # type: ignore[arg-type]
 
 
 def num_inputs(layer: Any) -> int:
     """Input units of a Linear, input channels of a convolution."""
-    return int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)
+    return int(getattr(layer, _size_names(layer)[0]))
 
 
 def conv_groups(layer: Any) -> int:
     """Groups of a convolution; a Linear has one."""
-    return 1 if isinstance(layer, nn.Linear) else int(layer.groups)
+    return 1 if isinstance(layer, LINEAR) else int(layer.groups)
 
 
 def is_depthwise(layer: Any) -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from ewnprune.model.in_out import origin_of
 from ewnprune.model.layers import LAYER_TYPES, plain_type
 from ewnprune.model.tracing import Trace
 
@@ -86,8 +87,9 @@ def stock_kind(module: nn.Module, kinds: Collection[type[nn.Module]]) -> type[nn
 
 
 def is_stock(layer: nn.Module) -> bool:
-    """Whether a Linear or convolution runs torch's own forward."""
-    return stock_kind(layer, LAYER_TYPES) is not None
+    """Whether a Linear or convolution runs torch's own forward, or transformers'."""
+    origin = origin_of(plain_type(layer))
+    return stock_kind(layer, LAYER_TYPES if origin is None else (origin,)) is not None
 
 
 def asks_fact(node: fx.Node) -> bool:

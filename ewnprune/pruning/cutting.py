@@ -15,6 +15,7 @@ from ewnprune.model.layers import (
     num_inputs,
     num_neurons,
     replace_tensor,
+    set_sizes,
 )
 from ewnprune.model.normalization import shrink_channels
 from ewnprune.pruning.groups import Cut
@@ -65,10 +66,7 @@ def shrink_layer(layer: Any, rows: Tensor | None, columns: Tensor | None) -> Non
     replace_tensor(layer, "weight", weight.detach())
     if rows is not None and layer.bias is not None:
         replace_tensor(layer, "bias", _select(layer.bias, 0, rows).detach())
-    if isinstance(layer, nn.Linear):
-        layer.in_features, layer.out_features = inputs, outputs
-    else:
-        layer.in_channels, layer.out_channels = inputs, outputs
+    set_sizes(layer, inputs, outputs)
 
 
 def _select(tensor: Tensor, dim: int, keep: Tensor | None) -> Tensor:
