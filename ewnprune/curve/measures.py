@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from ewnprune.curve.classes import are_probabilities, classifies, count_correct, cross_entropy
+from ewnprune.curve.classes import (
+    are_probabilities,
+    class_scores,
+    classifies,
+    count_correct,
+    cross_entropy,
+)
 from ewnprune.model.tensors import tensors_in
 
 Loss = Callable[[Any, Any], Tensor]
@@ -77,7 +83,7 @@ class Measures:
         self.loss_fn = loss_fn
         self.entropy = self.classifies and loss_fn is None
         self.unmeasured = ""
-        if self.entropy and are_probabilities(outputs):
+        if self.entropy and are_probabilities(class_scores(outputs)):
             self.entropy = False
             self.unmeasured = (
                 "loss: not measured, since the outputs are probabilities, of which cross-entropy "
@@ -95,7 +101,7 @@ class Measures:
                 raise TypeError(f"metric={metric!r}: expected a torchmetrics Metric or collection")
             metric = _each_by_itself(metric.clone()).to(device)
             metric.reset()
-            check_metric(metric, outputs, targets)
+            check_metric(metric, class_scores(outputs), targets)
         self.metrics = [] if metric is None else [metric.clone() for _ in range(networks)]
         self.tally = Tally(networks, device)
         self._waiting: list[Tensor] = []
@@ -107,15 +113,16 @@ class Measures:
         samples = 0
         for network, outputs in enumerate(outputs_of_networks):
             samples = targets.numel() if self.classifies else _batch_size(targets, outputs)
+            scores = class_scores(outputs)
             if self.classifies:
-                self._waiting.append(outputs)
-                if len(self._waiting) * outputs.numel() > _AT_ONCE:
+                self._waiting.append(scores)
+                if len(self._waiting) * scores.numel() > _AT_ONCE:
                     self._count(targets)
             if self.loss_fn is not None:
                 loss = self.loss_fn(outputs, targets)
                 self._losses.append(sum_loss(loss, samples, self.tally.loss.dtype).view(1))
             if self.metrics:
-                self.metrics[network].update(outputs, targets)
+                self.metrics[network].update(scores, targets)
         self._count(targets)
         nothing = torch.zeros_like(self.tally.correct)
         correct = torch.cat(self._correct) if self._correct else nothing

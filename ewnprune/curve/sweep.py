@@ -120,7 +120,9 @@ def sparsity_curve(
 
     Returns:
         One point per score and level. Accuracy is top-1, of class scores ``(B, C, ...)`` and class
-        indices ``(B, ...)``; a prediction with a NaN among its scores counts as wrong.
+        indices ``(B, ...)``; a prediction with a NaN among its scores counts as wrong. Where
+        outputs are a mapping with ``logits`` (transformers' ``ModelOutput``), those are the scores,
+        and what a metric is given; ``loss_fn`` is given all.
 
     Raises:
         ValueError: levels, scores, layers, metric, loss or batches that do not fit, a layer that

@@ -22,6 +22,7 @@ from ewnprune.pruning.training_pass import TrainingPass, look_at_training, rehea
 
 _SAMPLES = 4  # of one alone, derivatives by which heads are found may be zero
 _IN_TRAINING_ONLY = "only the training pass calls it"
+_NOT_ASKED = "not among the layers asked for"
 _WITHOUT_NEURONS = (nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
 
 
@@ -189,7 +190,7 @@ def _coupled(
             continue
         held = next((name for name in group.makers if name in selection.left), None)
         if not group.stays and (held is not None or wanted):
-            reason = selection.left.get(held or "", "not among the layers asked for")
+            reason = selection.left.get(held or "", _NOT_ASKED)
             alone = len(group.makers) == 1 or held is None
             group.stays = ("" if alone else f"coupled with {held!r}: ") + reason
     seen = {name for group in groups for name in group.makers}
@@ -215,8 +216,8 @@ def _note(group: Group) -> Note:
 
 
 def _note_of_staying(group: Group) -> Note:
-    # heads of training are as expected: they are no part of the network that is measured
-    kind: Kind = "left" if group.stays == _IN_TRAINING_ONLY else "stays"
+    # as expected: nobody asked for it, or it is no part of the network that is measured
+    kind: Kind = "left" if group.stays in (_IN_TRAINING_ONLY, _NOT_ASKED) else "stays"
     return Note(kind, f"{_who(group)}: {kind}: {group.stays}")
 
 
