@@ -1,5 +1,6 @@
 """Which layers have neurons, and where in the weight a neuron lies."""
 
+from abc import ABC
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -8,7 +9,27 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ewnprune.model.in_out import InOutLinear
+
+class InOutLinear(ABC):  # noqa: B024  nobody derives from it
+    """What GPT-2 has for a Linear: transformers' ``Conv1D``, whose weight is ``(in, out)``.
+
+    That class is known by its name, since transformers need not be installed.
+
+    >>> Conv1D = type("Conv1D", (), {"__module__": "transformers.pytorch_utils"})
+    >>> isinstance(Conv1D(), InOutLinear), isinstance(type("Conv1D", (), {})(), InOutLinear)
+    (True, False)
+    """
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        return origin_of(other) is not None
+
+
+def origin_of(kind: type) -> type | None:
+    """The class of transformers that a class is or comes from; None for any other."""
+    known = ("transformers.pytorch_utils", "Conv1D")
+    return next((cls for cls in kind.__mro__ if (cls.__module__, cls.__name__) == known), None)
+
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, InOutLinear)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED[:3])
@@ -203,20 +224,6 @@ def neuron_rows(layer: nn.Module, weight: Tensor | None = None) -> Tensor:
     return torch.flatten(weight, 1)
 
 
-def to_weight(layer: nn.Module, rows: Tensor) -> Tensor:
-    """Values over ``neuron_rows(layer)``, ``(n, fan_in)``, in the shape of ``layer.weight``.
-
-    >>> layer = nn.ConvTranspose2d(4, 6, 3, groups=2)
-    >>> torch.equal(to_weight(layer, neuron_rows(layer)), layer.weight)
-    True
-    """
-    shape = layer_weight(layer).shape
-    index = torch.arange(rows.numel(), device=rows.device).view(shape)
-    values = torch.empty_like(rows).flatten()
-    values[neuron_rows(layer, index).flatten()] = rows.flatten()
-    return values.view(shape)
-
-
 def spatial_dims(layer: nn.Module) -> int:
     """Dimensions that follow the neurons' one in a layer's input and output: 2 in a Conv2d."""
     return 0 if isinstance(layer, LINEAR) else len(layer.kernel_size)  # type: ignore[arg-type]
@@ -245,13 +252,3 @@ def replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:
         module._parameters[name] = nn.Parameter(value, requires_grad=trains)
     else:
         module._buffers[name] = value
-
-
-def kept_cells(layer: nn.Module, rows: Tensor | None, columns: Tensor | None) -> Tensor:
-    """Which weights stay, ``(n, fan_in)``, where only some neurons and some inputs do."""
-    groups, neurons, inputs = conv_groups(layer), num_neurons(layer), num_inputs(layer)
-    kernel = neuron_rows(layer).shape[1] // (inputs // groups)
-    rows = torch.ones(neurons, dtype=torch.bool) if rows is None else rows
-    columns = torch.ones(inputs, dtype=torch.bool) if columns is None else columns
-    both = rows.view(groups, -1, 1, 1) & columns.view(groups, 1, -1, 1)
-    return both.expand(-1, -1, -1, kernel).reshape(neurons, -1)

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ewnprune.model.cells import kept_cells
 from ewnprune.model.layers import (
     conv_groups,
     is_depthwise,
-    kept_cells,
     layer_weight,
     neuron_dim,
     neuron_rows,

@@ -9,13 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ewnprune.model.cells import to_weight
 from ewnprune.model.copying import copy_network
-from ewnprune.model.layers import (
-    layer_weight,
-    replace_tensor,
-    spatial_dims,
-    to_weight,
-)
+from ewnprune.model.layers import layer_weight, replace_tensor, spatial_dims
 from ewnprune.model.normalization import normalization_of, shrink_channels
 from ewnprune.pruning.groups import Group, cut_of
 
