@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from ewnprune.model.layers import type_name
 from ewnprune.model.readers import Flow, neuron_flows
 from ewnprune.model.tensors import clone, close, identical, same
-from ewnprune.model.tracing import Forward, Trace, run, trace
+from ewnprune.model.tracing import Forward, Trace, call, run, trace
 from ewnprune.model.ways import ways_of
 
 
@@ -53,7 +54,7 @@ def dissect(
         inputs: one batch of inputs.
 
     Raises:
-        ValueError: the model has lazy layers without weights.
+        ValueError: the model has lazy layers without weights, or does not take a mapping.
     """
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
@@ -81,7 +82,17 @@ def _run_and_find_idle(
         for name, layer in chosen.items():
             hook = layer.register_forward_hook(lambda *_, name=name: called.add(name))
             stack.callback(hook.remove)
-        outputs = forward(model, clone(inputs))
+        try:
+            outputs = forward(model, clone(inputs))
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            if forward is not call or not isinstance(inputs, Mapping):
+                raise
+            text = " ".join(str(error).split())[:60]
+            raise ValueError(
+                f"{type_name(model)} does not take a {type(inputs).__name__} as its one argument "
+                f"({type(error).__name__}: {text}): give forward=, from model and inputs to "
+                "outputs, such as lambda model, inputs: model(**inputs)"
+            ) from error
     reason = "it is never called in the forward pass (unused, or its weights are used without it)"
     return outputs, {name: reason for name in chosen if name not in called}
 

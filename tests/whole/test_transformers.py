@@ -169,6 +169,16 @@ def test_what_minilm_gives_stays_and_is_compared():
     assert [point.loss for point in curve] == pytest.approx([0, loss], abs=1e-9) and loss > 1e-3
 
 
+@EVERY
+def test_a_call_without_its_names_is_told_in_one_line(kind):
+    model, batch = KINDS[kind].make()
+    with pytest.raises(
+        ValueError, match=r"give forward=.* lambda model, inputs: model\(\*\*inp"
+    ) as e:
+        remove_neurons(model, 0.5, batch)
+    assert len(str(e.value)) <= 300 and "\n" not in str(e.value)
+
+
 def test_weights_that_gpt2_ties_are_refused_and_its_other_neurons_go():
     where = KINDS["GPT-2"]
     model, batch = KINDS["GPT-2"].make()
