@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from ewnprune.model.cells import to_weight
 from ewnprune.model.copying import plain_network
-from ewnprune.model.layers import LayerPatterns, neuron_rows, to_weight
+from ewnprune.model.layers import LayerPatterns, neuron_rows
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.recurrent import hidden_rows, is_recurrent, weight_names
 from ewnprune.model.tensors import device_of, to_device

@@ -1,5 +1,6 @@
 """Class scores: whether outputs are some, how many are right, and their loss."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,8 +8,19 @@ from torch import Tensor
 from torch.nn import functional
 
 
+def class_scores(outputs: Any) -> Any:
+    """The ``logits`` of a mapping (transformers' ``ModelOutput``); other outputs as they are.
+
+    >>> class_scores({"logits": torch.ones(1, 2), "hidden_states": None})
+    tensor([[1., 1.]])
+    """
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    return outputs if logits is None else logits
+
+
 def classifies(outputs: Any, targets: Any) -> bool:
     """Whether outputs are class scores ``(B, C, ...)`` and targets class indices ``(B, ...)``."""
+    outputs = class_scores(outputs)
     return (
         isinstance(outputs, Tensor)
         and isinstance(targets, Tensor)

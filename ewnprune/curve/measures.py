@@ -10,6 +10,7 @@ from torchmetrics import Metric, MetricCollection
 from ewnprune.curve.classes import (
     IGNORED,
     are_probabilities,
+    class_scores,
     class_targets,
     classifies,
     count_correct,
@@ -48,11 +49,11 @@ class Measures:
         targets: Any,
     ) -> None:
         self.classifies = classifies(outputs, targets)
-        self.classes = outputs.shape[1] if self.classifies else 0
+        self.classes = class_scores(outputs).shape[1] if self.classifies else 0
         self.loss_fn = loss_fn
         self.entropy = self.classifies and loss_fn is None
         self.unmeasured: list[str] = []
-        if self.entropy and are_probabilities(outputs):
+        if self.entropy and are_probabilities(class_scores(outputs)):
             self.entropy = False
             self.unmeasured.append(
                 "loss: not measured, since the outputs are probabilities, of which cross-entropy "
@@ -78,7 +79,7 @@ class Measures:
                 raise TypeError(f"metric={metric!r}: expected a torchmetrics Metric or collection")
             metric = _each_by_itself(metric.clone()).to(device)
             metric.reset()
-            check_metric(metric, outputs, targets)
+            check_metric(metric, class_scores(outputs), targets)
         self.metrics = [] if metric is None else [metric.clone() for _ in range(networks)]
         self.tally = Tally(networks, device)
         self._waiting: list[Tensor] = []
@@ -92,10 +93,11 @@ class Measures:
             classes = class_targets(targets, self.classes, self.loss_fn)
             total = (classes != IGNORED).sum()
         for network, outputs in enumerate(outputs_of_networks):
+            scores = class_scores(outputs)
             if self.classifies:
                 samples = targets.numel()
-                self._waiting.append(outputs)
-                if len(self._waiting) * outputs.numel() > _AT_ONCE:
+                self._waiting.append(scores)
+                if len(self._waiting) * scores.numel() > _AT_ONCE:
                     self._count(classes)
             else:
                 samples = _batch_size(targets, outputs)
@@ -105,7 +107,7 @@ class Measures:
                 summed = sum_loss(loss, samples, self.tally.loss.dtype, total)
                 self._losses.append(summed.view(1))
             if self.metrics:
-                self.metrics[network].update(outputs, targets)
+                self.metrics[network].update(scores, targets)
         self._count(classes)
         nothing = torch.zeros_like(self.tally.correct)
         correct = torch.cat(self._correct) if self._correct else nothing

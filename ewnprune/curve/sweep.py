@@ -130,7 +130,9 @@ def sparsity_curve(
         One point per score and level, or per score, layer and level. Accuracy is top-1, of class
         scores ``(B, C, ...)`` and class indices ``(B, ...)``; a prediction with a NaN among its
         scores counts as wrong. Targets that are no class (negative, 255, or the ``ignore_index``
-        of the loss) are left out.
+        of the loss) are left out. Where outputs are a mapping with ``logits`` (transformers'
+        ``ModelOutput``), those are the scores, and what a metric is given; ``loss_fn`` is given
+        all.
 
     Raises:
         ValueError: levels, scores, layers, metric, loss or batches that do not fit, a layer that

@@ -1,15 +1,14 @@
 """How the network of a file is called: what it takes, and what it gives in plain containers."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ewnprune.model.tensors import first_samples
+from ewnprune.model.tensors import first_samples, map_tensors, tensors_in
 from ewnprune.model.tracing import Forward, call
 
 
@@ -38,13 +37,15 @@ class Calling:
 
     def arguments(self, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments by place and by name that a file takes for a batch's inputs."""
-        if self._spread(dict):
+        if self._spread(Mapping):
             return (), dict(inputs)
-        return (tuple(inputs), {}) if self._spread(tuple) else ((inputs,), {})
+        return (tuple(inputs), {}) if self._spread(tuple) else ((_known(inputs),), {})
 
     def as_typed(self) -> str:
         """The arguments as a user types them: ``inputs``, ``*inputs`` or ``**inputs``."""
-        return "**inputs" if self._spread(dict) else "*inputs" if self._spread(tuple) else "inputs"
+        return (
+            "**inputs" if self._spread(Mapping) else "*inputs" if self._spread(tuple) else "inputs"
+        )
 
     def module(self) -> nn.Module:
         """A module that is called with these arguments and gives plain containers.
@@ -53,13 +54,13 @@ class Calling:
         """
         if self.forward is call and _is_plain(self._example()):
             return self.network
-        names = list(named(self.inputs)) if self._spread(dict, tuple) else ["inputs"]
+        names = list(named(self.inputs)) if self._spread(Mapping, tuple) else ["inputs"]
         return _Plain(self, names)
 
     @property
     def batched(self) -> bool:
         """Whether all tensors of the inputs have the samples first, so that these can be told."""
-        sizes = {tuple(leaf.shape[:1]) for leaf in _tensors(self.inputs)}
+        sizes = {tuple(leaf.shape[:1]) for leaf in tensors_in(self.inputs)}
         return len(sizes) == 1 and sizes != {()}
 
     def example(self, samples: int) -> Any:
@@ -69,7 +70,7 @@ class Calling:
             ValueError: samples cannot be told.
         """
         if not self.batched:
-            found = ", ".join(str(tuple(leaf.shape)) for leaf in _tensors(self.inputs)) or "none"
+            found = ", ".join(str(tuple(leaf.shape)) for leaf in tensors_in(self.inputs)) or "none"
             raise ValueError(
                 f"the shapes of the inputs' tensors are {found}: expected all to begin with the "
                 "same number, that of the samples"
@@ -78,7 +79,7 @@ class Calling:
         def resize(tensor: Tensor) -> Tensor:
             return torch.cat([tensor] * -(-samples // len(tensor)))[:samples]
 
-        return tree_map_only(Tensor, resize, self.inputs)
+        return map_tensors(resize, self.inputs)
 
     def _example(self) -> Any:
         with torch.no_grad():
@@ -113,19 +114,31 @@ class _Plain(nn.Module):
 def plain(value: Any) -> Any:
     """Outputs in dicts, tuples and lists alone, so that no class is needed to read them.
 
-    A dataclass, and a mapping of any kind, becomes a dict without the entries that are None.
+    A dataclass, and a mapping of any kind, becomes a dict without the entries that are None or, as
+    transformers' cache of keys and values, an object of another class.
 
     >>> from collections import OrderedDict, namedtuple
     >>> plain([OrderedDict(a=1, b=None), namedtuple("Pair", "x y")(2, 3)])
     [{'a': 1}, (2, 3)]
     """
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items() if item is not None}
+        return {key: plain(item) for key, item in value.items() if _is_kept(item)}
     if is_dataclass(value) and not isinstance(value, type):
         return plain({field.name: getattr(value, field.name) for field in fields(value)})
     if isinstance(value, tuple):
         return tuple(plain(item) for item in value)
     return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _is_kept(value: Any) -> bool:
+    return is_dataclass(value) or isinstance(
+        value, Tensor | Mapping | tuple | list | str | int | float | complex
+    )
+
+
+def _known(inputs: Any) -> Any:
+    """A mapping as a dict, which is all of them that torch.export knows."""
+    return dict(inputs) if isinstance(inputs, Mapping) else inputs
 
 
 def named(value: Any, whole: str = "inputs") -> dict[str, Any]:
@@ -150,7 +163,7 @@ def described(value: Any) -> Any:
 
     if isinstance(value, Tensor):
         return describe(value)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): described(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [described(item) for item in value]
@@ -163,7 +176,3 @@ def _is_plain(value: Any) -> bool:
     if type(value) in (tuple, list):
         return all(map(_is_plain, value))
     return isinstance(value, Tensor)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))

@@ -9,10 +9,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from ewnprune.export.calling import Calling, named
 from ewnprune.model.copying import copy_network
+from ewnprune.model.tensors import clone
 
 FormatName = Literal["state_dict", "torch_export", "onnx", "safetensors"]
 
@@ -158,11 +159,11 @@ def _output_names(inputs: Iterable[Any], outputs: Iterable[Any]) -> list[str]:
 
 def _program(calling: Calling) -> torch.export.ExportedProgram:
     # two samples: they are stored in the file, and a batch of one would be taken for fixed
-    inputs = tree_map_only(Tensor, Tensor.clone, calling.example(2))
     batch = torch.export.Dim("batch")
-    shapes = tree_map(lambda leaf: {0: batch} if isinstance(leaf, Tensor) else None, inputs)
-    args, kwargs = calling.arguments(inputs)
-    by_place, by_name = calling.arguments(shapes)
+    args, kwargs = calling.arguments(clone(calling.example(2)))
+    by_place, by_name = tree_map(
+        lambda leaf: {0: batch} if isinstance(leaf, Tensor) else None, (args, kwargs)
+    )
     module = calling.module().eval()
     with torch.no_grad():
         return torch.export.export(module, args, kwargs, dynamic_shapes=by_name or by_place)

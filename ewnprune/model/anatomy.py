@@ -1,6 +1,6 @@
 """What pruning must know of a model: which layers run, and who reads their neurons."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +8,12 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from ewnprune.model.batch_norms import following_batch_norms
+from ewnprune.model.layers import type_name
 from ewnprune.model.readers import Flow, neuron_flows
 from ewnprune.model.recurrent import is_recurrent
 from ewnprune.model.tensors import clone, close, identical, same
-from ewnprune.model.tracing import Forward, Trace, run, trace
+from ewnprune.model.tracing import Forward, Trace, call, run, trace
+from ewnprune.model.ways import ways_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Anatomy:
         flows: where the neurons of each chosen layer go, but for those of recurrent layers.
         trace: the traced forward pass; None where there is none to rely on.
         untraced: why `trace` is None, in words; empty where there is one.
-        branches: whether that is because it branches on values: an example shows one way only.
+        ways: forward passes that take each way there is, the example's own first; empty where it
+            decides by values and the ways cannot be told: an example shows one only.
         exact: whether the trace gives the model's outputs bit for bit on the batch.
         idle: chosen layers that the forward pass does not call, each with the reason.
         outputs: the model's outputs on the batch.
@@ -37,7 +40,7 @@ class Anatomy:
     flows: Mapping[str, Flow]
     trace: Trace | None
     untraced: str
-    branches: bool
+    ways: Sequence[Forward]
     exact: bool
     idle: Mapping[str, str]
     outputs: Any
@@ -56,7 +59,7 @@ def dissect(
         inputs: one batch of inputs.
 
     Raises:
-        ValueError: the model has lazy layers without weights.
+        ValueError: the model has lazy layers without weights, or does not take a mapping.
     """
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
@@ -65,14 +68,17 @@ def dissect(
                 "model first"
             )
     outputs, idle = _run_and_find_idle(model, forward, chosen, inputs)
-    traced, exact, untraced, branches = _trace(model, forward, inputs, outputs)
+    traced, exact, untraced, decides = _trace(model, forward, inputs, outputs)
+    ways = [forward] if traced is not None else ways_of(model, forward, inputs)
+    if not decides:  # it was something else that could not be traced
+        ways = ways or [forward]
     rowwise = {name: layer for name, layer in chosen.items() if not is_recurrent(layer)}
     flows: Mapping[str, Flow] = {name: Flow(unknown=untraced) for name in rowwise}
     if traced is not None:
         flows = neuron_flows(traced, rowwise)
     modules = dict(model.named_modules(remove_duplicate=False))
     norms = following_batch_norms(model, traced)
-    return Anatomy(modules, chosen, flows, traced, untraced, branches, exact, idle, outputs, norms)
+    return Anatomy(modules, chosen, flows, traced, untraced, ways, exact, idle, outputs, norms)
 
 
 def _run_and_find_idle(
@@ -83,7 +89,17 @@ def _run_and_find_idle(
         for name, layer in chosen.items():
             hook = layer.register_forward_hook(lambda *_, name=name: called.add(name))
             stack.callback(hook.remove)
-        outputs = forward(model, clone(inputs))
+        try:
+            outputs = forward(model, clone(inputs))
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            if forward is not call or not isinstance(inputs, Mapping):
+                raise
+            text = " ".join(str(error).split())[:60]
+            raise ValueError(
+                f"{type_name(model)} does not take a {type(inputs).__name__} as its one argument "
+                f"({type(error).__name__}: {text}): give forward=, from model and inputs to "
+                "outputs, such as lambda model, inputs: model(**inputs)"
+            ) from error
     reason = "it is never called in the forward pass (unused, or its weights are used without it)"
     return outputs, {name: reason for name in chosen if name not in called}
 

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ewnprune.model.layers import LAYER_TYPES
+from ewnprune.model.layers import LAYER_TYPES, LINEAR, num_neurons
 from ewnprune.model.recurrent import RECURRENT
 from ewnprune.model.tensors import clone, map_tensors
 from ewnprune.model.tracing import Forward
+
+_ALIKE = "its heads share queries, keys or values otherwise than in turn, or cannot be told apart"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class Attention:
         width: channels of each.
         rows: names of the layers that make them, each with the places of its neurons,
             ``(parts, heads, width)``: three parts where one layer makes queries, keys and values.
+            Where heads share keys and values they have the same places of those.
         values: the layer and its part that are the values.
+        shared: how many heads share keys and values, one after the other.
         unclear: why the heads cannot be told apart; empty if they can.
     """
 
@@ -40,6 +44,7 @@ class Attention:
     width: int
     rows: dict[str, Tensor]
     values: tuple[str, int]
+    shared: int = 1
     unclear: str = ""
 
 
@@ -62,7 +67,7 @@ def find_attention(model: nn.Module, forward: Forward, inputs: Any) -> list[Atte
 class _Call:
     """A Linear layer as called: what it read, and what it gave, as a leaf of the graph."""
 
-    layer: nn.Linear
+    layer: nn.Module
     read: Tensor
     gave: Tensor
 
@@ -83,10 +88,10 @@ def _outputs_as_leaves(model: nn.Module) -> Iterator[list[_Call]]:
     def end(layer: nn.Module, args: Any, output: Any) -> Any:
         return map_tensors(Tensor.detach, output)
 
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    layers = [module for module in model.modules() if isinstance(module, LINEAR)]
     handles = [layer.register_forward_hook(cut, with_kwargs=True) for layer in layers]
     others = (*LAYER_TYPES, *RECURRENT)
-    ends = [m for m in model.modules() if isinstance(m, others) and not isinstance(m, nn.Linear)]
+    ends = [m for m in model.modules() if isinstance(m, others) and not isinstance(m, LINEAR)]
     handles += [layer.register_forward_hook(end) for layer in ends]
     try:
         yield calls
@@ -106,8 +111,8 @@ def _look(
     layers = [names[maker.layer] for maker in makers]
     result = partial(Attention, _common(names[call.layer], *layers), names[call.layer])
     nothing = {name: torch.empty(0, 1, 1, dtype=torch.int) for name in layers}
-    if hits == [1] and makers[0].layer.out_features == 3 * count:
-        return result(1, count, nothing, ("", 0), "the example has one position only")
+    if hits == [1] and num_neurons(makers[0].layer) == 3 * count:
+        return result(1, count, nothing, ("", 0), unclear="the example has one position only")
     width = (sum(hits) - 1) // 2
     # one value; of queries and of keys all that the head has, made by three layers or fewer
     expected = ([1, width, width], [1, 2 * width], [width, width + 1], [2 * width + 1])
@@ -119,22 +124,36 @@ def _look(
     ]
     rows: dict[str, Tensor] = {}
     values = []
+    sharing = {1}
     for maker, name in zip(makers, layers, strict=True):
         places = [head[maker.layer].nonzero().flatten() for head in heads]
         parts = len(places[0]) // width
         same = all(len(place) == parts * width for place in places)
-        whole = torch.arange(maker.layer.out_features)
-        if not same or not torch.equal(torch.cat(places).sort().values, whole):
-            shared = "its heads share queries, keys or values, or cannot be told apart"
-            return result(len(heads), width, nothing, ("", 0), shared)
+        whole = torch.arange(num_neurons(maker.layer))
+        if not same or not torch.equal(torch.cat(places).unique(), whole):
+            return result(len(heads), width, nothing, ("", 0), unclear=_ALIKE)
         rows[name] = torch.stack([place.view(parts, width) for place in places], dim=1)
+        sharing |= {_sharing(part) for part in rows[name]}
         first = one[maker.layer][rows[name][:, 0]].sum(1)
         values += [(name, part) for part in range(parts) if first[part] == 1]
     if len(values) != 1:
-        return result(
-            len(heads), width, nothing, ("", 0), "its values cannot be told from the rest"
-        )
-    return result(len(heads), width, rows, values[0])
+        unclear = "its values cannot be told from the rest"
+        return result(len(heads), width, nothing, ("", 0), unclear=unclear)
+    if len(sharing) > 2 or 0 in sharing:
+        return result(len(heads), width, nothing, ("", 0), unclear=_ALIKE)
+    return result(len(heads), width, rows, values[0], max(sharing))
+
+
+def _sharing(places: Tensor) -> int:
+    """How many heads, one after the other, have the same places; 0 where that is not so of all.
+
+    >>> _sharing(torch.tensor([[0, 1], [0, 1], [2, 3], [2, 3]]))
+    2
+    """
+    heads, width = places.shape
+    count = heads * width // int(places.unique().numel())
+    firsts = places[:: max(1, count)]
+    return count if torch.equal(firsts.repeat_interleave(count, 0), places) else 0
 
 
 def _support(
@@ -147,7 +166,7 @@ def _support(
         (read * weights).sum(), [c.gave for c in before], retain_graph=True, allow_unused=True
     )
     support: dict[nn.Module, Tensor] = {
-        c.layer: torch.zeros(c.layer.out_features, dtype=torch.bool) for c in before
+        c.layer: torch.zeros(num_neurons(c.layer), dtype=torch.bool) for c in before
     }
     for earlier, slope in zip(before, slopes, strict=True):
         if slope is not None:

@@ -1,5 +1,6 @@
 """Which layers have neurons, and where in the weight a neuron lies."""
 
+from abc import ABC
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -10,9 +11,32 @@ from torch import Tensor, nn
 
 from ewnprune.model.recurrent import RECURRENT, hidden_rows, is_recurrent, parts
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
-LAYER_TYPES = (nn.Linear, *_CONVOLUTIONS)
+
+class InOutLinear(ABC):  # noqa: B024  nobody derives from it
+    """What GPT-2 has for a Linear: transformers' ``Conv1D``, whose weight is ``(in, out)``.
+
+    That class is known by its name, since transformers need not be installed.
+
+    >>> Conv1D = type("Conv1D", (), {"__module__": "transformers.pytorch_utils"})
+    >>> isinstance(Conv1D(), InOutLinear), isinstance(type("Conv1D", (), {})(), InOutLinear)
+    (True, False)
+    """
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        return origin_of(other) is not None
+
+
+def origin_of(kind: type) -> type | None:
+    """The class of transformers that a class is or comes from; None for any other."""
+    known = ("transformers.pytorch_utils", "Conv1D")
+    return next((cls for cls in kind.__mro__ if (cls.__module__, cls.__name__) == known), None)
+
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, InOutLinear)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED[:3])
+LINEAR = (nn.Linear, InOutLinear)
+LAYER_TYPES = cast(tuple[type[nn.Module], ...], (*LINEAR, *_CONVOLUTIONS))
 
 Pattern = str | type[nn.Module]
 LayerPatterns = Pattern | Sequence[Pattern]
@@ -170,7 +194,22 @@ def num_neurons(layer: nn.Module) -> int:
     """
     if is_recurrent(layer):
         return parts(layer) * cast(int, layer.hidden_size)
-    return cast(int, layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
+    return int(getattr(layer, _size_names(layer)[1]))
+
+
+def set_sizes(layer: nn.Module, inputs: int, neurons: int) -> None:
+    """Note how many inputs and neurons a layer has now."""
+    for name, size in zip(_size_names(layer), (inputs, neurons), strict=True):
+        setattr(layer, name, size)
+
+
+def _size_names(layer: nn.Module) -> tuple[str, str]:
+    """The attributes in which a layer keeps how many inputs and how many neurons it has."""
+    if isinstance(layer, InOutLinear):
+        return "nx", "nf"
+    if isinstance(layer, nn.Linear):
+        return "in_features", "out_features"
+    return "in_channels", "out_channels"
 
 
 def neuron_dim(layer: nn.Module) -> int:
@@ -183,7 +222,7 @@ def neuron_groups(layer: nn.Module) -> int:
 
     Only a transposed convolution has them there: its weight is ``(in, out / groups, *kernel)``.
     """
-    return int(layer.groups) if isinstance(layer, _TRANSPOSED) else 1
+    return conv_groups(layer) if isinstance(layer, _TRANSPOSED) else 1
 
 
 def neuron_rows(layer: nn.Module, weight: Tensor | None = None) -> Tensor:
@@ -204,47 +243,23 @@ def neuron_rows(layer: nn.Module, weight: Tensor | None = None) -> Tensor:
     return torch.flatten(weight, 1)
 
 
-def to_weight(layer: nn.Module, rows: Tensor) -> Tensor:
-    """Values over ``neuron_rows(layer)``, ``(n, fan_in)``, in the shape of ``layer.weight``.
-
-    >>> layer = nn.ConvTranspose2d(4, 6, 3, groups=2)
-    >>> torch.equal(to_weight(layer, neuron_rows(layer)), layer.weight)
-    True
-    """
-    shape = layer_weight(layer).shape
-    index = torch.arange(rows.numel(), device=rows.device).view(shape)
-    values = torch.empty_like(rows).flatten()
-    values[neuron_rows(layer, index).flatten()] = rows.flatten()
-    return values.view(shape)
-
-
 def spatial_dims(layer: nn.Module) -> int:
     """Dimensions that follow the neurons' one in a layer's input and output: 2 in a Conv2d."""
-    return 0 if isinstance(layer, (nn.Linear, *RECURRENT)) else len(layer.kernel_size)  # type: ignore[arg-type]
+    return 0 if isinstance(layer, (*LINEAR, *RECURRENT)) else len(layer.kernel_size)  # type: ignore[arg-type]
 
 
 def num_inputs(layer: Any) -> int:
     """Input units of a Linear, input channels of a convolution."""
     if is_recurrent(layer):
         return int(layer.input_size)
-    return int(layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)
+    return int(getattr(layer, _size_names(layer)[0]))
 
 
 def conv_groups(layer: Any) -> int:
     """Groups of a convolution; a Linear has one."""
-    return 1 if isinstance(layer, (nn.Linear, *RECURRENT)) else int(layer.groups)
+    return 1 if isinstance(layer, (*LINEAR, *RECURRENT)) else int(layer.groups)
 
 
 def is_depthwise(layer: Any) -> bool:
     """Whether every output channel of a convolution reads the input channel of its own number."""
     return 1 < conv_groups(layer) == num_inputs(layer) == num_neurons(layer)
-
-
-def kept_cells(layer: nn.Module, rows: Tensor | None, columns: Tensor | None) -> Tensor:
-    """Which weights stay, ``(n, fan_in)``, where only some neurons and some inputs do."""
-    groups, neurons, inputs = conv_groups(layer), num_neurons(layer), num_inputs(layer)
-    kernel = neuron_rows(layer).shape[1] // (inputs // groups)
-    rows = torch.ones(neurons, dtype=torch.bool) if rows is None else rows
-    columns = torch.ones(inputs, dtype=torch.bool) if columns is None else columns
-    both = rows.view(groups, -1, 1, 1) & columns.view(groups, 1, -1, 1)
-    return both.expand(-1, -1, -1, kernel).reshape(neurons, -1)

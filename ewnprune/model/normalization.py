@@ -5,8 +5,10 @@ layer before it.
 
 A BatchNorm treats every channel by itself. A LayerNorm or GroupNorm reads across channels, so that
 without some of them it gives other values for the rest; a masked one counts those that stay only.
+Norms that are not torch's (Llama's) are known by what they give.
 """
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +28,7 @@ class Normalization:
     """What a kind of module has for each channel.
 
     Attributes:
-        width: the attribute that says how many channels there are.
+        width: the attribute that says how many channels there are; empty where only the tensors do.
         dim: the dimension of its input that counts them; None where that is not known.
         across: whether it reads across them.
     """
@@ -53,7 +55,63 @@ def normalization_of(module: nn.Module) -> Normalization | None:
         return Normalization("num_channels", 1 if known else None, across=True)
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return Normalization("normalized_shape", _last_or_first(module), across=True)
+    return _measured(module)
+
+
+def _measured(module: nn.Module) -> Normalization | None:
+    """The record of a module of whatever class that gives what a LayerNorm or RMSNorm gives.
+
+    It is run on random numbers: over the last dimension, and once more without some channels.
+    """
+    tensors = _tensors(module)
+    if not tensors or module._modules or type(module).__module__.startswith("torch."):
+        return None
+    if any(tensor.ndim != 1 or not tensor.is_floating_point() for tensor in tensors):
+        return None
+    (channels, *others) = {tensor.numel() for tensor in tensors}
+    if others or channels < 4:
+        return None
+    twin = copy(module)  # with tensors and attributes of its own
+    twin._parameters, twin._buffers = module._parameters.copy(), module._buffers.copy()
+    scales = _scales_given(twin, channels)
+    if scales is None:
+        return None
+    keep = torch.arange(channels) % 4 != 1
+    _shrink_tensors(twin, channels, keep)
+    _shrink_numbers(twin, channels, int(keep.sum()))
+    fewer = _scales_given(twin, int(keep.sum()))
+    # of what is left the same is expected; where it is not, nobody can mask it
+    same = fewer is not None and _near(fewer, scales[:, keep], tensors[0].dtype)
+    return Normalization("", -1 if same else None, across=True)
+
+
+def _scales_given(module: nn.Module, channels: int) -> Tensor | None:
+    """Scale and shift of each channel, ``(2, channels)``, if a module normalizes; else None."""
+    like = _tensors(module)[0]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 2, channels, generator=generator, dtype=torch.float64) + 0.5
+    x = (x * torch.logspace(0, 2, 16, dtype=torch.float64).view(8, 2, 1)).to(like)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            given = module.forward(x.clone())
+    except Exception:  # of a module that takes something else, and is no norm
+        return None
+    if not isinstance(given, Tensor) or given.shape != x.shape or not given.isfinite().all():
+        return None
+    y, x = given.double().cpu().flatten(0, 1), x.double().cpu().flatten(0, 1)
+    for shift in (torch.zeros(1), x.mean(-1, keepdim=True)):
+        normal = (x - shift) / (x - shift).square().mean(-1, keepdim=True).sqrt()
+        about = normal - normal.mean(0)
+        scale = (about * y).sum(0) / about.square().sum(0)
+        offset = y.mean(0) - scale * normal.mean(0)
+        if _near(scale * normal + offset, y, like.dtype):
+            return torch.stack([scale, offset])
     return None
+
+
+def _near(given: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    tolerance = max(1e-3, 4 * torch.finfo(dtype).eps) * expected.abs().max()
+    return bool((given - expected).abs().max() <= tolerance)
 
 
 def _last_or_first(norm: Any) -> int | None:
@@ -94,6 +152,8 @@ def channels_of(module: Any) -> int:
         return int(module.embedding_dim)
     record = normalization_of(module)
     assert record is not None
+    if not record.width:
+        return _tensors(module)[0].numel()
     width = getattr(module, record.width)
     return int(width[-1] if isinstance(width, tuple) else width)
 
@@ -105,17 +165,37 @@ def shrink_channels(module: Any, keep: Tensor) -> None:
         module: see `normalization_of`.
         keep: which channels stay, ``(channels,)``.
     """
+    record = normalization_of(module)
     channels = channels_of(module)
+    left = int(keep.sum())
+    _shrink_tensors(module, channels, keep)
+    if isinstance(module, nn.Embedding):
+        module.embedding_dim = left
+        return
+    assert record is not None
+    if not record.width:
+        _shrink_numbers(module, channels, left)
+        return
+    width = getattr(module, record.width)
+    setattr(module, record.width, (*width[:-1], left) if isinstance(width, tuple) else left)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+
+
+def _shrink_tensors(module: nn.Module, channels: int, keep: Tensor) -> None:
     for table in (module._parameters, module._buffers):
         for name, tensor in table.items():
             if tensor is not None and tensor.shape[-1:] == (channels,):
                 index = keep.nonzero().flatten().to(tensor.device)
                 replace_tensor(module, name, tensor.detach().index_select(-1, index))
-    left = int(keep.sum())
-    if isinstance(module, nn.Embedding):
-        module.embedding_dim = left
-        return
-    record = normalization_of(module)
-    assert record is not None
-    width = getattr(module, record.width)
-    setattr(module, record.width, (*width[:-1], left) if isinstance(width, tuple) else left)
+
+
+def _shrink_numbers(module: nn.Module, channels: int, left: int) -> None:
+    """A norm that is not torch's may keep its width, under any name."""
+    for name, value in vars(module).items():
+        if type(value) is int and value == channels:
+            vars(module)[name] = left
+        elif isinstance(value, tuple | list) and [*value] == [channels]:
+            vars(module)[name] = type(value)([left])

@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from ewnprune.model.layers import LAYER_TYPES, plain_type
+from ewnprune.model.layers import LAYER_TYPES, origin_of, plain_type
 from ewnprune.model.recurrent import RECURRENT
 from ewnprune.model.tracing import Trace
 
@@ -87,5 +87,7 @@ def stock_kind(module: nn.Module, kinds: Collection[type[nn.Module]]) -> type[nn
 
 
 def is_stock(layer: nn.Module) -> bool:
-    """Whether a Linear, convolution or recurrent layer runs torch's own forward."""
-    return stock_kind(layer, (*LAYER_TYPES, *RECURRENT)) is not None
+    """Whether a layer that can be pruned runs torch's own forward, or transformers'."""
+    origin = origin_of(plain_type(layer))
+    kinds = (*LAYER_TYPES, *RECURRENT) if origin is None else (origin,)
+    return stock_kind(layer, kinds) is not None

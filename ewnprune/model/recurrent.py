@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
+RECURRENT: tuple[type[nn.Module], ...] = (nn.RNN, nn.LSTM, nn.GRU)
 
 
 def is_recurrent(module: nn.Module) -> bool:

@@ -168,13 +168,14 @@ class _Tracer(fx.Tracer):
     def __init__(self, model: nn.Module, opaque: set[nn.Module]) -> None:
         super().__init__()
         self.parts = set(list(model.modules())[1:])
+        # found before: what measures a module must not be traced
+        self.norms = {part for part in model.modules() if normalization_of(part) is not None}
         self.opaque = opaque
         self.failed: nn.Module | None = None
 
     def is_leaf_module(self, module: nn.Module, qualname: str) -> bool:
         # a norm is called by its sizes, which would stand in the graph as numbers
-        kept = isinstance(module, (*LAYER_TYPES, *RECURRENT))
-        kept = kept or normalization_of(module) is not None
+        kept = isinstance(module, (*LAYER_TYPES, *RECURRENT)) or module in self.norms
         whole = kept or module in self.opaque
         return whole or super().is_leaf_module(module, qualname)
 

@@ -6,7 +6,7 @@ Structural Pruning", https://arxiv.org/abs/2301.12900.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ewnprune.model.attention import find_attention
+from ewnprune.model.attention import Attention, find_attention
 from ewnprune.model.copying import copy_network, training_copy
 from ewnprune.model.layers import LAYER_TYPES, conv_groups, is_depthwise, type_name
 from ewnprune.model.normalization import ACROSS, normalization_of
 from ewnprune.model.recurrent import is_recurrent
 from ewnprune.model.tensors import clone, tensors_in
 from ewnprune.model.tracing import Forward
-from ewnprune.pruning.groups import Group, Places, misfit
+from ewnprune.pruning.groups import OUTPUTS, Group, Places, misfit
 from ewnprune.pruning.heads import Heads, head_groups
-from ewnprune.pruning.search import Graph
+from ewnprune.pruning.search import Graph, unknown_kinds
 from ewnprune.pruning.stand_ins import with_stand_ins
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -60,9 +60,10 @@ def coupled_groups(
         for table in (module._buffers, vars(module)):
             for key, value in table.items():
                 table[key] = _not_of_inference(value)
+    found = find_attention(twin, forward, inputs)
     with torch.random.fork_rng(devices=_gpus(twin)):
-        finder = _Finder(twin, forward, inputs)
-    attention = head_groups(find_attention(twin, forward, inputs), heads)
+        finder = _Finder(twin, forward, inputs, found)
+    attention = head_groups(found, heads)
     order = {name: place for place, (name, _) in enumerate(network.named_modules())}
     groups: list[Group] = []
     given: set[str] = set()
@@ -96,7 +97,9 @@ def _has_gradient(tensor: Tensor) -> bool:
 class _Finder:
     """torch-pruning's graph of a network, read as groups."""
 
-    def __init__(self, network: nn.Module, forward: Forward, inputs: Any) -> None:
+    def __init__(
+        self, network: nn.Module, forward: Forward, inputs: Any, attention: Sequence[Attention]
+    ) -> None:
         self.network = seen = network
         self.recurrent: Mapping[nn.Module, str] = {}
         if any(is_recurrent(module) for module in network.modules()):
@@ -108,7 +111,8 @@ class _Finder:
             self.graph.build_dependency(
                 seen,
                 clone(inputs),
-                forward_fn=partial(_run_and_note_last, forward, self.last, modes),
+                forward_fn=partial(_run_and_note_last, forward, self.last, modes, attention),
+                customized_pruners=unknown_kinds(seen),
                 verbose=False,
             )
         self.parameters = {parameter: name for name, parameter in seen.named_parameters()}
@@ -146,12 +150,12 @@ class _Finder:
     def _add(self, group: Group, item: Any) -> None:
         node, module = item.dep.target, item.dep.target.module
         if node.type.name == "OUTPUT":
-            group.stays = group.stays or "its channels are outputs of the model"
+            group.stays = group.stays or OUTPUTS
             return
         name = self.names.get(module, "")
         places = Places.of(item.idxs, item.root_idxs)
         if module in self.last and self.graph.is_out_channel_pruning_fn(item.dep.handler):
-            group.stays = "its channels are outputs of the model"
+            group.stays = OUTPUTS
         if isinstance(module, nn.MultiheadAttention):
             group.stays = (
                 f"{name!r} (MultiheadAttention) ties its heads to the width of its inputs; "
@@ -217,16 +221,29 @@ def _run_and_note_last(
     forward: Forward,
     last: set[nn.Module],
     modes: Mapping[nn.Module, bool],
+    attention: Sequence[Attention],
     network: nn.Module,
     inputs: Any,
-) -> Any:
-    """Run the network, and note the layers whose outputs are its outputs: those must stay."""
+) -> list[Tensor]:
+    """Run the network, and note the layers whose outputs are its outputs: those must stay.
+
+    Between the layers that make queries, keys and values and the one that reads the heads the graph
+    is cut: who belongs to whom is known there. torch-pruning sends channels round in circles where
+    keys are rotated, or heads share them.
+    """
     seen: list[tuple[nn.Module, Any]] = []
     layers = [module for module in network.modules() if isinstance(module, LAYER_TYPES)]
     handles = [
         layer.register_forward_hook(lambda layer, _, output: seen.append((layer, output.grad_fn)))
         for layer in layers
     ]
+    ends: list[Tensor] = []
+    for name in {name for each in attention for name in each.rows}:
+        maker = network.get_submodule(name)
+        handles.append(maker.register_forward_hook(lambda _, __, output: ends.append(output)))
+    for each in attention:
+        reader = network.get_submodule(each.reader)
+        handles.append(reader.register_forward_pre_hook(_read_a_leaf, with_kwargs=True))
     try:
         for module, training in modes.items():
             module.training = training  # the graph puts all into eval mode
@@ -235,6 +252,13 @@ def _run_and_note_last(
         network.eval()
         for handle in handles:
             handle.remove()
-    given = {tensor.grad_fn for tensor in tensors_in(outputs)}
-    last.update(layer for layer, grad_fn in seen if grad_fn in given)
-    return outputs
+    given = [tensor for tensor in tensors_in(outputs) if tensor.grad_fn is not None]
+    nodes = {tensor.grad_fn for tensor in given}
+    last.update(layer for layer, grad_fn in seen if grad_fn in nodes)
+    return [*given, *ends]
+
+
+def _read_a_leaf(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if args:
+        return (args[0].detach().requires_grad_(), *args[1:]), kwargs
+    return args, {**kwargs, "input": kwargs["input"].detach().requires_grad_()}

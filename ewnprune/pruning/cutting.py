@@ -5,15 +5,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ewnprune.model.cells import kept_cells
 from ewnprune.model.layers import (
     conv_groups,
     is_depthwise,
-    kept_cells,
     layer_weight,
     neuron_dim,
     neuron_rows,
     num_inputs,
     num_neurons,
+    set_sizes,
 )
 from ewnprune.model.normalization import shrink_channels
 from ewnprune.model.recurrent import is_recurrent, shrink_recurrent
@@ -69,10 +70,7 @@ def shrink_layer(layer: Any, rows: Tensor | None, columns: Tensor | None) -> Non
     replace_tensor(layer, "weight", weight.detach())
     if rows is not None and layer.bias is not None:
         replace_tensor(layer, "bias", _select(layer.bias, 0, rows).detach())
-    if isinstance(layer, nn.Linear):
-        layer.in_features, layer.out_features = inputs, outputs
-    else:
-        layer.in_channels, layer.out_channels = inputs, outputs
+    set_sizes(layer, inputs, outputs)
 
 
 def _select(tensor: Tensor, dim: int, keep: Tensor | None) -> Tensor:

@@ -24,6 +24,7 @@ from ewnprune.pruning.writable import unwritable
 
 _SAMPLES = 4  # of one alone, derivatives by which heads are found may be zero
 _IN_TRAINING_ONLY = "only the training pass calls it"
+_NOT_ASKED = "not among the layers asked for"
 _WITHOUT_NEURONS = (nn.Embedding, nn.EmbeddingBag, nn.RNNCellBase, nn.Bilinear)
 
 
@@ -111,15 +112,15 @@ def find_groups(
             group.unfollowed, group.stays = "", _why_idle(group.name, anatomy, trained)
     couple = partial(_coupled, network, forward, heads, selection, wanted, anatomy, trained)
     by_heads = heads != "keep" or not {*wanted} <= chosen.keys()
-    if (by_heads or any(group.unfollowed for group in groups)) and not anatomy.branches:
+    if (by_heads or any(group.unfollowed for group in groups)) and anatomy.ways:
         groups = couple(sample)
-    _rehearse(network, forward, sample, [*groups, *hidden], anatomy)
+    _rehearse(network, anatomy, sample, [*groups, *hidden])
     halved = partial(build_halved, network)
     rehearse_training(halved, forward, trained, _free(hidden))
-    if not rehearse_training(halved, forward, trained, _free(groups)) and not anatomy.branches:
+    if not rehearse_training(halved, forward, trained, _free(groups)) and anatomy.ways:
         # what reads them in training only goes along, as far as that can be followed
         groups = couple(trained.inputs, training=True)
-        _rehearse(network, forward, sample, groups, anatomy)
+        _rehearse(network, anatomy, sample, groups)
         rehearse_training(halved, forward, trained, _free(groups))
     for group in hidden:  # which are no outputs that could be masked
         group.stays, group.unfollowed = group.stays or group.unfollowed, ""
@@ -143,7 +144,7 @@ def _hidden(network: nn.Module, forward: Forward, anatomy: Anatomy, inputs: Any)
     names = [name for name in anatomy.chosen if name not in anatomy.flows]
     groups = hidden_groups(network, forward, inputs, names, anatomy.idle)
     for group in groups:
-        group.stays = group.stays or (anatomy.untraced if anatomy.branches else "")
+        group.stays = group.stays or ("" if anatomy.ways else anatomy.untraced)
     return groups
 
 
@@ -151,13 +152,12 @@ def _free(groups: Sequence[Group]) -> list[Group]:
     return [group for group in groups if group.free]
 
 
-def _rehearse(
-    network: nn.Module, forward: Forward, inputs: Any, groups: Sequence[Group], anatomy: Anatomy
-) -> None:
+def _rehearse(network: nn.Module, anatomy: Anatomy, inputs: Any, groups: Sequence[Group]) -> None:
     for group in _free(groups):
         group.unfollowed = unwritable(network, [group]).get(group.name, "")
     tried = _free(groups)
-    rehearse(network, forward, inputs, tried)
+    for way in anatomy.ways:
+        rehearse(network, way, inputs, _free(groups))
     _leave_matrices(tried, anatomy)
 
 
@@ -218,7 +218,7 @@ def _coupled(
             continue
         held = next((name for name in group.makers if name in selection.left), None)
         if not group.stays and (held is not None or wanted):
-            reason = selection.left.get(held or "", "not among the layers asked for")
+            reason = selection.left.get(held or "", _NOT_ASKED)
             alone = len(group.makers) == 1 or held is None
             group.stays = ("" if alone else f"coupled with {held!r}: ") + reason
     seen = {name for group in groups for name in group.makers}
@@ -245,8 +245,8 @@ def _note(group: Group) -> Note:
 
 
 def _note_of_staying(group: Group) -> Note:
-    # heads of training are as expected: they are no part of the network that is measured
-    kind: Kind = "left" if group.stays == _IN_TRAINING_ONLY else "stays"
+    # as expected: nobody asked for it, or it is no part of the network that is measured
+    kind: Kind = "left" if group.stays in (_IN_TRAINING_ONLY, _NOT_ASKED) else "stays"
     return Note(kind, f"{_who(group)}: {kind}: {group.stays}")
 
 

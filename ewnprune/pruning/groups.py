@@ -16,6 +16,9 @@ from ewnprune.model.attention import Attention
 from ewnprune.model.layers import num_inputs, num_neurons, type_name
 from ewnprune.model.normalization import channels_of
 
+OUTPUTS = "its channels are outputs of the model"
+"""Why a group stays whose channels the model gives."""
+
 
 @dataclass(frozen=True, eq=False)
 class Places:

@@ -14,8 +14,9 @@ Heads = Literal["keep", "whole", "dims"]
 
 # the names that modules of attention keep these numbers under, to be set to what is left
 _COUNTS = ("num_heads", "n_heads", "n_head", "nhead", "heads", "num_attention_heads")
+_SHARED = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_head_kv", "kv_heads")
 _WIDTHS = ("head_dim", "dim_head", "d_head", "head_size", "attention_head_size")
-_TOTALS = ("inner_dim", "attn_dim", "all_head_size")
+_TOTALS = ("inner_dim", "attn_dim", "all_head_size", "split_size")
 
 
 def head_groups(attention: Sequence[Attention], heads: Heads) -> list[Group]:
@@ -35,6 +36,8 @@ def head_groups(attention: Sequence[Attention], heads: Heads) -> list[Group]:
 def _group(attention: Attention, name: str, heads: Heads) -> Group:
     size = attention.heads * attention.width
     group = Group(name, size, blocks=attention.heads, attention=attention)
+    if heads == "whole":  # those that share keys and values go together
+        group.blocks //= attention.shared
     for maker, rows in attention.rows.items():
         group.makers[maker] = Places(rows.flatten().long(), torch.arange(size).repeat(len(rows)))
     group.readers[attention.reader] = Places.blocks(size)
@@ -62,11 +65,12 @@ def _set_counts(network: nn.Module, group: Group, units: int) -> None:
     """Set the numbers that modules of attention keep, where so many units of heads are left."""
     attention = group.attention
     assert attention is not None
-    heads = units if group.whole else group.blocks
-    width = group.width if group.whole else units
+    heads = units * attention.shared if group.whole else attention.heads
+    width = attention.width if group.whole else units
     numbers = (
-        (_COUNTS, group.blocks, heads),
-        (_WIDTHS, group.width, width),
+        (_COUNTS, attention.heads, heads),
+        (_SHARED, attention.heads // attention.shared, heads // attention.shared),
+        (_WIDTHS, attention.width, width),
         (_TOTALS, group.size, heads * width),
     )
     for module in network.get_submodule(attention.host).modules():

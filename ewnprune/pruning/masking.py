@@ -10,12 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from ewnprune.model.cells import to_weight
 from ewnprune.model.copying import copy_network
-from ewnprune.model.layers import (
-    layer_weight,
-    spatial_dims,
-    to_weight,
-)
+from ewnprune.model.layers import layer_weight, spatial_dims
 from ewnprune.model.normalization import normalization_of, shrink_channels
 from ewnprune.model.recurrent import is_recurrent, silence_hidden
 from ewnprune.model.tensors import replace_tensor

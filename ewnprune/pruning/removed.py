@@ -35,8 +35,8 @@ def removal_notes(found: Found, left: Mapping[str, tuple[int, int]]) -> list[Not
     for group in found.groups:
         few, size = left.get(group.name, (group.size, group.size))
         what = f"{few} of {size} {'hidden units' if group.apart else 'neurons'} left"
-        if group.whole:
-            what += f", {few // group.width} of {group.blocks} heads"
+        if group.whole and group.attention is not None:
+            what += f", {few // group.attention.width} of {group.attention.heads} heads"
         if few < size and not group.maskable:
             what += "; not as zeros would, since a norm reads across them"
         who = ", ".join([*group.makers, *group.embeddings])

@@ -1,4 +1,4 @@
-"""torch-pruning's graph of a network, with an end to its search.
+"""torch-pruning's graph of a network, with an end to its search, and layers that it knows not.
 
 Where its index mappings send channels round in a circle (keys that grouped queries share), or sizes
 are inferred along every path there is (shifted windows, detectors), it goes on for hours. Each step
@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch_pruning
+from torch import nn
+
+from ewnprune.model.layers import InOutLinear, num_inputs, num_neurons
+from ewnprune.model.normalization import channels_of, normalization_of
 
 LIMIT = 20_000
 """Steps of the making of a graph, and of the search for one group.
@@ -51,6 +55,51 @@ class Graph(torch_pruning.DependencyGraph):  # type: ignore[misc]
         self.steps += 1
         if self.steps > LIMIT:
             raise TooLongError(f"its search had not ended after {LIMIT} steps")
+
+
+def unknown_kinds(network: nn.Module) -> dict[type, Any]:
+    """Classes of layers and norms in a network that torch-pruning does not know, with their sizes.
+
+    It takes what it does not know for one operation after the other, and its weight for a parameter
+    of the model: of a norm it would not be seen that it reads across channels.
+    """
+    known = torch_pruning.ops
+    kinds: dict[type, Any] = {}
+    for module in network.modules():
+        if known.module2type(module) != known.OPTYPE.ELEMENTWISE:
+            continue
+        if isinstance(module, InOutLinear):
+            kinds[type(module)] = _Layer()
+        elif normalization_of(module) is not None:
+            kinds[type(module)] = _Norm()
+    return kinds
+
+
+class _Layer(torch_pruning.BasePruningFunc):  # type: ignore[misc]
+    """How many channels a layer reads and gives; it is never asked to cut one."""
+
+    def prune_out_channels(self, layer: nn.Module, idxs: Any) -> nn.Module:
+        raise NotImplementedError
+
+    def prune_in_channels(self, layer: nn.Module, idxs: Any) -> nn.Module:
+        raise NotImplementedError
+
+    def get_out_channels(self, layer: nn.Module) -> int:
+        return num_neurons(layer)
+
+    def get_in_channels(self, layer: nn.Module) -> int:
+        return num_inputs(layer)
+
+
+class _Norm(_Layer):
+    """A norm: what goes of its inputs goes of its outputs."""
+
+    prune_in_channels = _Layer.prune_out_channels
+
+    def get_out_channels(self, layer: nn.Module) -> int:
+        return channels_of(layer)
+
+    get_in_channels = get_out_channels
 
 
 class _Counted(list[Any]):

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from ewnprune.model.layers import type_name
 from ewnprune.model.tensors import clone, close, same, tensors_in
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.cutting import cut_network
-from ewnprune.pruning.groups import Group, cut_of, mark_unfollowed
+from ewnprune.pruning.groups import OUTPUTS, Group, cut_of, mark_unfollowed
 from ewnprune.pruning.heads import cut_heads
 from ewnprune.pruning.masking import mask_outputs, silence
 from ewnprune.pruning.reasons import refusal
@@ -52,7 +53,13 @@ def build_halved(network: nn.Module, groups: Sequence[Group]) -> nn.Module:
 
 
 def _half(groups: Sequence[Group]) -> dict[str, Tensor]:
-    return {g.name: torch.arange(g.units) >= g.units // 2 for g in groups}
+    """Half of the units of each, another half of each: a mix-up of two groups shows."""
+
+    def order(group: Group) -> Tensor:
+        generator = torch.Generator().manual_seed(crc32(group.name.encode()))
+        return torch.randperm(group.units, generator=generator)
+
+    return {g.name: order(g) >= g.units // 2 for g in groups}
 
 
 def build_masked(network: nn.Module, groups: Iterable[Group], units: Units) -> nn.Module:
@@ -84,7 +91,8 @@ def as_it_was(small: nn.Module, model: nn.Module) -> None:
 def rehearse(network: nn.Module, forward: Forward, inputs: Any, groups: Sequence[Group]) -> None:
     """Try on an example that removal gives what masking gives, with half of each group.
 
-    Groups of which that does not hold are marked as such that nobody can follow.
+    Groups of which that does not hold are marked as such that nobody can follow; those without
+    which outputs become narrower, as such that stay.
 
     Args:
         network: the network, plain and whole.
@@ -95,6 +103,9 @@ def rehearse(network: nn.Module, forward: Forward, inputs: Any, groups: Sequence
     if groups:
         dense = forward(network, clone(inputs))
         mark_unfollowed(groups, partial(why_broken, network, forward, inputs, dense))
+    for group in groups:
+        if group.unfollowed == OUTPUTS:
+            group.unfollowed, group.stays = "", OUTPUTS
 
 
 def why_broken(
@@ -117,12 +128,12 @@ def why_broken(
             if len(told) < len(groups):
                 all_gone = forward(build_smaller(network, groups, half), clone(inputs))
                 if not same(all_gone, dense, lambda one, other: True):
-                    return _broken("gives outputs of another shape")
+                    return _of_other_shape(groups, all_gone, dense)
         except Exception as error:  # any code of the user
             reason = " ".join(str(error).split())[:100]
             return _broken(f"does not run ({type(error).__name__}: {reason})")
-        if not same(outputs, dense, lambda one, other: one.shape == other.shape):
-            return _broken("gives outputs of another shape")
+        if not same(outputs, dense, lambda one, other: True):
+            return _of_other_shape(groups, outputs, dense)
         differences.append(largest_difference(outputs, expected))
         agrees = same(outputs, expected, close)
         if agrees and not narrowed:
@@ -135,6 +146,23 @@ def why_broken(
             group.rescale = bool(better)
         agrees = same(forward(build_smaller(network, told, half), clone(inputs)), expected, close)
     return "" if agrees else _broken("does not give what the masked one gives")
+
+
+def _of_other_shape(groups: Sequence[Group], outputs: Any, dense: Any) -> str:
+    """What is wrong where outputs have another shape: if narrower by what went, they were those."""
+    pairs = [*zip(tensors_in(outputs), tensors_in(dense), strict=False)]
+    changes = [
+        (dim, before - after)
+        for now, then in pairs
+        for dim, (after, before) in enumerate(zip(now.shape, then.shape, strict=False))
+        if before != after
+    ]
+    gone = int((~groups[0].channels(_half(groups)[groups[0].name])).sum())
+    narrower = all(dim > 0 and by > 0 and by % gone == 0 for dim, by in changes)
+    alike = all(now.ndim == then.ndim for now, then in pairs)
+    if len(groups) == 1 and changes and narrower and alike:
+        return OUTPUTS
+    return _broken("gives outputs of another shape")
 
 
 def largest_difference(outputs: Any, expected: Any) -> float:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ewnprune.model.layers import LayerPatterns, kept_cells, num_neurons, to_weight
+from ewnprune.model.cells import kept_cells, to_weight
+from ewnprune.model.layers import LayerPatterns, num_neurons
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.recurrent import is_recurrent, kept_entries
 from ewnprune.model.tracing import Forward, call

@@ -6,7 +6,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.nn.utils import parametrize
 
-from ewnprune.model.layers import LayerPatterns, neuron_rows, select_layers, to_weight
+from ewnprune.model.cells import to_weight
+from ewnprune.model.layers import LayerPatterns, neuron_rows, select_layers
 
 
 class GroupLasso(Callback):

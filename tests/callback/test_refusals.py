@@ -68,7 +68,7 @@ def test_averaging_callbacks_must_come_later(tmp_path, averaging):
 def test_what_does_not_fit_the_model_is_an_error_before_training(tmp_path):
     class Untraceable(Net):
         def forward(self, x):
-            return self.net(x) if x.sum() > -1e9 else x
+            return self.net(x) if x.sum().item() > -1e9 else x
 
     # masked it can be, but not removed: nor is that found out at the end
     model = Untraceable()

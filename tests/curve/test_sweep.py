@@ -135,7 +135,7 @@ def test_notes_say_what_was_done_to_each_group(batches):
     masked, *_ = sparsity_curve(Untraceable(), batches[:1], (0, 0.5)).notes
     assert masked.kind == "masked"
     assert str(masked).startswith(
-        "fc1: neurons masked in its own output, since the model cannot be"
+        "fc1: neurons masked in its own output, since its forward pass depends on"
     )
     # what it overwrites in place is copied, so that the networks need not run whole
     notes = sparsity_curve(Residual(True).eval(), batches[:1], (0, 0.5)).notes

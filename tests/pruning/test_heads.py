@@ -74,18 +74,29 @@ class Cross(nn.Module):
 
 
 class Grouped(Separate):
-    """Two heads share keys and values."""
+    """Heads share keys and values by twos; no number of them is needed."""
 
     def __init__(self):
         super().__init__()
+        self.num_key_value_heads = 2
         self.k, self.v = nn.Linear(12, 12), nn.Linear(12, 12)
 
     def forward(self, x):
         q, k, v = (
-            layer(x).unflatten(-1, (-1, 6)).transpose(1, 2) for layer in (self.q, self.k, self.v)
+            layer(x).unflatten(-1, (-1, self.q.out_features // self.num_heads)).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
         )
-        x = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-        return self.out(x.transpose(1, 2).flatten(2))
+        return self.out(self.attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def attend(self, q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+
+class Alternating(Grouped):
+    """The first head and the third share keys and values, the second and the fourth."""
+
+    def attend(self, q, k, v):
+        return F.scaled_dot_product_attention(q, *(t.repeat(1, 2, 1, 1) for t in (k, v)))
 
 
 class Model(nn.Module):
@@ -188,6 +199,40 @@ def test_the_lowest_scores_go_and_levels_nest(attention, heads):
             assert one.equal(other)
 
 
+def test_heads_that_share_keys_and_values_go_together():
+    network, x = _make(Grouped)
+    masked = deepcopy(network)
+    with torch.no_grad():
+        masked.attn.out.weight[:, :12] = 0  # the first two heads
+    removal = remove_with_notes(network, indices={"attn": [0]}, example_input=x, heads="whole")
+    small = removal.model
+    torch.testing.assert_close(small(x), masked(x), rtol=1e-12, atol=1e-12)
+    assert (small.attn.num_heads, small.attn.num_key_value_heads) == (2, 1)
+    assert small.attn.q.weight.equal(network.attn.q.weight[12:])
+    assert small.attn.k.weight.equal(network.attn.k.weight[6:])
+    assert small.attn.v.weight.equal(network.attn.v.weight[6:])
+    assert "attn.q, attn.k, attn.v: 12 of 24 neurons left, 2 of 4 heads" in map(str, removal.notes)
+    with torch.no_grad():  # the second two have the lower norms: by their queries, keys and values
+        for layer, rows in ((network.attn.q, 12), (network.attn.k, 6), (network.attn.v, 6)):
+            layer.weight[rows:] *= 0.1
+    small = remove_with_notes(network, 0.5, x, heads="whole", layers="attn.[qkv]").model
+    assert small.attn.v.weight.equal(network.attn.v.weight[:6])
+
+
+def test_dimensions_of_heads_that_share_keys_and_values():
+    network, x = _make(Grouped)
+    masked = deepcopy(network)
+    with torch.no_grad():
+        for layer in (masked.attn.q, masked.attn.k, masked.attn.v):
+            for tensor in (layer.weight, layer.bias):
+                tensor[[1, 4, 7, 10]] = 0
+        for tensor in (masked.attn.q.weight, masked.attn.q.bias):
+            tensor[[13, 16, 19, 22]] = 0
+    removal = remove_with_notes(network, indices={"attn": [1, 4]}, example_input=x, heads="dims")
+    assert (removal.model.attn.q.out_features, removal.model.attn.k.out_features) == (16, 8)
+    torch.testing.assert_close(removal.model(x), masked(x), rtol=1e-12, atol=1e-12)
+
+
 def test_heads_round_to_a_multiple_of_channels():
     network, x = _make(Separate)
     removal = remove_with_notes(network, 0.7, x, heads="whole", round_to=4, layers="attn.?")
@@ -219,7 +264,7 @@ def test_names_are_not_needed_to_find_heads():
 
 
 def test_what_cannot_be_told_apart_stays():
-    network, x = _make(Grouped)
+    network, x = _make(Alternating)
     removal = remove_with_notes(network, 0.5, x, heads="whole")
     (note,) = [note for note in removal.notes if str(note).startswith("attn.q")]
     assert "its heads share queries, keys or values" in str(note)

@@ -24,7 +24,19 @@ class Residual(nn.Module):
 
 
 class Branching(nn.Module):
-    """Its forward pass depends on the data, so it cannot be traced."""
+    """What reads the neurons depends on the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(6, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x):
+        h = self.fc1(x).sigmoid()
+        return self.fc2(h) if x.sum() > 0 else self.fc3(h)
+
+
+class Measuring(nn.Module):
+    """What it does depends on a number that it takes out of a tensor."""
 
     def __init__(self):
         super().__init__()
@@ -32,7 +44,7 @@ class Branching(nn.Module):
 
     def forward(self, x):
         h = self.fc1(x).sigmoid()
-        return self.fc2(h) if x.sum() > 0 else self.fc2(-h)
+        return self.fc2(h) if x.sum().item() > 0 else self.fc2(-h)
 
 
 class Tied(nn.Module):
@@ -59,7 +71,8 @@ def between(module):
     ("make", "layer", "reason"),
     [
         (Residual, "fc1", "without them the network does not run"),
-        (Branching, "fc1", r"cannot be traced \(TraceError: symbolically traced variables"),
+        (Branching, "fc1", "without them the network does not run"),
+        (Measuring, "fc1", r"cannot be traced \(TraceError: symbolically traced variables"),
         (lambda: between(nn.ReLU()), "2", "its channels are outputs of the model"),
         (lambda: Tied("parameter"), "fc1", "shares its weight with"),
         (lambda: Tied("outside"), "fc2", "its neurons are those of attention"),

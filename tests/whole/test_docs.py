@@ -68,7 +68,8 @@ def test_the_oldest_versions_tested_are_the_lower_bounds():
     project = tomllib.loads(_read("pyproject.toml"))["project"]
     wanted = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     bounds = dict(re.findall(r"^([\w-]+)(?:\[\w+\])?>=([\d.]+)", "\n".join(wanted), re.MULTILINE))
-    del bounds["selenium"]  # drives a browser, and is not installed there
+    # drives a browser, and wants newer versions of the others: neither is installed there
+    del bounds["selenium"], bounds["transformers"]
     tested = dict(re.findall(r"^([\w-]+)==([\d.]+)", _read(".ci/minimum.txt"), re.MULTILINE))
     assert len(bounds) > 15
     assert tested.keys() == bounds.keys()
