@@ -31,10 +31,11 @@ def read_indices(indices: Indices) -> dict[str, list[int]]:
 
 def neuron_counts(model: nn.Module) -> dict[str, int]:
     """How many neurons each layer of a model has, by name."""
+    kinds: tuple[type[nn.Module], ...] = (*LAYER_TYPES, *RECURRENT)
     return {
         name: num_neurons(module)
         for name, module in model.named_modules()
-        if isinstance(module, (*LAYER_TYPES, *RECURRENT))
+        if isinstance(module, kinds)
     }
 
 
