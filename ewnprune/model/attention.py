@@ -81,7 +81,7 @@ def _outputs_as_leaves(model: nn.Module) -> Iterator[list[_Call]]:
     calls: list[_Call] = []
 
     def cut(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        read = args[0] if args else kwargs["input"]
+        read = [*args, *kwargs.values()][0]  # a subclass may call it otherwise
         calls.append(_Call(layer, read.clone(), output.detach().requires_grad_()))
         return calls[-1].gave.clone()  # copies, since both may be written to in place
 

@@ -118,19 +118,25 @@ def kept_entries(layer: Any, units: Tensor | None, inputs: Tensor | None) -> dic
     >>> kept["weight_hh_l0"].int().tolist()
     [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
     """
-    directions, size = 1 + layer.bidirectional, layer.hidden_size
-    units = torch.ones(parts(layer) * size, dtype=torch.bool) if units is None else units.cpu()
-    inputs = torch.ones(layer.input_size, dtype=torch.bool) if inputs is None else inputs.cpu()
-    table = units.view(-1, directions, size)
-    kept = {}
+    names = layer._flat_weights_names
+    kept = {name: torch.ones(getattr(layer, name).shape, dtype=torch.bool) for name in names}
+    if inputs is not None:
+        for depth, _, end in _suffixes(layer):
+            if not depth:
+                kept[f"weight_ih_{end}"] &= inputs.cpu()
+    if units is None:
+        return kept
+    table = units.cpu().view(-1, 1 + layer.bidirectional, layer.hidden_size)
     for depth, direction, end in _suffixes(layer):
         own = table[depth, direction]
-        rows = own.repeat(len(getattr(layer, f"weight_hh_{end}")) // size)
-        read = table[depth - 1].flatten() if depth else inputs
-        kept[f"weight_ih_{end}"] = rows[:, None] & read
-        kept[f"weight_hh_{end}"] = rows[:, None] & own
+        rows = own.repeat(len(getattr(layer, f"weight_hh_{end}")) // layer.hidden_size)
+        kept[f"weight_ih_{end}"] &= rows[:, None]
+        kept[f"weight_hh_{end}"] &= rows[:, None] & own
+        if depth:
+            kept[f"weight_ih_{end}"] &= table[depth - 1].flatten()
         if layer.bias:
-            kept[f"bias_ih_{end}"] = kept[f"bias_hh_{end}"] = rows
+            kept[f"bias_ih_{end}"] &= rows
+            kept[f"bias_hh_{end}"] &= rows
     return kept
 
 

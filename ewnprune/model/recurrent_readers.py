@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ewnprune.model.layers import LAYER_TYPES, num_neurons, spatial_dims
+from ewnprune.model.layers import num_neurons, spatial_dims
 from ewnprune.model.normalization import normalization_of
 from ewnprune.model.operations import is_stock
 from ewnprune.model.recurrent import is_recurrent
@@ -48,6 +48,7 @@ def hidden_readers(
 
     Readers are Linear layers, convolutions, recurrent layers, and normalizations on the way. Such
     as read across channels hand on their inputs here, so that it is seen who reads each channel.
+    A layer with a forward of its own is none, but what makes several units into one number.
 
     Args:
         network: a plain network, in eval mode; without gradients.
@@ -81,7 +82,7 @@ def _reading(trial: "_Trial", name: str, forward: Forward, inputs: Any) -> Readi
         others = sum(each.inputs[key].long() << digit for digit, each in enumerate(zeros))
         assert isinstance(which, Tensor) and isinstance(others, Tensor)
         reads = (which | others) != 0
-        reader, is_state = key
+        reader, is_state = key[0], key[1] > 0
         if is_state and reads.any() and reader != name:
             return Reading(unknown=f"its hidden units are states of {reader!r}")
         last = (1 << len(ones)) - 1
@@ -99,12 +100,12 @@ class _Seen:
     """What was another than the first time.
 
     Attributes:
-        inputs: for each module, and whether it is its state, which of its inputs.
+        inputs: for each module which of its inputs (0), or of its states (1, 2).
         outputs: whether the network's outputs were.
         lost: whether modules were called otherwise.
     """
 
-    inputs: dict[tuple[str, bool], Tensor] = field(default_factory=dict)
+    inputs: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     outputs: bool = False
     lost: bool = False
 
@@ -116,8 +117,8 @@ class _Trial:
         self.network = network
         self.names = {module: name for name, module in network.named_modules()}
         self.generator = torch.Generator().manual_seed(0)
-        self.read: dict[tuple[str, bool], list[Tensor]] = {}
-        self.first: dict[tuple[str, bool], list[Tensor]] = {}
+        self.read: dict[tuple[str, int], list[Tensor]] = {}
+        self.first: dict[tuple[str, int], list[Tensor]] = {}
         self.gave: dict[nn.Module, list[Any]] = {}
         self.calls: dict[nn.Module, int] = {}
         self.outputs: list[Tensor] = []
@@ -129,7 +130,7 @@ class _Trial:
         handles = []
         for module in self.names:
             norm = normalization_of(module)
-            if isinstance(module, LAYER_TYPES) or (is_recurrent(module) and is_stock(module)):
+            if is_stock(module):
                 hook: Any = self._hold
             elif norm is not None and norm.dim is not None:
                 hook = partial(self._hand_on, across=norm.across)
@@ -172,10 +173,11 @@ class _Trial:
         given = args[0] if args else kwargs["input"]
         if is_recurrent(module):
             states = kwargs.get("hx", args[1] if len(args) > 1 else None)
-            for state in tensors_in(states):  # (layers and directions, [samples,] units)
-                self._note(name, True, state.movedim(-1, 1).flatten(0, 1))
+            for place, state in enumerate(tensors_in(states), 1):
+                # (layers and directions, [samples,] units)
+                self._note(name, place, state.movedim(-1, 1).flatten(0, 1))
             given = given.data if isinstance(given, PackedSequence) else given
-        self._note(name, False, given.movedim(-1 - spatial_dims(module), 0))
+        self._note(name, 0, given.movedim(-1 - spatial_dims(module), 0))
         call = self.calls[module] = self.calls.get(module, -1) + 1
         gave = self.gave.setdefault(module, [])
         if len(gave) == call:
@@ -185,14 +187,14 @@ class _Trial:
         return _with_changed(module, gave[call], self.units)
 
     def _hand_on(self, module: Any, args: Any, kwargs: Any, output: Any, across: bool) -> Any:
-        given = args[0] if args else kwargs["input"]
+        given = [*args, *kwargs.values()][0]
         record = normalization_of(module)
         assert record is not None and record.dim is not None
-        self._note(self.names[module], False, given.movedim(record.dim, 0))
+        self._note(self.names[module], 0, given.movedim(record.dim, 0))
         return given.clone() if across else output
 
-    def _note(self, name: str, is_state: bool, rows: Tensor) -> None:
-        self.read.setdefault((name, is_state), []).append(rows.reshape(len(rows), -1).clone())
+    def _note(self, name: str, place: int, rows: Tensor) -> None:
+        self.read.setdefault((name, place), []).append(rows.reshape(len(rows), -1).clone())
 
     def _made_up(self, output: Tensor) -> Tensor:
         if not output.is_floating_point():

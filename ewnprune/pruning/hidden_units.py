@@ -61,9 +61,7 @@ def _add_readers(group: Group, network: nn.Module, reading: Reading) -> None:
         places = Places.of(inputs, units)
         if record is None:
             group.readers[name] = places
-            if not is_stock(module):
-                group.stays = f"{type_name(module)} {name!r} reads them by a forward of its own"
-            elif conv_groups(module) > 1:
+            if conv_groups(module) > 1:
                 group.stays = f"{name!r} reads them in groups"
         elif record.across:
             group.norms[name] = places

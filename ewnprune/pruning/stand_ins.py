@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ewnprune.model.copying import copy_network
+from ewnprune.model.operations import is_stock
 from ewnprune.model.recurrent import is_recurrent
 from ewnprune.model.tensors import tensors_in
 
@@ -26,22 +27,23 @@ def with_stand_ins(network: nn.Module) -> tuple[nn.Module, dict[nn.Module, str]]
     copy = copy_network(network, share=True)
     made: dict[nn.Module, str] = {}
     for name, layer in [*copy.named_modules()]:
-        if is_recurrent(layer):
+        if is_recurrent(layer) and is_stock(layer):
             _stand_in(layer)
-            made |= {part: name for part in layer.children()}
+            made |= {part: name for part in layer.modules() if isinstance(part, nn.Linear)}
     return copy, made
 
 
 def _stand_in(layer: Any) -> None:
-    weight, size = layer.weight_hh_l0, layer.hidden_size
+    weight, size = layer.weight_hh_l0, layer.proj_size or layer.hidden_size
     like = {"device": weight.device, "dtype": weight.dtype}
-    kind = type(layer)
+    keeps = [nn.Linear(1, size, **like)]
+    if isinstance(layer, nn.LSTM):
+        keeps.append(nn.Linear(1, layer.hidden_size, **like))
     layer.__class__ = _StandIn
-    layer.of_lstm = issubclass(kind, nn.LSTM)
     layer._parameters.clear()
     layer.reads = nn.Linear(layer.input_size, 1, **like)
     layer.gives = nn.Linear(1, size * (1 + layer.bidirectional), **like)
-    layer.keeps = nn.Linear(1, size, **like)
+    layer.keeps = nn.ModuleList(keeps)
 
 
 class _StandIn(nn.Module):
@@ -53,21 +55,18 @@ class _StandIn(nn.Module):
     def forward(self: Any, input: Any, hx: Any = None) -> Any:
         packed = isinstance(input, PackedSequence)
         values: Tensor = self.reads(input.data if packed else input)
-        states = self._state(values, packed, input)
-        for given in tensors_in(hx):  # so that it is seen who makes them
-            states = states + given
-        directions = 1 + self.bidirectional
-        last = states[-directions:]
-        outputs = self.gives(values) + (last.mean(1) if last.ndim > 2 else last).flatten()
-        outputs = input._replace(data=outputs) if packed else outputs
-        return outputs, (states, states) if self.of_lstm else states
-
-    def _state(self: Any, values: Tensor, packed: bool, input: Any) -> Tensor:
-        if packed:
-            values = values[: int(input.batch_sizes[0])]
-        elif values.ndim == 3:
-            values = values.mean(1 if self.batch_first else 0)
-        else:
-            values = values.mean(0)
+        last = self._last_step(values, input)
         rows = self.num_layers * (1 + self.bidirectional)
-        return torch.stack([self.keeps(values)] * rows)
+        states = [torch.stack([layer(last)] * rows) for layer in self.keeps]
+        for place, given in enumerate(tensors_in(hx)):  # so that it is seen who makes them
+            states[place] = states[place] + given
+        newest = states[0][-1 - self.bidirectional :]
+        outputs = self.gives(values) + (newest.mean(1) if newest.ndim > 2 else newest).flatten()
+        outputs = input._replace(data=outputs) if packed else outputs
+        return outputs, tuple(states) if len(states) > 1 else states[0]
+
+    def _last_step(self: Any, values: Tensor, input: Any) -> Tensor:
+        """One row for each sample; of a sequence by itself, one."""
+        if isinstance(input, PackedSequence):
+            return values[: int(input.batch_sizes[0])]
+        return values.mean(1 if self.batch_first and values.ndim == 3 else 0)

@@ -430,6 +430,30 @@ def test_what_cannot_be_followed_stays_with_a_reason(forward, stays, reason):
         remove_neurons(network, indices={"rnn": [0]}, example_input=WORDS)
 
 
+class Through(nn.Module):
+    """What a recurrent layer reads, where another finder than the trace has to follow it."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.words, self.into = nn.Embedding(12, 5), nn.Linear(5, 8)
+        self.rnn, self.same, self.head = layer, nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, words):
+        outputs, state = self.rnn(self.into(self.words(words)).relu(), None)
+        outputs, _ = self.rnn(self.into(self.words(words)).relu(), state)
+        return self.head(outputs[:, -1] + self.same(outputs[:, -1]))
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(8, 12, proj_size=6, batch_first=True), nn.GRU(8, 6)])
+def test_inputs_of_layers_that_stay_themselves_go(layer):
+    network = Through(layer).double().eval()
+    removal = remove_with_notes(network, 0.5, WORDS, layers="into")
+    assert removal.left == {"into": (4, 8)} and removal.difference < 1e-14
+    assert removal.model.rnn.weight_ih_l0.shape == (len(layer.weight_ih_l0), 4)
+    kept = _lowest_gone([network.into.weight.detach().norm(dim=1).numpy()], 4)[0]
+    assert removal.model.rnn.weight_ih_l0.equal(layer.weight_ih_l0[:, kept])
+
+
 class Doubled(nn.GRU):
     def forward(self, x, hx=None):
         outputs, states = super().forward(x, hx)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ewnprune import remove_neurons, sparsity_curve
+from ewnprune import remove_neurons, remove_with_notes, sparsity_curve
 
 
 class BatchNormAct2d(nn.BatchNorm2d):
@@ -125,3 +125,27 @@ def test_a_forward_put_on_one_module_is_not_taken_for_torchs():
     net[3].forward = lambda x: x - x.mean(1, keepdim=True)
     with pytest.raises(ValueError, match="'2'"):
         remove_neurons(net, 0.5, X)
+
+
+class Doubling(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class CallsByName(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.own, self.same = nn.Linear(3, 8), Doubling(8, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.own(x=self.first(x).relu())
+        return self.head(x + self.same(x))
+
+
+def test_a_layer_called_by_a_name_of_its_own_is_no_error():
+    network = CallsByName().double().eval()
+    x = torch.randn(4, 3, dtype=torch.float64)
+    small = remove_neurons(network, 0.5, x, layers=["own", "same"])
+    assert (small.own.out_features, small.same.out_features) == (4, 4)
+    assert remove_with_notes(network, 0.5, x, layers=["own", "same"]).difference < 1e-14
