@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from ewnprune.callback.names import score_name
 from ewnprune.errors import UsageError
@@ -22,7 +20,7 @@ from ewnprune.export.choosing import accuracies, check_drop, choose
 from ewnprune.export.formats import Format, FormatName, Network, find_format
 from ewnprune.export.readme import write_up
 from ewnprune.export.trained import Batches, Trained, read_trained
-from ewnprune.model.tensors import close, identical, same
+from ewnprune.model.tensors import close, identical, same, tensors_in
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.ranking import check_sparsities
@@ -208,7 +206,7 @@ def _check_file(
                 "the network read back from its file gives other outputs than the one "
                 "written: this format cannot hold it; try another --format"
             )
-        total += len(next(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)))
+        total += len(tensors_in(inputs)[0])
         largest = max(largest, largest_difference(outputs, expected))
     return {"samples": total, "largest_difference_of_file": largest}
 
