@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from ewnprune.export.calling import Calling
 from ewnprune.export.formats import Format, Network
 from ewnprune.export.trained import Batches, Trained
-from ewnprune.model.tensors import close, same
+from ewnprune.model.tensors import close, same, tensors_in
 from ewnprune.pruning.smaller import largest_difference
 
 
@@ -42,7 +40,7 @@ def check_file(
                 "the network read back from its file gives other outputs than the one "
                 "written: this format cannot hold it; try another --format"
             )
-        total += len(next(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)))
+        total += len(tensors_in(inputs)[0])
         largest = max(largest, largest_difference(outputs, expected))
     return {"samples": total, "largest_difference_of_file": largest}
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from ewnprune.callback.batches import global_seed
@@ -17,6 +16,7 @@ from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns, num_inputs, spatial_dims
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.recurrent import is_recurrent
+from ewnprune.model.tensors import tensors_in
 from ewnprune.model.tracing import call
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.finding import Found
@@ -84,7 +84,7 @@ class NestedTraining(Callback):
         if self._found is None:
             self._found = self._attach(trainer, pl_module, inputs)
         seed = (global_seed() or 0, trainer.current_epoch, batch_idx, trainer.global_rank)
-        draws = draw_levels(len(tree_leaves(inputs)[0]), self.share, len(self.sparsities), seed)
+        draws = draw_levels(len(tensors_in(inputs)[0]), self.share, len(self.sparsities), seed)
         if draws.any():
             self._draws = draws
             ((name, score),) = find_scores(self.score).items()
