@@ -14,6 +14,7 @@ from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking, Scope, rank
 from ewnprune.pruning.score_names import Score
 from ewnprune.pruning.scores import Measured, Neurons, OutgoingUnknownError
+from ewnprune.pruning.sensitivity import Sensitivity, gains_of
 
 Couple = Literal["mean", "max", "l2"]
 """The score of neurons that go together, from those of the layers."""
@@ -52,6 +53,7 @@ def rank_groups(
     scope: Scope,
     facts: Facts,
     max_per_layer: float | None = None,
+    sensitivity: Sensitivity | None = None,
 ) -> tuple[Ranking, list[Note]]:
     """Score the units of all groups, or the single weights of the chosen layers, and rank them.
 
@@ -67,6 +69,7 @@ def rank_groups(
         scope: see `rank`.
         facts: what the score may want to know.
         max_per_layer: see `rank`.
+        sensitivity: what the loss gains in each layer alone, for the scope of that name.
 
     Raises:
         ValueError: what the score function raises, scores of the wrong shape, NaN scores, or
@@ -86,7 +89,10 @@ def rank_groups(
         structures: dict[str, object] = {name: type_name(layer) for name, layer in chosen.items()}
     else:
         structures = {group.name: structure(network, group) for group in groups}
-    return rank(values, scope, max_per_layer, structures), notes
+    gains = None
+    if sensitivity is not None:
+        gains = {layer: gains_of(sensitivity, name, layer) for layer in values}
+    return rank(values, scope, max_per_layer, structures, gains), notes
 
 
 def _unit_scores_of(
