@@ -20,6 +20,7 @@ from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.ranking import Scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.pruning.scores import Measured, Neurons
+from ewnprune.pruning.sensitivity import Sensitivity
 from ewnprune.pruning.writable import unwritable
 from ewnprune.pruning.zeroing import parameter_masks
 from ewnprune.training.attach import attached_parametrizations
@@ -37,6 +38,7 @@ def pruning_masks(
     max_per_layer: float | None = None,
     initial_norms: Mapping[str, Tensor] | None = None,
     measured: Measured | None = None,
+    sensitivity: Sensitivity | None = None,
     seed: int | None = None,
     forward: Forward = call,
 ) -> dict[str, Tensor]:
@@ -53,6 +55,7 @@ def pruning_masks(
         max_per_layer: the fraction of a layer that goes at most.
         initial_norms: norms at initialisation.
         measured: what `measure_neurons` gives.
+        sensitivity: what `Curve.sensitivity` gives.
         seed: seed of scores that draw numbers.
         forward: from model and inputs to outputs.
 
@@ -77,6 +80,7 @@ def pruning_masks(
         seed=seed,
         max_per_layer=max_per_layer,
         measured=measured,
+        sensitivity=sensitivity,
     )
     inputs = to_device(example_input, device_of(model))
     with evaluating(model):

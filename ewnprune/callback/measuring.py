@@ -23,7 +23,7 @@ from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Scope, check_scope
 from ewnprune.pruning.recalibration import with_statistics
 from ewnprune.pruning.score_names import Score, find_scores
-from ewnprune.pruning.scores import FROM_DATA, Measured
+from ewnprune.pruning.scores import FROM_DATA
 
 _MISFITS = (TypeError, LookupError, AttributeError, NotImplementedError)
 
@@ -83,7 +83,7 @@ class Measuring:
             training = training_batches(trainer, pl_module, self.recalibrate)
         why_not = training if isinstance(training, str) else ""
         with trainer.precision_plugin.forward_context(), gathered(pl_module):
-            measured = self._measured(trainer, pl_module, batches, scores)
+            by_data = self._from_data(trainer, pl_module, batches, scores, initial_norms)
             curve = sparsity_curve(
                 pl_module,
                 batches,
@@ -98,7 +98,6 @@ class Measuring:
                 scope=self.scope,
                 max_per_layer=self.max_per_layer,
                 initial_norms=initial_norms,
-                measured=measured,
                 device=pl_module.device,
                 method=method,
                 seed=global_seed(),
@@ -106,6 +105,7 @@ class Measuring:
                 recalibrate=None if why_not else training,
                 level_of=self.level_of,
                 per_layer=self.per_layer,
+                **by_data,
             )
         if why_not:
             text = f"running statistics of BatchNorms are those of the whole network: {why_not}"
@@ -124,7 +124,7 @@ class Measuring:
         """What goes at one level by one score, see `pruning_masks`."""
         # fetching a batch draws random numbers, which training must not notice
         with evaluating(pl_module, batches), trainer.precision_plugin.forward_context():
-            measured = self._measured(trainer, pl_module, batches, [score])
+            by_data = self._from_data(trainer, pl_module, batches, [score], initial_norms)
             inputs, _ = self.batch(next(iter(batches)))
             masks = pruning_masks(
                 pl_module,
@@ -136,36 +136,60 @@ class Measuring:
                 scope=self.scope,
                 max_per_layer=self.max_per_layer,
                 initial_norms=initial_norms,
-                measured=measured,
                 seed=global_seed(),
                 forward=self.forward,
+                **by_data,
             )
         return {name: keep.cpu() for name, keep in masks.items()}
 
-    def _measured(
-        self, trainer: Any, pl_module: Any, batches: TrainerBatches, scores: Any
-    ) -> Measured | None:
-        """What scores that go by data go by: the first batches of the validation data.
+    def _from_data(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        batches: TrainerBatches,
+        scores: Any,
+        initial_norms: Mapping[str, Tensor],
+    ) -> dict[str, Any]:
+        """What scores and the scope go by that go by data: that of the validation data.
 
         Raises:
             ValueError: these are test data, by which nothing may be chosen.
         """
-        wanted = [name for name in find_scores(scores) if name in FROM_DATA]
-        if not wanted:
-            return None
-        if trainer.testing:
+        functions = find_scores(scores)
+        wanted = [f"score {name!r}" for name in functions if name in FROM_DATA]
+        by_curves = self.scope == "sensitivity" and not self.per_layer
+        wanted += ["scope='sensitivity'"] if by_curves else []
+        if wanted and trainer.testing:
             raise ValueError(
-                f"score {wanted[0]!r} goes by data, which test data must not be: take the curve "
-                "on validation data, or give sparsity_curve(..., measured=) in Python"
+                f"{wanted[0]} goes by data, which test data must not be: take the curve on "
+                "validation data, or give sparsity_curve what it wants in Python"
             )
-        return measure_neurons(
-            pl_module,
-            batches,
-            loss_fn=self.loss_fn,
-            device=pl_module.device,
-            forward=self.forward,
-            batch=self.batch,
-        )
+        how: dict[str, Any] = {
+            "loss_fn": self.loss_fn,
+            "batch": self.batch,
+            "forward": self.forward,
+        }
+        found: dict[str, Any] = {"measured": None, "sensitivity": None}
+        device = pl_module.device
+        if any(name in FROM_DATA for name in functions):
+            found["measured"] = measure_neurons(pl_module, batches, device=device, **how)
+        if by_curves:
+            curve = sparsity_curve(
+                pl_module,
+                batches,
+                sorted({0.0, *self.sparsities}),
+                scores,
+                layers=self.layers,
+                exclude=self.exclude,
+                initial_norms=initial_norms,
+                measured=found["measured"],
+                device=device,
+                seed=global_seed(),
+                per_layer=True,
+                **how,
+            )
+            found["sensitivity"] = curve.sensitivity()
+        return found
 
     def check_call(self, trainer: Any, pl_module: Any, batches: TrainerBatches) -> None:
         """Call the model once, as a curve does.

@@ -134,6 +134,34 @@ class Curve:
         """
         return value_at(self._single(), left, size, measure)  # type: ignore[arg-type]
 
+    def sensitivity(self, measure: str = "loss") -> dict[str, dict[str, dict[float, float]]]:
+        """What the loss gains in each layer alone, for ``scope="sensitivity"``.
+
+        Args:
+            measure: the loss, or another measure of which less is better.
+
+        Returns:
+            By score and layer, the measure at each level minus that of the dense network.
+
+        Raises:
+            ValueError: the curve is not one per layer, lacks the level 0, or was not measured.
+
+        >>> points = (CurvePoint(sparsity=s, loss=s / 2, layer="fc1") for s in (0, 0.5))
+        >>> Curve(tuple(points)).sensitivity()
+        {'': {'fc1': {0.0: 0.0, 0.5: 0.25}}}
+        """
+        found: dict[str, dict[str, dict[float, float]]] = {}
+        for series in self.series():
+            first, *_ = series.points
+            if not first.layer or first.sparsity != 0:
+                raise ValueError(
+                    "expected curves of each layer alone, with the level 0: take them with "
+                    "sparsity_curve(..., per_layer=True)"
+                )
+            gains = {float(p.sparsity): p.measure(measure) - first.measure(measure) for p in series}
+            found.setdefault(first.score, {})[first.layer] = gains
+        return found
+
     def table(self, measure: str | None = None) -> str:
         """The curve as text, for a terminal of 80 columns; see `ewnprune.curve.text`."""
         return format_curve(self, measure)

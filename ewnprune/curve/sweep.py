@@ -34,6 +34,7 @@ from ewnprune.pruning.recalibration import (
 )
 from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.pruning.scores import Measured
+from ewnprune.pruning.sensitivity import Sensitivity
 from ewnprune.pruning.smaller import refuse_unfollowed
 
 
@@ -54,6 +55,7 @@ def sparsity_curve(
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
     measured: Measured | None = None,
+    sensitivity: Sensitivity | None = None,
     device: torch.device | str | None = None,
     method: str = "",
     seed: int | None = None,
@@ -105,6 +107,7 @@ def sparsity_curve(
         couple: the score of neurons that go together, see `remove_neurons`.
         initial_norms: norms at initialisation by layer name, for scores that need them.
         measured: what `measure_neurons` gives, for scores that go by data.
+        sensitivity: what `Curve.sensitivity` gives, for the scope of that name.
         device: where to put the batches; the device of the model's first parameter by default.
         method: name of the training method, for the curve.
         seed: seed of the run, for the curve; scores that draw numbers take it as theirs.
@@ -163,17 +166,20 @@ def sparsity_curve(
         )
     levels = check_sparsities(sparsities)
     functions = find_scores(scores)
+    if per_layer:  # by the order in each
+        scope, max_per_layer, sensitivity = "layer", None, None
     choice = Choice(
-        layers,
-        exclude,
-        scope,
-        round_to,
-        heads,
-        couple,
-        initial_norms,
-        seed,
-        max_per_layer,
-        measured,
+        layers=layers,
+        exclude=exclude,
+        scope=scope,
+        round_to=round_to,
+        heads=heads,
+        couple=couple,
+        initial_norms=initial_norms,
+        seed=seed,
+        max_per_layer=max_per_layer,
+        measured=measured,
+        sensitivity=sensitivity,
     )
     model = getattr(model, "_orig_mod", model)  # torch.compile takes no hooks after compilation
     device = device_of(model) if device is None else device
@@ -241,7 +247,7 @@ def sparsity_curve(
                     seed=seed,
                     score=name,
                     unit=rankings[name].unit,
-                    scope="layer" if layer else scope,
+                    scope=scope,
                     realize=realize,
                     level_of=level_of,
                     layer=layer,

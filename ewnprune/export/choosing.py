@@ -12,7 +12,7 @@ from ewnprune.curve.points import CurvePoint
 from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.export.trained import Batches, Trained
 from ewnprune.model.preserve import evaluating
-from ewnprune.pruning.scores import FROM_DATA, Measured
+from ewnprune.pruning.scores import FROM_DATA
 
 
 def choose(
@@ -84,24 +84,32 @@ def accuracies(
     return found
 
 
-def measured_for(trained: Trained, val: Batches | None, scores: Sequence[str]) -> Measured | None:
-    """What scores that go by data go by: the first batches of the validation data.
+def from_data(
+    trained: Trained, val: Batches | None, scores: Sequence[str], removal: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What scores and the scope go by that go by data: that of the validation data.
 
     Raises:
         ValueError: there are none.
     """
-    wanted = [name for name in scores if name in FROM_DATA]
-    if not wanted:
-        return None
-    if val is None:
-        raise ValueError(
-            f"score {wanted[0]!r} goes by validation data, and the run's data have none: give "
-            "another --score"
-        )
     how = trained.pruning.measuring
-    return measure_neurons(
-        trained.model, val, loss_fn=how.loss_fn, forward=how.forward, batch=how.batch
-    )
+    wanted = [f"score {name!r}" for name in scores if name in FROM_DATA]
+    wanted += ["scope='sensitivity'"] if how.scope == "sensitivity" else []
+    if not wanted:
+        return {}
+    if val is None:
+        raise ValueError(f"{wanted[0]} goes by validation data, and the run's data have none")
+    found: dict[str, Any] = {}
+    if any(name in FROM_DATA for name in scores):
+        found["measured"] = measure_neurons(
+            trained.model, val, loss_fn=how.loss_fn, forward=how.forward, batch=how.batch
+        )
+    if how.scope == "sensitivity":
+        levels, options = sorted({0.0, *how.sparsities}), {**removal, **found, "per_layer": True}
+        found["sensitivity"] = _curve(
+            trained, trained.model, val, levels, scores, options
+        ).sensitivity()
+    return found
 
 
 def check_drop(measured: Mapping[str, float | None], max_drop: float) -> None:
@@ -129,7 +137,7 @@ def _as_it_is(
     trained: Trained, network: nn.Module, batches: Batches, removal: Mapping[str, Any]
 ) -> CurvePoint:
     # what scores go by is known of the dense network alone
-    gone = ("initial_norms", "measured")
+    gone = ("initial_norms", "measured", "scope", "max_per_layer", "sensitivity")
     rest = {key: value for key, value in removal.items() if key not in gone}
     (point,) = _curve(trained, network, batches, (0.0,), ["norm"], rest)
     return point

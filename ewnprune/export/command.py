@@ -11,7 +11,7 @@ from ewnprune.errors import UsageError
 from ewnprune.export.budget import budget_entry, cost_as_written, levels_within
 from ewnprune.export.calling import Calling
 from ewnprune.export.card import make_card, summary
-from ewnprune.export.choosing import accuracies, check_drop, choose, measured_for
+from ewnprune.export.choosing import accuracies, check_drop, choose, from_data
 from ewnprune.export.formats import FormatName, find_format
 from ewnprune.export.readme import write_up
 from ewnprune.export.trained import Batches, Trained, read_trained
@@ -103,12 +103,12 @@ def export(
         "round_to": round_to,
         "heads": heads,
         "initial_norms": trained.initial_norms,
-        "measured": measured_for(trained, splits["val"], scores),
         "seed": trained.seed,
         "recalibrate": trained.training_batches(),
         "batch": trained.pruning.batch,
         "forward": trained.pruning.measuring.forward,
     }
+    removal |= from_data(trained, splits["val"], scores, removal)
     whole = Calling(trained.model, inputs, removal["forward"])
     part = _network_of(whole)
     levels = None if sparsity is None else dict.fromkeys(scores, float(sparsity))

@@ -28,6 +28,7 @@ from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking, Scope, check_scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.pruning.scores import Measured
+from ewnprune.pruning.sensitivity import Sensitivity, check_sensitivity
 from ewnprune.pruning.smaller import build_smaller, refuse_unfollowed
 
 
@@ -49,11 +50,13 @@ class Choice:
     seed: int | None = None
     max_per_layer: float | None = None
     measured: Measured | None = field(default=None, repr=False)
+    sensitivity: Sensitivity | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if type(self.round_to) is not int or self.round_to < 1:
             raise ValueError(f"round_to={self.round_to!r}: expected a whole number, 1 or more")
         check_scope(self.scope, self.max_per_layer)
+        check_sensitivity(self.scope, self.sensitivity)
         if self.heads not in ("keep", "whole", "dims"):
             raise ValueError(f"heads={self.heads!r}: expected 'keep', 'whole' or 'dims'")
         Facts(self.couple)
@@ -67,9 +70,16 @@ class Choice:
         """The order in which units of the groups go, or single weights of the layers; and notes."""
         norms = found.anatomy.batch_norms
         facts = Facts(self.couple, self.initial_norms, self.seed, self.measured, batch_norms=norms)
-        layers = {name: found.anatomy.chosen[name] for name in found.anatomy.flows}
         return rank_groups(
-            name, score, found.network, found.groups, layers, self.scope, facts, self.max_per_layer
+            name,
+            score,
+            found.network,
+            found.groups,
+            {name: found.anatomy.chosen[name] for name in found.anatomy.flows},
+            self.scope,
+            facts,
+            self.max_per_layer,
+            self.sensitivity,
         )
 
     def units(self, found: Found, ranking: Ranking, sparsity: float) -> dict[str, Tensor]:

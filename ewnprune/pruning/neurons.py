@@ -21,6 +21,7 @@ from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking, Scope, rank
 from ewnprune.pruning.score_names import Score
 from ewnprune.pruning.scores import Measured, Neurons, OutgoingUnknownError
+from ewnprune.pruning.sensitivity import Sensitivity, gains_of
 
 Couple = Literal["mean", "max", "l2"]
 """The score of neurons that go together, from those of the layers."""
@@ -62,6 +63,7 @@ def rank_groups(
     scope: Scope,
     facts: Facts,
     max_per_layer: float | None = None,
+    sensitivity: Sensitivity | None = None,
 ) -> tuple[Ranking, list[Note]]:
     """Score the units of all groups, or the single weights of the chosen layers, and rank them.
 
@@ -77,6 +79,7 @@ def rank_groups(
         scope: see `rank`.
         facts: what the score may want to know.
         max_per_layer: see `rank`.
+        sensitivity: what the loss gains in each layer alone, for the scope of that name.
 
     Raises:
         ValueError: what the score function raises, scores of the wrong shape, NaN scores, or
@@ -90,19 +93,27 @@ def rank_groups(
         found = _unit_scores_of(name, score, network, groups, facts)
         told = f"those of {error.layer!r} are not known ({error.reason})"
         notes = [Note("score", f"{name}: outgoing weights count as 1 in all layers, since {told}")]
+    units: dict[str, Tensor] = {}
+    structures: dict[str, object]
     if found is not None:
         values = {group: scores for group, (scores, _) in found.items()}
         units = {group: unit_of for group, (_, unit_of) in found.items() if unit_of is not None}
-        structures: dict[str, object] = {g.name: structure(network, g) for g in groups}
-        return replace(rank(values, scope, max_per_layer, structures), unit_of=units), notes
-    whole = [group.name for group in groups if group.apart]
-    notes += [Note("left", f"{g}: left: its single weights are not ranked") for g in whole]
-    if not chosen:
-        raise ValueError(f"score {name!r} ranks single weights: expected a layer, not recurrent")
-    alone = {layer: _alone(layer, network, facts) for layer in chosen}
-    values = {layer: _score(name, score, neurons, 2) for layer, neurons in alone.items()}
-    structures = {name: type_name(layer) for name, layer in chosen.items()}
-    return rank(values, scope, max_per_layer, structures), notes
+        structures = {group.name: structure(network, group) for group in groups}
+    else:
+        whole = [group.name for group in groups if group.apart]
+        notes += [Note("left", f"{g}: left: its single weights are not ranked") for g in whole]
+        if not chosen:
+            raise ValueError(
+                f"score {name!r} ranks single weights: expected a layer, not recurrent"
+            )
+        alone = {layer: _alone(layer, network, facts) for layer in chosen}
+        values = {layer: _score(name, score, neurons, 2) for layer, neurons in alone.items()}
+        structures = {name: type_name(layer) for name, layer in chosen.items()}
+    gains = None
+    if sensitivity is not None:
+        gains = {layer: gains_of(sensitivity, name, layer) for layer in values}
+    ranking = rank(values, scope, max_per_layer, structures, gains)
+    return replace(ranking, unit_of=units), notes
 
 
 def _unit_scores_of(

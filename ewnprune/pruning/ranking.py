@@ -9,14 +9,18 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Scope = Literal["layer", "global", "normalized", "isomorphic"]
+from ewnprune.pruning.sensitivity import Gains, predicted
+
+Scope = Literal["layer", "global", "normalized", "isomorphic", "sensitivity"]
 """Among which units the lowest scores go.
 
 - ``layer``: the same fraction of each layer;
 - ``global``: the lowest scores of all layers;
 - ``normalized``: the same, of scores divided by the root of their layer's mean square;
 - ``isomorphic``: the same fraction of all layers of equal structure, and among these the lowest
-  scores. Fang et al. (2024), https://arxiv.org/abs/2407.04616.
+  scores. Fang et al. (2024), https://arxiv.org/abs/2407.04616;
+- ``sensitivity``: of each layer the lowest scores, so many that the loss is predicted to gain
+  equally much by each, from curves of each layer alone.
 """
 
 SPARSITIES = (
@@ -83,6 +87,7 @@ def rank(
     scope: Scope = "layer",
     max_per_layer: float | None = None,
     structures: Mapping[str, object] | None = None,
+    gains: Mapping[str, Gains] | None = None,
 ) -> Ranking:
     """Order the units by score, the lowest first; equal scores go by layer, then by index.
 
@@ -95,6 +100,7 @@ def rank(
         scope: see `Scope`.
         max_per_layer: across layers, the fraction of a layer that goes at most.
         structures: per layer, what is equal for layers of equal structure.
+        gains: per layer, what the loss gains at levels of it alone.
 
     Raises:
         ValueError: a score is NaN, the scope is none, or the cap does not fit.
@@ -117,6 +123,10 @@ def rank(
     flat = {name: values.flatten() for name, values in scores.items()}
     if scope == "normalized":
         flat = {name: _normalized(values) for name, values in flat.items()}
+    own = {}
+    if gains is not None:  # what each unit costs, in the order in which those of its layer go
+        own = {name: _places(values).long() for name, values in flat.items()}
+        flat = {name: predicted(gains[name], len(v)).to(v.device) for name, v in flat.items()}
     ranks: dict[str, Tensor] = {}
     for pool in dict.fromkeys(pools.values()):
         names = [name for name in scores if pools[name] == pool]
@@ -124,6 +134,7 @@ def rank(
         places = _places(torch.cat([flat[name] for name in names]), last=torch.cat(stays))
         parts = places.split([len(flat[name]) for name in names])
         ranks |= dict(zip(names, parts, strict=True))
+    ranks |= {name: ranks[name][places] for name, places in own.items()}
     return Ranking({name: ranks[name].view(v.shape) for name, v in scores.items()}, pools, stay)
 
 

@@ -28,6 +28,7 @@ from ewnprune.pruning.removed import Removal, removal_notes
 from ewnprune.pruning.repair import repaired
 from ewnprune.pruning.score_names import Score
 from ewnprune.pruning.scores import Measured
+from ewnprune.pruning.sensitivity import Sensitivity
 from ewnprune.pruning.smaller import (
     as_it_was,
     build_masked,
@@ -54,6 +55,7 @@ def remove_neurons(
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
     measured: Measured | None = None,
+    sensitivity: Sensitivity | None = None,
     seed: int | None = None,
     repair: Any = None,
     recalibrate: Iterable[Any] | None = None,
@@ -106,6 +108,7 @@ def remove_neurons(
             the norm of all their incoming weights together).
         initial_norms: norms at initialisation by layer name, for scores that need them.
         measured: what `measure_neurons` gives, for scores that go by data.
+        sensitivity: what `Curve.sensitivity` gives, for the scope of that name.
         seed: seed of scores that draw numbers.
         repair: a batch of inputs, never test data where the result is to be tested: what removed
             neurons gave on average over it is added to the biases that follow. No training. No
@@ -156,6 +159,7 @@ def remove_neurons(
         couple=couple,
         initial_norms=initial_norms,
         measured=measured,
+        sensitivity=sensitivity,
         seed=seed,
         repair=repair,
         recalibrate=recalibrate,
@@ -186,6 +190,7 @@ def remove_with_notes(
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
     measured: Measured | None = None,
+    sensitivity: Sensitivity | None = None,
     seed: int | None = None,
     repair: Any = None,
     recalibrate: Iterable[Any] | None = None,
@@ -222,6 +227,7 @@ def remove_with_notes(
         seed,
         max_per_layer,
         measured,
+        sensitivity,
     )
     refuse_parametrized(model)
     with evaluating(model):

@@ -20,6 +20,7 @@ from ewnprune.pruning.ranking import Scope
 from ewnprune.pruning.reasons import refusal
 from ewnprune.pruning.score_names import Score
 from ewnprune.pruning.scores import Measured
+from ewnprune.pruning.sensitivity import Sensitivity
 from ewnprune.pruning.writable import unwritable
 
 
@@ -39,6 +40,7 @@ def mask_neurons(
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
     measured: Measured | None = None,
+    sensitivity: Sensitivity | None = None,
     seed: int | None = None,
     forward: Forward = call,
 ) -> dict[str, Tensor]:
@@ -63,6 +65,7 @@ def mask_neurons(
         couple: the score of neurons that go together.
         initial_norms: norms at initialisation.
         measured: what `measure_neurons` gives.
+        sensitivity: what `Curve.sensitivity` gives.
         seed: seed of scores that draw numbers.
         forward: from model and inputs to outputs.
 
@@ -89,6 +92,7 @@ def mask_neurons(
         seed,
         max_per_layer,
         measured,
+        sensitivity,
     )
     refuse_parametrized(model)
     with evaluating(model):

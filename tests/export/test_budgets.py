@@ -8,7 +8,7 @@ import yaml
 from torch import nn
 from toys.fits import Net, fit
 
-from ewnprune import measure_neurons
+from ewnprune import measure_neurons, remove_neurons, sparsity_curve
 from ewnprune.cli import main
 from ewnprune.export import card
 from ewnprune.export.budget import budget_entry, levels_within
@@ -114,6 +114,25 @@ def test_scores_from_data_go_by_validation_data(run, tmp_path, capsys, words):
     kept = taylor.argsort(descending=True)[: len(weights["0.weight"])].sort().values
     assert weights["0.weight"].equal(trained.model.net[0].weight[kept].detach())
     assert told["pruning"]["score"] == "taylor" and len(kept) < 24
+
+
+def test_a_scope_by_sensitivity_goes_by_validation_data(run, tmp_path, capsys):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["prune"] |= {"scope": "sensitivity", "sparsities": [0, 0.3, 0.6, 0.9]}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
+    words = ("--sparsity=0.5", "--score=norm", "--run_config", str(tmp_path / "other.yaml"))
+    assert _export(run, tmp_path / "small", *words) == 0, capsys.readouterr().err
+    trained = read_trained(str(run))
+    levels, val = (0, 0.3, 0.6, 0.9), trained.batches("val")
+    curve = sparsity_curve(trained.model, val, levels, per_layer=True)
+    options = {"scope": "sensitivity", "sensitivity": curve.sensitivity()}
+    small = remove_neurons(trained.model, 0.5, torch.zeros(1, 6), **options)
+    weights = torch.load(tmp_path / "small" / "model.pt", weights_only=True)
+    assert {key: value.shape for key, value in weights.items()} == {
+        key.removeprefix("net."): value.shape for key, value in small.state_dict().items()
+    }
+    told = json.loads((tmp_path / "small" / "card.json").read_text())
+    assert told["pruning"]["scope"] == "sensitivity"
 
 
 @pytest.mark.parametrize(
