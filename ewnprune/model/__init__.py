@@ -5,5 +5,6 @@ parametrizations, pruning or Lightning.
 
 A new kind of layer or operation that keeps neurons apart goes into `operations`, a normalization
 into `normalization`; what a function must not change of a model is for `preserve` to put back.
+Where a forward pass decides by values, `ways` leads it each way.
 `copying` copies a user's module: its layers, and nothing else that it holds.
 """

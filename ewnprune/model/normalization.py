@@ -66,7 +66,7 @@ def _measured(module: nn.Module) -> Normalization | None:
     tensors = _tensors(module)
     if not tensors or module._modules or type(module).__module__.startswith("torch."):
         return None
-    if any(tensor.ndim != 1 or not tensor.is_floating_point() for tensor in tensors):
+    if any(t.is_meta or t.ndim != 1 or not t.is_floating_point() for t in tensors):
         return None
     (channels, *others) = {tensor.numel() for tensor in tensors}
     if others or channels < 4:

@@ -1,8 +1,10 @@
 """torch-pruning's graph of a network, with an end to its search, and layers that it knows not.
 
-Where its index mappings send channels round in a circle (keys that grouped queries share), or sizes
-are inferred along every path there is (shifted windows, detectors), it goes on for hours. Each step
-of its loops and recursions goes over the neighbours of a node: those are counted.
+Where its index mappings send channels round in a circle (it takes the products of attention for
+element-wise, and keys that are rotated, or that heads share, come back as others each time), or
+sizes are inferred along every path there is (shifted windows, detectors), it goes on for hours.
+`coupling` cuts attention out; what is left is bounded here. Each step of its loops and recursions
+goes over the neighbours of a node: those are counted.
 """
 
 from collections.abc import Callable, Iterator

@@ -108,6 +108,10 @@ def test_what_is_no_norm_is_none(kind):
     assert normalization_of(kind(12)) is None
 
 
+def test_one_without_values_is_not_run():
+    assert normalization_of(RootMeanSquare(12).to("meta")) is None
+
+
 def test_measuring_leaves_a_module_as_it_is():
     norm = Kept(12)
     before = {name: value for name, value in vars(norm).items() if not name.startswith("_")}

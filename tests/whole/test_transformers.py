@@ -16,7 +16,8 @@ from ewnprune.export.formats import find_format
 from ewnprune.pruning.removal import remove_with_notes
 
 EVERY = pytest.mark.parametrize("kind", KINDS)
-CLASSIFIERS = [name for name in KINDS if name != "MiniLM"]
+SLOW = {"Llama": pytest.mark.slow}  # beside it the one with grouped queries
+CLASSIFIERS = [pytest.param(k, marks=SLOW.get(k, ())) for k in KINDS if k != "MiniLM"]
 
 
 def _tensors(outputs):
