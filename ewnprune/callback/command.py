@@ -66,7 +66,7 @@ def run(words: list[str]) -> int:
                 for name in _CommandLine.subcommands()
             }
             | strict,
-            args=words,
+            args=_with_values(words),
         )
     except BaseException:
         interruption.remove_stillborn()
@@ -74,6 +74,20 @@ def run(words: list[str]) -> int:
     finally:
         sys.argv = argv
     return 0
+
+
+def _with_values(words: list[str]) -> list[str]:
+    """``--per_layer`` alone is true; jsonargparse wants a value after it.
+
+    >>> _with_values(["sweep", "--per_layer", "--split=test"])
+    ['sweep', '--per_layer=true', '--split=test']
+    """
+    alone = [after.startswith("-") for after in [*words[1:], "-"]]
+    flags = ("--per_layer", "--per-layer")
+    return [
+        "--per_layer=true" if word in flags and flag else word
+        for word, flag in zip(words, alone, strict=True)
+    ]
 
 
 class _Trainer(Trainer):

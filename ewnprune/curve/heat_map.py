@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _GREY = "0.4"
 _STYLE: Any = {"font.size": 11, "legend.frameon": False}
+_ROWS = 40  # of layers, in all panels above each other
 _LONGEST = 34  # characters of a layer's name
 
 
@@ -53,14 +54,18 @@ def plot_heat_map(
     levels = [level for level in sorted({point.sparsity for point in curve}) if level]
     tables = [_table(panel, layers, levels, measure) for panel in panels.values()]
     highest = max(float(np.nanmax(np.abs(table), initial=0)) for table in tables) or 1.0
-    width = 2.6 + len(panels) * (1.2 + 0.48 * len(levels))
+    # above each other where that is no higher than a page
+    rows = len(panels) if len(panels) * len(layers) <= _ROWS else 1
+    columns = len(panels) // rows
     with mpl.rc_context(_STYLE):
-        size = (max(6.4, width), max(2.4, 1.5 + 0.32 * len(layers)))
+        width, height = 2.6 + columns * (1.2 + 0.48 * len(levels)), 0.32 * len(layers)
+        size = (max(6.4, width), max(2.4, 0.9 + rows * (0.6 + height)))
         figure = Figure(figsize=size, dpi=150, layout="constrained")
-        grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
         for axes, name, table in zip(grid, panels, tables, strict=True):
             image = _draw(axes, table, levels, highest)
             axes.set_title(name if len(panels) > 1 else "", fontsize="medium")
+        for axes in grid[-columns:]:
             axes.set_xlabel(f"{curve.points[0].unit} of the layer removed (%)")
         grid[0].set_yticks(range(len(layers)), [_label(curve, layer) for layer in layers])
         bar = figure.colorbar(image, ax=list(grid), pad=0.02, aspect=25)

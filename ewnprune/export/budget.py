@@ -111,7 +111,7 @@ def budget_told(entry: Mapping[str, Any]) -> str:
     """The same as a person reads it.
 
     >>> budget_told({"cost": "macs", "asked": 0.5, "reached": 499, "dense": 1000})
-    'budget macs=0.5: 499 of 1,000 MACs (49.9 %) left'
+    'Budget macs=0.5: 499 of 1,000 MACs (49.9 %) left'
     """
     left = amounts(entry["cost"], entry["reached"], entry["dense"])
-    return f"budget {entry['cost']}={entry['asked']:.12g}: {left} left"
+    return f"Budget {entry['cost']}={entry['asked']:.12g}: {left} left"

@@ -58,9 +58,7 @@ def write_up(card: dict[str, Any], kind: str) -> str:
         "Nothing of that is needed to run it. All figures here are in card.json.",
         f"From {_text(source['checkpoint'])}, step {source['step']}{seed}; "
         f"how score and level were chosen: {_text(pruning['chosen'])}."
-        + (
-            f" {_text(budget_told(pruning['budget']).capitalize())}." if "budget" in pruning else ""
-        ),
+        + (f" {_text(budget_told(pruning['budget']))}." if "budget" in pruning else ""),
         "## Accuracy",
         _table(("data", "samples", "before", "after"), _accuracy_rows(card)),
         "## Sizes",

@@ -104,6 +104,7 @@ import json, sys
 import torch
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
+from ewnprune.curve.from_data import measure_neurons
 from ewnprune.curve.sweep import sparsity_curve
 
 rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -117,6 +118,8 @@ if world > 1:
 metric = MulticlassAccuracy(4, average="macro")
 curve = sparsity_curve(net, batches[rank::world], (0, 0.5, 0.9), metric=metric)
 points = [[p.correct, p.total, p.loss, p.metrics["MulticlassAccuracy"]] for p in curve]
+measured = measure_neurons(net, batches[rank::world])
+points += [[0, 0, *table["0"].tolist()] for table in measured.values()]
 with open(f"{folder}/{world}{rank}.json", "w") as file:
     json.dump(points, file)
 if world > 1:

@@ -137,7 +137,7 @@ def test_the_command_writes_csv_figure_and_logs(tmp_path, capsys, monkeypatch):
     trainer = fit(tmp_path, Net(), max_epochs=1)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     words = [
-        *("sweep", "--ckpt_path=last.ckpt", "--per_layer=true", "--model=toys.fits.Net"),
+        *("sweep", "--ckpt_path=last.ckpt", "--per_layer", "--model=toys.fits.Net"),
         *("--data=toys.data.Points", "--prune.sparsities=[0,0.5]", "--prune.layers=['*']"),
         *("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
     ]

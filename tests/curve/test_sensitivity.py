@@ -22,6 +22,7 @@ gains = st.lists(st.floats(-1, 10), min_size=4, max_size=4).map(
 
 
 @given(gains, st.integers(1, 30))
+@settings(deadline=None)
 def test_the_prediction_is_numpys_on_straight_lines(by_level, units):
     found = predicted(by_level, units).numpy()
     x = np.array(sorted(by_level))
