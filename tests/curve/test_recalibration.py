@@ -31,7 +31,7 @@ class Branching(nn.Module):
 
     def forward(self, x):
         x = self.norm(self.conv(x)).relu()
-        x = x.mean((2, 3)) if x.sum() > -1 else -x.mean((2, 3))
+        x = x.mean((2, 3)) if x.sum().item() > -1 else -x.mean((2, 3))
         return self.fc2(self.drop(self.norm1(self.fc1(x)).relu()))
 
 

@@ -71,7 +71,7 @@ def test_normalized_scores_spread_over_the_layers():
 def test_layers_of_equal_structure_are_ranked_together():
     """Of ResNet-18 the inner convolutions of the blocks, by hand."""
     network, x = make(resnet18)
-    removal = remove_with_notes(network, 0.4, x, scope="isomorphic")
+    removal = remove_with_notes(network, 0.4, x, scope="isomorphic", score="raw_norm")
     inner = [f"layer{i}.{j}.conv1" for i in range(1, 5) for j in range(2)]
     norms = {
         name: network.get_submodule(name).weight.detach().flatten(1).norm(dim=1) for name in inner
