@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ewnprune.callback.callbacks import AsymptoticRelations as AsymptoticRelations
     from ewnprune.callback.callbacks import WeightNormPruning as WeightNormPruning
-    from ewnprune.callback.finetuning import Finetune as Finetune
+    from ewnprune.callback.distillation import Distillation as Distillation
+    from ewnprune.callback.finetune import Finetune as Finetune
+    from ewnprune.callback.gradual import Gradual as Gradual
     from ewnprune.curve.curve import Curve as Curve
     from ewnprune.curve.figure import plot_curve as plot_curve
     from ewnprune.curve.files import read_curve as read_curve
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from ewnprune.recipes.log_norm_penalty import LogNormPenalty as LogNormPenalty
     from ewnprune.recipes.loss_driven import LossDrivenTraining as LossDrivenTraining
     from ewnprune.recipes.nested import NestedTraining as NestedTraining
+    from ewnprune.recipes.prunable import prunable_recipe as prunable_recipe
     from ewnprune.training.attach import attached_parametrizations as attached_parametrizations
     from ewnprune.training.attach import fold as fold
     from ewnprune.training.attach import reparametrize as reparametrize
@@ -58,7 +61,9 @@ __version__ = "0.1.0"
 # torch takes a second to import and Lightning several: what is asked for is imported when it is
 _NAMES = {
     "callback.callbacks": "AsymptoticRelations WeightNormPruning",
-    "callback.finetuning": "Finetune",
+    "callback.distillation": "Distillation",
+    "callback.finetune": "Finetune",
+    "callback.gradual": "Gradual",
     "curve.curve": "Curve",
     "curve.figure": "plot_curve",
     "curve.files": "read_curve write_curve",
@@ -82,6 +87,7 @@ _NAMES = {
     "recipes.log_norm_penalty": "LogNormPenalty",
     "recipes.loss_driven": "LossDrivenTraining",
     "recipes.nested": "NestedTraining",
+    "recipes.prunable": "prunable_recipe",
     "training.attach": "attached_parametrizations fold reparametrize",
     "training.loss_rate": "LossController LossDrivenRate",
     "training.losses": "LogCrossEntropyLoss LogExponentialLoss",

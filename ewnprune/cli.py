@@ -38,6 +38,7 @@ Most used options of fit:
   --prune.parametrization EWN|SWN|null   null is plain training, the baseline
   --prune.sparsities "[0, 0.5, 0.9]"     levels to prune at
   --prune.scores "[norm, norm_product]"  which neurons go first
+  --prune.recipe prunable                EWN, and callbacks that help pruning
   --model my.Model --data my.Data        your own classes, here of a file my.py
   --trainer.max_epochs N                 how long
   --trainer.default_root_dir FOLDER      where runs/version_N goes

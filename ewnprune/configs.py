@@ -21,6 +21,11 @@ def shipped_configs() -> list[str]:
     return sorted(path.name for path in _configs_folder().glob("*.yaml"))
 
 
+def shipped_config(name: str) -> Path:
+    """The path of a config that comes with the package."""
+    return _configs_folder() / name
+
+
 def with_config_paths(words: list[str]) -> list[str]:
     """Replace the name of a shipped config by its path; a file of that name comes first."""
     found = list(words)

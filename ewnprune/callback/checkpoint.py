@@ -11,6 +11,8 @@ weight cannot give back bit for bit (it has lost the length of ``v``), lie besid
         "passed_levels": [-10.0],
         "curve": "{...}",  # what was measured so far, as in sparsity_curve.json
         "finetuning": None,  # or since which epoch, at what sparsity, by which score, the masks
+        "teacher": {...},  # where it is finetuned with distillation: the network before
+        "gradual": {...},  # where it prunes while training: how, how much, masks, who went when
     }
 
 All of it is tensors and plain Python types: ``torch.load(..., weights_only=True)`` reads it.

@@ -24,6 +24,7 @@ from ewnprune.callback.interruption import Interruption
 from ewnprune.callback.names import class_error, score_name, with_class_names
 from ewnprune.callback.predictions import PredictionFile
 from ewnprune.callback.progress import progress_bar
+from ewnprune.callback.recipe import put_first, with_recipe
 from ewnprune.errors import UsageError, unknown_option
 
 for _name in dir(ewnprune):
@@ -131,6 +132,7 @@ class _CommandLine(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self._parse_words(parser, args)
+        self._add_recipe(parser, args)
         config = self.config[self.config.subcommand]
         config.prune.scores = [score_name(score) for score in config.prune.scores]
         if config.prune.finetune is not None:
@@ -144,6 +146,16 @@ class _CommandLine(LightningCLI):
                     f"{checkpoint}: expected a checkpoint that Lightning wrote, and it has no "
                     "'pytorch-lightning_version'; load other weights in your model's own code"
                 )
+
+    def _add_recipe(self, parser: LightningArgumentParser, words: Any) -> None:
+        """Spell out the recipe that is asked for: a run's folder keeps what it was made of."""
+        command = self.config.subcommand
+        recipe = self.config[command].prune.pop("recipe", None)
+        if recipe is not None:
+            self._parse_words(parser, with_recipe(words, command, recipe))
+            self.config[command].prune.pop("recipe")
+            alone = parser.parse_args(with_recipe(["fit"], "fit", recipe))
+            put_first(self.config[command], alone.fit.trainer.callbacks)
 
     def _parse_words(self, parser: LightningArgumentParser, words: Any) -> None:
         try:
@@ -170,6 +182,11 @@ class _CommandLine(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(WeightNormPruning, "prune")
+        parser.add_argument(
+            "--prune.recipe",
+            type=Literal["prunable"] | None,
+            help="callbacks that make networks easier to prune, see docs/recipe.md",
+        )
         parser.set_defaults(
             {
                 "prune.parametrization": {"class_path": "ewnprune.EWN"},

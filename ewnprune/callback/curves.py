@@ -1,14 +1,14 @@
 """The curves of a run: when they are taken, of which weights, and where they go."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils._pytree import tree_leaves
 
 from ewnprune.callback.batches import TrainerBatches
-from ewnprune.callback.finetuning import Finetuning
 from ewnprune.callback.loggers import log_curve
+from ewnprune.callback.pruned import measure
 from ewnprune.callback.refusals import averaging_callbacks
 from ewnprune.callback.run_files import choose_paths, write_results
 from ewnprune.callback.weights import as_validated, fingerprint, on_root_device
@@ -16,12 +16,17 @@ from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import curve_from_json, curve_to_json
 from ewnprune.pruning.notes import Note
 
+if TYPE_CHECKING:
+    from ewnprune.callback.finetuning import Finetuning
+    from ewnprune.callback.gradual_pruning import GradualPruning
+
 
 class Curves:
     """Takes curves, and keeps them in files, loggers and checkpoints.
 
     Args:
-        finetuning: what measures the network, pruned or not.
+        finetuning: what may have been pruned of the network after the ordinary epochs.
+        gradual: what may have been pruned of it in their course.
         every_n_epochs: in mid-training too, every so many epochs.
 
     Raises:
@@ -34,13 +39,19 @@ class Curves:
         trained: whether this fit trained anything; a run may have ended before it was resumed.
     """
 
-    def __init__(self, finetuning: Finetuning, every_n_epochs: int | None) -> None:
+    def __init__(
+        self,
+        finetuning: "Finetuning",
+        gradual: "GradualPruning",
+        every_n_epochs: int | None,
+    ) -> None:
         if not (every_n_epochs is None or (isinstance(every_n_epochs, int) and every_n_epochs > 0)):
             raise ValueError(
                 f"every_n_epochs={every_n_epochs}: expected a number of epochs >= 1, or None for "
                 "the end of training only"
             )
-        self.finetuning, self.every_n_epochs = finetuning, every_n_epochs
+        self.finetuning, self.gradual = finetuning, gradual
+        self.every_n_epochs = every_n_epochs
         self.reset()
 
     def reset(self) -> None:
@@ -62,7 +73,7 @@ class Curves:
             first = TrainerBatches(trainer, flat[0], 1)
             measuring.check_call(trainer, pl_module, first)
             extremes = sorted({measuring.sparsities[0], measuring.sparsities[-1]})
-            self.finetuning.measure(trainer, pl_module, first, extremes)
+            self._measure(trainer, pl_module, first, extremes)
 
     def due(self, trainer: Any) -> bool:
         """Whether the epoch that ends now is one to take a curve at."""
@@ -114,7 +125,7 @@ class Curves:
             return
         batches = TrainerBatches(trainer, flat[0], limits[0])
         sparsities = self.finetuning.measuring.sparsities
-        curve = self.finetuning.measure(trainer, pl_module, batches, sparsities)
+        curve = self._measure(trainer, pl_module, batches, sparsities)
         curve = curve.tagged(split=split, epoch=epoch, step=trainer.global_step)
         averaging = averaging_callbacks(trainer, "StochasticWeightAveraging")
         if averaging and epoch == trainer.current_epoch:  # it is over when training has ended
@@ -140,6 +151,13 @@ class Curves:
         self.curve = None if text is None else curve_from_json(text)
         self._swept_at = self.curve.points[-1].step if self.curve else None
         self._swept = None
+
+    def _measure(
+        self, trainer: Any, pl_module: Any, batches: TrainerBatches, sparsities: Sequence[float]
+    ) -> Curve:
+        pruned = self.finetuning.network() or self.gradual.network()
+        measuring, attachment = self.finetuning.measuring, self.finetuning.attachment
+        return measure(measuring, attachment, pruned, trainer, pl_module, batches, sparsities)
 
     def _take_in_fit(self, trainer: Any, pl_module: Any, epoch: int) -> None:
         loaders, limits = trainer.val_dataloaders, trainer.num_val_batches

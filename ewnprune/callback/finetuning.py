@@ -8,7 +8,6 @@ the better way to retrain (Renda et al. 2020, https://arxiv.org/abs/2003.02389).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -17,43 +16,19 @@ from torch.utils.hooks import RemovableHandle
 
 from ewnprune.callback.attachment import Attachment
 from ewnprune.callback.batches import TrainerBatches
-from ewnprune.callback.holding import hold_at_zero, pruned_first, set_to_zero
+from ewnprune.callback.distillation import Distillation
+from ewnprune.callback.finetune import Finetune
+from ewnprune.callback.holding import hold_at_zero, set_to_zero
 from ewnprune.callback.measuring import Measuring
-from ewnprune.callback.refusals import refuse_finetuning
+from ewnprune.callback.pruned import Pruned
+from ewnprune.callback.refusals import refuse_pruning_in_fit
+from ewnprune.callback.teacher import Teacher, where_taught
 from ewnprune.curve.curve import Curve
 from ewnprune.pruning.score_names import find_scores
 
 
-@dataclass(frozen=True)
-class Finetune:
-    """How to train on after pruning, in the same fit.
-
-    Args:
-        epochs: how many epochs, after the Trainer's ``max_epochs``.
-        sparsity: the level that the network is pruned at, in (0, 1).
-        score: by which score; the first of the callback's ``scores`` by default.
-
-    Raises:
-        ValueError: a number that does not fit, or an unknown score.
-    """
-
-    epochs: int
-    sparsity: float = 0.9
-    score: str | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.epochs, int) or self.epochs < 1:
-            raise ValueError(f"finetune: epochs={self.epochs}: expected a number of epochs >= 1")
-        if not (isinstance(self.sparsity, int | float) and 0 < self.sparsity < 1):
-            raise ValueError(
-                f"finetune: sparsity={self.sparsity}: expected a fraction in (0, 1), such as 0.9"
-            )
-        if self.score is not None and len(find_scores(self.score)) != 1:
-            raise ValueError(f"finetune: score={self.score!r}: expected one score")
-
-
 class Finetuning:
-    """The network as it is measured, and pruned and held at zero when it is the time.
+    """Prunes the network when the ordinary epochs are over, and holds at zero what went.
 
     Args:
         options: how to finetune; None is not at all.
@@ -79,6 +54,9 @@ class Finetuning:
         self._ordinary_epochs = 0
         self._epochs_done = 0  # before the run was resumed
         self._handles: Sequence[RemovableHandle] = ()
+        self._place = ""  # where its outputs are made
+        self._teacher: Teacher | None = None
+        self._taught: Mapping[str, Tensor] | None = None  # the teacher of a run that is resumed
 
     def reset(self, trainer: Any, pl_module: Any) -> None:
         """Begin a fit.
@@ -87,43 +65,16 @@ class Finetuning:
             ValueError: finetuning cannot work with it.
         """
         if self.options is not None:
-            refuse_finetuning(trainer, pl_module)
+            refuse_pruning_in_fit("finetune", trainer, pl_module)
         self._ordinary_epochs, self._epochs_done = trainer.max_epochs, 0
-        self.pruned = None
+        self.pruned = self._taught = None
 
-    # --- measuring -------------------------------------------------------------------------
-
-    @property
-    def series_name(self) -> str:
-        """Name of what is measured now: the method, or that and how it was finetuned."""
-        method = self.attachment.method
-        return (
-            method if self.pruned is None else f"{method}, finetuned at {self.pruned['sparsity']:g}"
-        )
-
-    def measure(
-        self, trainer: Any, pl_module: Any, batches: TrainerBatches, sparsities: Sequence[float]
-    ) -> Curve:
-        """The curve; of a pruned network, at a level below it is that network as it is."""
-        name, norms = self.series_name, self.attachment.initial_norms
-        scores: Sequence[Any] = self.measuring.scores
+    def network(self) -> Pruned | None:
+        """The network as it is pruned now; None before."""
         if self.pruned is None:
-            return self.measuring.curve(
-                trainer, pl_module, batches, sparsities, scores, name, norms
-            )
-        reached = {level: max(level, self.pruned["sparsity"]) for level in sparsities}
-        masks = self.pruned["masks"]
-        scores = [
-            pruned_first(score, function, pl_module, masks)
-            for score, function in find_scores(scores).items()
-        ]
-        levels = sorted({*reached.values()})
-        curve = self.measuring.curve(trainer, pl_module, batches, levels, scores, name, norms)
-        points = []
-        for series in curve.series():
-            found = {point.sparsity: point for point in series}
-            points += [replace(found[reached[level]], sparsity=level) for level in sparsities]
-        return Curve(tuple(points), curve.notes)
+            return None
+        how = f"finetuned at {self.pruned['sparsity']:g}"
+        return Pruned(how, self.pruned["sparsity"], self.pruned["masks"])
 
     def beside_one_shot(self, curve: Curve, all_of_it: Curve) -> Curve:
         """The curve of a finetuned network with that of the one before; others by themselves."""
@@ -145,6 +96,7 @@ class Finetuning:
         if self.pruned is not None:
             since = self.pruned["since"]
             self._hold(trainer, pl_module)
+            self._learn(pl_module)
         if self._epochs_done >= since:
             trainer.fit_loop.max_epochs = since + self.options.epochs
 
@@ -152,6 +104,9 @@ class Finetuning:
         """Find what would go, so that what does not work is an error now."""
         if self.options is not None and self.pruned is None:
             self._find_masks(trainer, pl_module)
+        if self._distilled() is not None:
+            batches = self._first_batch(trainer)
+            self._place = where_taught(self.measuring, trainer, pl_module, batches)
 
     def end_epoch(self, trainer: Any) -> None:
         """Have the loop go on when the ordinary epochs are over, and learn of it no earlier."""
@@ -168,6 +123,7 @@ class Finetuning:
         assert self.options is not None
         since = trainer.current_epoch
         masks = self._find_masks(trainer, pl_module)
+        self._learn(pl_module)
         self.pruned = {"since": since, **self._pruned_as(), "masks": masks}
         set_to_zero(pl_module, masks)
         trainer.fit_loop.max_epochs = self.options.epochs
@@ -175,6 +131,11 @@ class Finetuning:
         self.attachment.check_optimizers(pl_module, trainer.optimizers)
         trainer.fit_loop.max_epochs = since + self.options.epochs
         self._hold(trainer, pl_module)
+
+    def before_batch(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+        """Have the pruned network learn from the one before, where that was asked for."""
+        if self._teacher is not None:
+            self._teacher.before_batch(trainer, pl_module, batch, self._place)
 
     def why_not(self, trainer: Any) -> list[str]:
         """A line that says why the network was not finetuned, where it was to be."""
@@ -190,6 +151,9 @@ class Finetuning:
         for handle in self._handles:
             handle.remove()
         self._handles = ()
+        if self._teacher is not None:
+            self._teacher.let_go()
+            self._teacher = None
         if self.options is not None and self._ordinary_epochs:
             trainer.fit_loop.max_epochs = self._ordinary_epochs
 
@@ -197,11 +161,12 @@ class Finetuning:
 
     def state_dict(self) -> dict[str, Any]:
         """How it was pruned."""
-        return {"finetuning": self.pruned}
+        taught = {} if self._teacher is None else {"teacher": self._teacher.state_dict()}
+        return {"finetuning": self.pruned, **taught}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up how it was pruned."""
-        self.pruned = state.get("finetuning")
+        self.pruned, self._taught = state.get("finetuning"), state.get("teacher")
 
     def go_on(self, trainer: Any, checkpoint: Mapping[str, Any]) -> None:
         """Go on with the finetuning that a checkpoint was saved in, if it was.
@@ -216,7 +181,8 @@ class Finetuning:
         if self.pruned is None:
             return
         asked = {} if self.options is None else self._pruned_as()
-        if self.options is None or any(self.pruned[key] != asked[key] for key in asked):
+        before = {key: self.pruned.get(key) for key in asked}
+        if self.options is None or before != asked:
             raise ValueError(
                 f"the checkpoint is of a run that was finetuning at sparsity "
                 f"{self.pruned['sparsity']:g} by {self.pruned['score']}: resume it with the "
@@ -235,7 +201,19 @@ class Finetuning:
         """At what level and by which score, in plain types for a checkpoint."""
         assert self.options is not None
         (score,) = find_scores(self._score())
-        return {"sparsity": float(self.options.sparsity), "score": score}
+        distill = self._distilled()
+        how = None if distill is None else [float(distill.temperature), float(distill.weight)]
+        return {"sparsity": float(self.options.sparsity), "score": score, "distill": how}
+
+    def _distilled(self) -> Distillation | None:
+        """How, where it makes a difference."""
+        distill = None if self.options is None else self.options.distill
+        return distill if distill is not None and distill.weight else None
+
+    def _learn(self, pl_module: Any) -> None:
+        distill = self._distilled()
+        if distill is not None:
+            self._teacher = Teacher(distill, self.measuring, pl_module, self._taught)
 
     def _hold(self, trainer: Any, pl_module: Any) -> None:
         assert self.pruned is not None
@@ -243,17 +221,20 @@ class Finetuning:
 
     def _find_masks(self, trainer: Any, pl_module: Any) -> dict[str, Tensor]:
         assert self.options is not None
+        return self.measuring.masks(
+            trainer,
+            pl_module,
+            self._first_batch(trainer),
+            float(self.options.sparsity),
+            self._score(),
+            self.attachment.initial_norms,
+        )
+
+    def _first_batch(self, trainer: Any) -> TrainerBatches:
         flat = tree_leaves(trainer.val_dataloaders) if trainer.val_dataloaders is not None else []
         if not flat or not trainer.num_val_batches[0]:
             raise ValueError(
                 f"finetune={self.options} needs validation data, for the curves before and "
                 "after: give some, or leave it out"
             )
-        return self.measuring.masks(
-            trainer,
-            pl_module,
-            TrainerBatches(trainer, flat[0], 1),
-            float(self.options.sparsity),
-            self._score(),
-            self.attachment.initial_norms,
-        )
+        return TrainerBatches(trainer, flat[0], 1)

@@ -17,6 +17,7 @@ from ewnprune.model.recurrent import hidden_rows, is_recurrent, weight_names
 from ewnprune.model.tensors import device_of, to_device
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.choice import Choice
+from ewnprune.pruning.finding import Found
 from ewnprune.pruning.ranking import Scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.pruning.scores import Measured, Neurons
@@ -95,6 +96,19 @@ def pruning_masks(
             for name, kept in ranking.keep(level).items()
             if not kept.all()
         }
+    return neuron_masks(found, choice.units(found, ranking, level))
+
+
+def neuron_masks(found: Found, units: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As `pruning_masks`, of units that are chosen already.
+
+    Args:
+        found: the groups of a network.
+        units: for each group, which of its units stay.
+
+    Raises:
+        ValueError: neurons that cannot be held at zero.
+    """
     refused = unwritable(found.network, found.groups)
     if refused:
         name, reason = next(iter(refused.items()))
@@ -102,7 +116,7 @@ def pruning_masks(
             f"neurons of {name!r} cannot be held at zero, since {reason}: leave it with "
             f"exclude={name!r}"
         )
-    return parameter_masks(found.network, found.groups, choice.units(found, ranking, level))
+    return parameter_masks(found.network, found.groups, units)
 
 
 def pruned_first(name: str, score: Score, model: nn.Module, masks: Mapping[str, Tensor]) -> Score:

@@ -5,7 +5,6 @@ A timetable: what happens when, and nothing else. What is done is in the parts, 
 
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from types import MethodType
 from typing import Any, Literal
 
 from torch import nn
@@ -14,9 +13,13 @@ from torchmetrics import Metric, MetricCollection
 from ewnprune.callback.attachment import Attachment
 from ewnprune.callback.checkpoint import fold_checkpoint, restore_originals, stored
 from ewnprune.callback.curves import Curves
-from ewnprune.callback.finetuning import Finetune, Finetuning
+from ewnprune.callback.finetune import Finetune
+from ewnprune.callback.finetuning import Finetuning
+from ewnprune.callback.gradual import Gradual
+from ewnprune.callback.gradual_pruning import GradualPruning
 from ewnprune.callback.loss_levels import Action, LossLevels
 from ewnprune.callback.measuring import Measuring
+from ewnprune.callback.module_hooks import go_along, once_built
 from ewnprune.callback.refusals import builds_layers_later, refuse_what_cannot_work
 from ewnprune.curve.curve import Curve
 from ewnprune.model.batches import inputs_and_targets
@@ -69,8 +72,10 @@ class PruningHooks:
             network stands beside the first, as ``"EWN, finetuned at 0.9"``. A fit that is stopped
             before ``max_epochs`` is not finetuned.
         level_of: what levels are fractions of: the ``"units"`` that can go, or the network's
-            ``"parameters"`` or ``"macs"``, to compare at equal cost; not with `finetune`.
+            ``"parameters"`` or ``"macs"``, to compare at equal cost; of one-shot pruning only.
         max_per_layer: across layers, the fraction of a layer that goes at most.
+        gradual: prune while training, ever more neurons by the first of the scores; what went stays
+            zero and is listed in ``gradual_neurons.csv``. Not with `finetune`.
 
     Raises:
         ValueError: levels, scores or numbers that do not fit; the same for the model in ``setup``.
@@ -101,6 +106,7 @@ class PruningHooks:
         finetune: Finetune | None = None,
         level_of: LevelOf = "units",
         max_per_layer: float | None = None,
+        gradual: Gradual | None = None,
     ) -> None:
         self.attachment = Attachment(parametrization, weight_space, layers, exclude)
         self.measuring = Measuring(
@@ -120,7 +126,8 @@ class PruningHooks:
         )
         self.loss_levels = LossLevels(loss_levels, at_level)
         self.finetuning = Finetuning(finetune, self.measuring, self.attachment)
-        self.curves = Curves(self.finetuning, every_n_epochs)
+        self.gradual = GradualPruning(gradual, self.measuring, self.attachment, finetune)
+        self.curves = Curves(self.finetuning, self.gradual, every_n_epochs)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Attach: before the optimizer, DDP and a checkpoint's weights."""
@@ -131,58 +138,50 @@ class PruningHooks:
         later = builds_layers_later(pl_module)
         refuse_what_cannot_work(self, trainer, later)
         self.finetuning.reset(trainer, pl_module)
-        if not later:
+        self.gradual.reset(trainer, pl_module)
+        if later:
+            once_built(pl_module, lambda module: self._attach(trainer, module))
+        else:
             self._attach(trainer, pl_module)
-            return
-
-        # A model that makes layers in its own setup or in configure_model is reached right after
-        # that. No hook of a callback comes between those and the optimizer:
-        # pytorch_lightning/trainer/call.py:107-110 and trainer/trainer.py:1041-1054.
-        def configure_model(module: Any) -> None:
-            del module.configure_model  # this wrapper, so that the class's own shows again
-            module.configure_model()
-            self._attach(trainer, module)
-
-        pl_module.configure_model = MethodType(configure_model, pl_module)
 
     def _attach(self, trainer: Any, pl_module: Any) -> None:
         selection = self.attachment.attach(pl_module)
         if trainer.is_global_zero:
             print(f"ewnprune: layers under {self.method}\n{selection}", flush=True)
 
-        # save_weights_only leaves out the callbacks' hook, and calls the module's:
-        # pytorch_lightning/trainer/connectors/checkpoint_connector.py:503-510
-        def on_save_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:
-            type(module).on_save_checkpoint(module, checkpoint)
-            parts = (self.attachment, self.loss_levels, self.curves, self.finetuning)
+        def saved(module: Any, checkpoint: dict[str, Any]) -> None:
+            parts = self.attachment, self.loss_levels, self.curves, self.finetuning, self.gradual
             stores = {key: value for part in parts for key, value in part.state_dict().items()}
             fold_checkpoint(module, checkpoint, stores)
 
-        # callbacks come before the module has logged its epoch, which loss levels ask for, and may
-        # have undone it (LossDrivenTraining): pytorch_lightning/loops/fit_loop.py:482-484
-        def on_train_epoch_end(module: Any) -> None:
-            type(module).on_train_epoch_end(module)
+        def epoch_ended(module: Any) -> None:
             if self in trainer.callbacks:  # finders of a rate or batch size set them aside
                 self._end_epoch(trainer, module)
 
-        pl_module.on_save_checkpoint = MethodType(on_save_checkpoint, pl_module)
-        pl_module.on_train_epoch_end = MethodType(on_train_epoch_end, pl_module)
+        go_along(pl_module, saved, epoch_ended)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Check the optimizers, which are made by now; go on with finetuning that was resumed."""
+        """Check the optimizers, which are made by now; go on with pruning that was resumed."""
         self.attachment.check_optimizers(pl_module, trainer.optimizers)
         self.finetuning.resume(trainer, pl_module)
+        self.gradual.resume(trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Rehearse all that is done at the end, on one batch."""
         self.curves.rehearse(trainer, pl_module)
         self.finetuning.rehearse(trainer, pl_module)
+        self.gradual.begin(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """After the ordinary epochs: the curve of the trained network, then prune it."""
         if self.finetuning.due(trainer):
             self.curves.take_last(trainer, pl_module)
             self.finetuning.begin(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
+        """Prune a little more, or have the pruned network learn from the one before."""
+        self.finetuning.before_batch(trainer, pl_module, batch)
+        self.gradual.before_batch(trainer, pl_module, batch)
 
     def _end_epoch(self, trainer: Any, pl_module: Any) -> None:
         """Log the norms; take the curve when it is the time."""
@@ -199,6 +198,7 @@ class PruningHooks:
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the Trainer as it was; the model stays attached, as a checkpoint wants it."""
         self.finetuning.end(trainer)
+        self.gradual.end()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Fold, and say what was found and written.
@@ -210,8 +210,9 @@ class PruningHooks:
             # once more where another callback, or the module, put weights in when the fit ended
             self.curves.take_last(trainer, pl_module)
             if self.curves.trained:
-                self.curves.report += self.finetuning.why_not(trainer)
+                self.curves.report += self.finetuning.why_not(trainer) + self.gradual.told(trainer)
             self.finetuning.end(trainer)
+            self.gradual.end()
             vars(pl_module).pop("on_train_epoch_end", None)
             if self.attachment.detach(pl_module):
                 vars(pl_module).pop("on_save_checkpoint", None)
@@ -237,8 +238,10 @@ class PruningHooks:
         self.attachment.load_state_dict(state)
         self.loss_levels.load_state_dict(state)
         self.finetuning.load_state_dict(state)
+        self.gradual.load_state_dict(state)
         if trainer.state.fn == "fit":
             self.finetuning.go_on(trainer, checkpoint)
+            self.gradual.go_on()
             restore_originals(pl_module, checkpoint)
             self.curves.load_state_dict(state)
 

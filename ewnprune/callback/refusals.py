@@ -80,29 +80,34 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
             )
 
 
-def refuse_finetuning(trainer: Any, pl_module: Any) -> None:
-    """Name what finetuning cannot work with.
+def refuse_pruning_in_fit(option: str, trainer: Any, pl_module: Any) -> None:
+    """Name what pruning within a fit cannot work with.
+
+    Args:
+        option: the callback's option that asks for it.
+        trainer: the Trainer.
+        pl_module: its module.
 
     Raises:
-        ValueError: a fit without a number of epochs, or something that would bring pruned neurons
-            back: averages of weights, undone epochs, shards.
+        ValueError: finetuning without a number of epochs, or something that would bring pruned
+            neurons back: averages of weights, undone epochs, shards.
     """
-    if trainer.max_epochs in (None, -1):
+    if option == "finetune" and trainer.max_epochs in (None, -1):
         raise ValueError(
             "finetune needs to know when the ordinary epochs are over: give the Trainer max_epochs"
         )
     averaging = averaging_callbacks(trainer)
     if averaging:
         raise ValueError(
-            f"finetune beside {averaging[0]}, which would average pruned weights with those "
+            f"{option} beside {averaging[0]}, which would average pruned weights with those "
             "of before: remove one of the two"
         )
     if any(base.__name__ == "LossDrivenTraining" for base in type(pl_module).__mro__):
         raise ValueError(
-            "finetune with LossDrivenTraining, which may undo the epoch before: use another model"
+            f"{option} with LossDrivenTraining, which may undo the epoch before: use another model"
         )
     if is_sharded(pl_module) or type(trainer.strategy).__name__ == "ModelParallelStrategy":
-        raise ValueError("finetune does not work with sharded models: use DDP")
+        raise ValueError(f"{option} does not work with sharded models: use DDP")
 
 
 def averaging_callbacks(trainer: Any, *kinds: str) -> list[str]:

@@ -1,5 +1,7 @@
 """The files that the callback leaves in the run's folder."""
 
+from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +25,17 @@ def choose_paths(trainer: Any, split: str, name: str = "sparsity_curve") -> list
     folder = Path(trainer.log_dir or trainer.default_root_dir)  # the first asks all processes
     if trainer.fast_dev_run:
         return []
-    stem, number = name if split == "val" else f"{name}_{split}", 0
-    while True:
-        numbered = f"{stem}_{number}" if number else stem
-        paths = [folder / f"{numbered}{kind}" for kind in _KINDS]
+    return unused(folder, name if split == "val" else f"{name}_{split}", _KINDS)
+
+
+def unused(folder: Path, stem: str, kinds: Iterable[str]) -> list[Path]:
+    """Paths of a stem, one for each kind, or of a numbered stem where one exists."""
+    for number in count():
+        name = f"{stem}_{number}" if number else stem
+        paths = [folder / f"{name}{kind}" for kind in kinds]
         if not any(path.exists() for path in paths):
-            return paths
-        number += 1
+            break
+    return paths
 
 
 def write_results(curve: Curve, newest: Curve, paths: list[Path]) -> "Figure":

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ewnprune.callback.batches import global_seed
+from ewnprune.callback.distillation import Distillation, Distilling, where_to_distill
 from ewnprune.model.batches import inputs_and_targets
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns, num_inputs, spatial_dims
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.recurrent import is_recurrent
-from ewnprune.model.tensors import tensors_in
+from ewnprune.model.tensors import map_tensors, tensors_in
 from ewnprune.model.tracing import call
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.finding import Found
@@ -50,6 +51,10 @@ class NestedTraining(Callback):
         layers: which layers, see `select_layers`; by default all but the last.
         exclude: which of them to leave.
         batch: function from a batch to (inputs, targets); by default the batch is that pair.
+        forward: from model and inputs to outputs; ``model(inputs)`` by default.
+        distill: have images that see a pruned network learn the whole network's outputs too, as in
+            slimmable networks (Yu & Huang, https://arxiv.org/abs/1903.05134): one more pass forward
+            for these images, in eval mode and without gradients.
 
     Raises:
         ValueError: a number out of range, an unknown score; in the first step, a score that gives
@@ -64,6 +69,8 @@ class NestedTraining(Callback):
         layers: LayerPatterns | None = None,
         exclude: LayerPatterns | None = None,
         batch: Callable[[Any], tuple[Any, Any]] | None = None,
+        forward: Callable[[torch.nn.Module, Any], Any] | None = None,
+        distill: Distillation | None = None,
     ) -> None:
         if not 0 <= share <= 1:
             raise ValueError(f"share={share}: expected a fraction of the images in [0, 1]")
@@ -71,7 +78,11 @@ class NestedTraining(Callback):
         self.share, self.score = share, score
         self.sparsities = check_sparsities(sparsities)
         self.layers, self.exclude = layers, exclude
-        self.batch = batch or inputs_and_targets
+        self.batch, self.forward = batch or inputs_and_targets, forward or call
+        if not isinstance(distill, Distillation | None):
+            raise ValueError(f"distill={distill!r}: expected Distillation(...), or None")
+        self.distill = distill
+        self._distilling: Distilling | None = None
         self._found: Found | None = None
         self._handles: list[RemovableHandle] = []
         self._masks: dict[tuple[str, str], Tensor] = {}
@@ -86,6 +97,9 @@ class NestedTraining(Callback):
         seed = (global_seed() or 0, trainer.current_epoch, batch_idx, trainer.global_rank)
         draws = draw_levels(len(tensors_in(inputs)[0]), self.share, len(self.sparsities), seed)
         if draws.any():
+            if self._distilling is not None:
+                targets = self._whole(trainer, pl_module, inputs, draws > 0)
+                self._distilling.expect(targets, draws > 0)
             self._draws = draws
             ((name, score),) = find_scores(self.score).items()
             groups, anatomy = self._found.groups, self._found.anatomy
@@ -111,7 +125,11 @@ class NestedTraining(Callback):
     def _attach(self, trainer: Trainer, pl_module: LightningModule, inputs: Any) -> Found:
         choice = Choice(self.layers, self.exclude)
         with evaluating(pl_module), trainer.precision_plugin.forward_context():
-            found = choice.find(plain_network(pl_module), call, inputs)
+            found = choice.find(plain_network(pl_module), self.forward, inputs)
+        if self.distill is not None and self.distill.weight:
+            with trainer.precision_plugin.forward_context():
+                place = where_to_distill(pl_module, self.forward, inputs)
+            self._distilling = Distilling(self.distill, pl_module, place)
         nested = [group for group in found.groups if _for_one_image(group, pl_module)]
         across = [group.name for group in found.groups if group not in nested]
         why = "a norm or a recurrent layer reads across"
@@ -138,8 +156,24 @@ class NestedTraining(Callback):
     def _detach(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles, self._found = [], None
+        if self._distilling is not None:
+            self._distilling.let_go()
+        self._handles, self._found, self._distilling = [], None, None
         self._forget()
+
+    def _whole(
+        self, trainer: Trainer, pl_module: LightningModule, inputs: Any, rows: Tensor
+    ) -> Tensor:
+        """What the whole network says of some images."""
+
+        def chosen(tensor: Tensor) -> Tensor:
+            per_image = tensor.ndim > 0 and len(tensor) == len(rows)
+            return tensor[rows.to(tensor.device)] if per_image else tensor
+
+        # a context of its own: autocast would keep weights cast without gradients for the step
+        with evaluating(pl_module), trainer.precision_plugin.forward_context():
+            outputs: Tensor = self.forward(pl_module, map_tensors(chosen, inputs))
+        return outputs
 
     def _masks_of(
         self, ranking: Ranking, draws: Tensor, groups: Sequence[Group], model: LightningModule

@@ -1,0 +1,62 @@
+"""When how many neurons go: the schedule of pruning step by step while the network trains.
+
+The fraction that is gone rises as in Zhu & Gupta (2017, https://arxiv.org/abs/1710.01878): fast at
+first, when much can go, and slower towards the end.
+"""
+
+from dataclasses import dataclass
+
+_TIMES = 50  # how often it prunes where nothing is said
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """How to prune while training: ever more neurons, from one time of the fit to another.
+
+    Args:
+        to: the fraction of the neurons that is gone in the end, in (0, 1).
+        start: when it begins, as a fraction of the fit's steps.
+        end: when ``to`` is reached; the rest of the fit trains what is left.
+        every: how many steps lie between two prunings; by default a fiftieth of all of them.
+
+    Raises:
+        ValueError: a number that does not fit.
+    """
+
+    to: float
+    start: float = 0.2
+    end: float = 0.7
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.to, int | float) and 0 < self.to < 1):
+            raise ValueError(f"gradual: to={self.to}: expected a fraction in (0, 1), such as 0.9")
+        numbers = all(isinstance(value, int | float) for value in (self.start, self.end))
+        if not (numbers and 0 <= self.start < self.end < 1):
+            raise ValueError(
+                f"gradual: start={self.start}, end={self.end}: expected fractions of the fit with "
+                "0 <= start < end < 1"
+            )
+        if self.every is not None and (type(self.every) is not int or self.every < 1):
+            raise ValueError(f"gradual: every={self.every}: expected a number of steps >= 1")
+
+    def sparsity(self, step: int, steps: int) -> float:
+        """The fraction that is gone when a number of steps are done.
+
+        It is ``to * (1 - (1 - done) ** 3)``, where ``done`` is how much of the way from ``start``
+        to ``end`` was behind at the last pruning.
+
+        Args:
+            step: the steps done.
+            steps: those of the whole fit.
+
+        >>> [round(Gradual(0.8, 0.2, 0.6).sparsity(step, 10), 3) for step in range(8)]
+        [0.0, 0.0, 0.0, 0.463, 0.7, 0.788, 0.8, 0.8]
+        """
+        last = max(0, min(round(self.end * steps), steps - 1))
+        first = min(round(self.start * steps), last)
+        if step >= last:
+            return float(self.to)
+        every = self.every or max(1, (last - first) // _TIMES)
+        done = max(0, step - first) // every * every / (last - first) if last > first else 0.0
+        return float(self.to * (1 - (1 - done) ** 3))

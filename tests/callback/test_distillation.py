@@ -1,0 +1,310 @@
+"""Soft targets beside labels, in a module's own training step."""
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+from toys import fits
+
+from ewnprune import EWN, Distillation, Finetune, NestedTraining, WeightNormPruning
+from ewnprune.callback.distillation import Distilling, soft_losses, where_to_distill
+from ewnprune.model.tracing import call
+from ewnprune.recipes.nested import draw_levels
+from lightning_modules import Classifier
+
+
+def _softmax(x):
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def _by_formula(own, given, temperature):
+    p, q = _softmax(given / temperature), _softmax(own / temperature)
+    return temperature**2 * (p * np.log(p / q)).sum(axis=1)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1, 4])
+@pytest.mark.parametrize("shape", [(6, 5), (3, 4, 2, 7)])
+def test_the_loss_is_the_formula(temperature, shape):
+    rng = np.random.default_rng(0)
+    own, given = rng.normal(size=shape), rng.normal(size=shape)
+    expected = _by_formula(own, given, temperature)
+    expected = expected.reshape(len(own), -1).mean(axis=1)
+    found = soft_losses(torch.from_numpy(own), torch.from_numpy(given), temperature)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    half = soft_losses(*(torch.from_numpy(x).bfloat16() for x in (own, given)), temperature)
+    assert half.dtype == torch.float32
+    np.testing.assert_allclose(half, expected, rtol=0.1, atol=0.02)
+
+
+def _mlp():
+    return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def _data(n=24):
+    x = torch.randn(n, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return DataLoader(TensorDataset(x, torch.arange(n) % 3), 8)
+
+
+def _sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.3, momentum=0.5)
+
+
+def _fit(folder, model, *callbacks, val=None, **options):
+    fits.make_trainer(folder, *callbacks, **options).fit(model, _data(), val)
+
+
+class Plain(fits.TrainsOnly):
+    """Calls a part of itself, not itself."""
+
+    def training_step(self, batch, _):
+        return functional.cross_entropy(self.net(batch[0]), batch[1])
+
+
+class Logs(fits.TrainsOnly):
+    def training_step(self, batch, batch_idx):
+        return {"loss": super().training_step(batch, batch_idx), "more": 1}
+
+
+def _stays(net, sparsity):
+    """By hand: the neurons of both layers that stay, by norm with bias times outgoing norm."""
+    kept = []
+    for layer, reader in ((net[0], net[2]), (net[2], net[4])):
+        score = (layer.weight.square().sum(1) + layer.bias.square()).sqrt()
+        score = score * reader.weight.norm(dim=0)
+        kept.append(score.argsort()[round(sparsity * len(score)) :].sort().values)
+    return kept
+
+
+def _run_pruned(net, x, sparsity):
+    a, b = _stays(net, sparsity)
+    x = functional.linear(x, net[0].weight[a], net[0].bias[a]).relu()
+    x = functional.linear(x, net[2].weight[b][:, a], net[2].bias[b]).relu()
+    return functional.linear(x, net[4].weight[:, b], net[4].bias)
+
+
+@pytest.mark.parametrize("kind", [fits.TrainsOnly, Plain, Logs])
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_pruned_networks_learn_from_the_whole_one(kind, weight):
+    """Six steps against a loop with the loss written out, image by image."""
+    pl.seed_everything(3)
+    model, twin = kind(_mlp().double(), _sgd), _mlp().double()
+    twin.load_state_dict(model.net.state_dict())
+    _fit(None, model, NestedTraining(0.6, [0.5], distill=Distillation(3.0, weight)))
+    optimizer = _sgd(twin.parameters())
+    for epoch in range(2):
+        for number, (x, y) in enumerate(_data()):
+            draws = draw_levels(len(x), 0.6, 1, (3, epoch, number, 0))
+            whole = twin(x)
+            pruned = _run_pruned(twin, x, 0.5)
+            target = (whole.detach() / 3).softmax(1)
+            soft = 9 * (target * (target.log() - (pruned / 3).log_softmax(1))).sum(1)
+            hard = [functional.cross_entropy(out, y, reduction="none") for out in (whole, pruned)]
+            each = torch.where(draws > 0, (1 - weight) * hard[1] + weight * soft, hard[0])
+            optimizer.zero_grad()
+            each.mean().backward()
+            optimizer.step()
+    for found, expected in zip(model.net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert "training_step" not in vars(model)
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+
+
+def test_the_teacher_gets_no_gradient():
+    """All images see the pruned network: neurons that it lacks stay where they are."""
+    pl.seed_everything(3)
+    model = fits.TrainsOnly(_mlp().double(), lambda p: torch.optim.SGD(p, lr=0.1))
+    before = [p.detach().clone() for p in model.net.parameters()]
+    a, _ = _stays(model.net, 0.5)
+    nested = NestedTraining(1.0, [0.5], distill=Distillation(2.0, 1.0))
+    _fit(None, model, nested, max_steps=1)
+    moved = (model.net[0].weight - before[0]).abs().amax(1) > 0
+    assert moved.nonzero().flatten().tolist() == a.tolist()
+
+
+def test_a_weight_of_zero_and_no_pruned_image_are_training_as_usual(tmp_path):
+    states = []
+    for share, distill in ((0.6, None), (0.6, Distillation(4.0, 0.0))):
+        pl.seed_everything(1)
+        model = fits.TrainsOnly(_mlp().double(), _sgd)
+        _fit(None, model, NestedTraining(share, [0.5], distill=distill))
+        states.append(model.state_dict())
+    for share, distill in ((0.0, None), (0.0, Distillation(4.0, 0.5))):
+        pl.seed_everything(1)
+        model = fits.TrainsOnly(_mlp().double(), _sgd)
+        _fit(None, model, NestedTraining(share, [0.5], distill=distill))
+        states.append(model.state_dict())
+    for finetune in (Finetune(1, 0.5), Finetune(1, 0.5, distill=Distillation(4.0, 0.0))):
+        pl.seed_everything(1)
+        model = fits.Net(_mlp().double(), _sgd)
+        _fit(tmp_path, model, WeightNormPruning(EWN(), finetune=finetune), val=_data())
+        states.append(model.state_dict())
+    for one, other in zip(states[::2], states[1::2], strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+class _Batches(pl.Callback):
+    """The network before each batch."""
+
+    def __init__(self):
+        self.nets = []
+
+    def on_train_batch_start(self, trainer, pl_module, *_):
+        self.nets.append({k: v.clone() for k, v in pl_module.net.state_dict().items()})
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_finetuning_learns_from_the_network_before(tmp_path, weight):
+    """Plain SGD: each of its steps is one on the loss written out."""
+    pl.seed_everything(2)
+    watch = _Batches()
+    model = fits.Net(_mlp().double(), lambda p: torch.optim.SGD(p, lr=0.1))
+    finetune = Finetune(2, 0.5, "norm_with_bias_product", Distillation(2.0, weight))
+    pruning = WeightNormPruning(None, (0, 0.5), finetune=finetune)
+    _fit(tmp_path, model, watch, pruning, val=_data(), max_epochs=1)
+    teacher, masks = _mlp().double(), pruning.finetuning.pruned["masks"]
+    # the step before the first of finetuning ends in the teacher's weights
+    batches = [*_data()]
+    teacher.load_state_dict(_step(watch.nets[2], batches[2], None, 0.0, {}))
+    after = [*watch.nets[4:], model.net.state_dict()]
+    for number, (before, found) in enumerate(zip(watch.nets[4:], after[1:], strict=True)):
+        expected = _step(before, batches[(number + 1) % 3], teacher, weight, masks)
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value)
+
+
+def _step(state, batch, teacher, weight, masks):
+    net, (x, y) = _mlp().double(), batch
+    net.load_state_dict(state)
+    outputs = net(x)
+    loss = (1 - weight) * functional.cross_entropy(outputs, y)
+    if teacher is not None:
+        target = (teacher(x).detach() / 2).softmax(1)
+        divergence = functional.kl_div((outputs / 2).log_softmax(1), target, reduction="batchmean")
+        loss = loss + weight * 4 * divergence
+    loss.backward()
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            p -= 0.1 * p.grad
+            if f"net.{name}" in masks:
+                p *= masks[f"net.{name}"]
+    return net.state_dict()
+
+
+class _Stop(pl.Callback):
+    def __init__(self, step, path):
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+            raise KeyboardInterrupt
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:You're resuming from")
+def test_finetuning_with_a_teacher_resumes_bit_for_bit(tmp_path):
+    def run(folder, ckpt_path=None, weight=0.5):
+        pl.seed_everything(4)
+        model = fits.Net(_mlp().double(), _sgd)
+        keep = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}")
+        finetune = Finetune(3, 0.5, distill=Distillation(2.0, weight))
+        pruning = WeightNormPruning(EWN(), (0, 0.5), finetune=finetune)
+        trainer = fits.make_trainer(folder, pruning, keep, max_epochs=1)
+        trainer.fit(model, _data(), _data(), ckpt_path=ckpt_path)
+        return model.state_dict()
+
+    whole = run(tmp_path / "whole")
+    for epoch in (0, 1, 2):
+        path = tmp_path / "whole" / f"epoch={epoch}.ckpt"
+        stored = torch.load(path, weights_only=True)["ewnprune"]
+        assert ("teacher" in stored) == (epoch > 0)
+        again = run(tmp_path / str(epoch), path)
+        assert all(torch.equal(again[key], whole[key]) for key in whole)
+    with pytest.raises(ValueError, match="resume it with the finetune= that it had"):
+        run(tmp_path / "other", path, 0.0)
+
+
+def test_a_classifier_with_low_precision_and_accumulated_gradients(tmp_path):
+    pl.seed_everything(0)
+    images = torch.rand(32, 1, 5, 5)
+    data = DataLoader(TensorDataset(images, torch.arange(32) % 3), 8)
+    model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(25, 6), nn.ReLU(), nn.Linear(6, 3)),
+                       num_classes=3)  # fmt: skip
+    before = model.network[1].weight.detach().clone()
+    finetune = Finetune(1, 0.5, distill=Distillation())
+    nested = NestedTraining(0.5, [0.5], distill=Distillation())
+    pruning = WeightNormPruning(EWN(), (0, 0.5), finetune=finetune)
+    trainer = fits.make_trainer(tmp_path, nested, pruning, precision="bf16-mixed",
+                                max_epochs=1, accumulate_grad_batches=2)  # fmt: skip
+    trainer.fit(model, data, data)
+    assert trainer.current_epoch == 2
+    assert (model.network[1].weight != before).any()  # autocast kept no weight without gradients
+    assert "training_step" not in vars(model)  # two were around it
+
+
+class ByItself(fits.TrainsOnly):
+    automatic_optimization = False
+
+
+class Scaled(fits.TrainsOnly):
+    def forward(self, x):
+        return self.net(x) * 2
+
+
+class Twice(fits.TrainsOnly):
+    def training_step(self, batch, _):
+        return (self(batch[0]) + self(batch[0])).square().mean()
+
+
+class Gives(fits.TrainsOnly):
+    def forward(self, x):
+        return {"logits": self.net(x)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (ByItself, "optimizes by itself"),
+        (Twice, "calls net.4 2 times, on \\[8, 8\\] images of a batch of 8"),
+        (Gives, "expected logits"),
+    ],
+)
+def test_what_cannot_be_distilled_is_refused(kind, message):
+    model = kind(_mlp().double(), _sgd)
+    with pytest.raises(ValueError, match=message):
+        _fit(None, model, NestedTraining(1.0, [0.5], distill=Distillation()))
+    assert "training_step" not in vars(model)
+
+
+def test_outputs_are_seen_where_a_module_makes_them():
+    x = torch.zeros(4, 5, dtype=torch.float64)
+    model = Scaled(_mlp().double(), _sgd)
+    assert where_to_distill(model, call, x) == ""  # the module itself
+    assert where_to_distill(model, lambda m, x: m.net(x), x) == "net.4"
+    with pytest.raises(ValueError, match="made outside of the network's modules"):
+        where_to_distill(model, lambda m, x: m.net(x) / 2, x)
+    own = Distilling(Distillation(), model, "")
+    own.let_go()
+    assert "training_step" not in vars(model)
+
+
+def test_bad_numbers_and_the_command_line():
+    with pytest.raises(ValueError, match="temperature=0: expected a number > 0"):
+        Distillation(0)
+    with pytest.raises(ValueError, match=r"weight=1.5: expected a fraction"):
+        Distillation(1, 1.5)
+    with pytest.raises(ValueError, match="expected Distillation"):
+        NestedTraining(0.5, distill=2)
+    with pytest.raises(ValueError, match="expected Distillation"):
+        Finetune(1, distill=2)
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(WeightNormPruning, "prune")
+    words = ["--prune.parametrization=null", "--prune.finetune.epochs=1"]
+    words += ["--prune.finetune.distill.temperature=2.5"]
+    made = parser.instantiate_classes(parser.parse_args(words)).prune
+    assert made.finetuning.options == Finetune(1, distill=Distillation(2.5, 0.5))

@@ -1,0 +1,338 @@
+"""Pruning while training: the schedule, what stays zero, and runs that are interrupted."""
+
+import csv
+import math
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
+from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.loggers import CSVLogger
+from torch import nn
+from toys import fits
+from toys.fits import make_trainer
+
+from ewnprune import EWN, EWNSGD, SWN, Finetune, Gradual, WeightNormPruning
+from lightning_modules.loader import ImageLoader
+
+LEVELS = (0, 0.5, 0.8, 0.95)
+
+
+def _loader(n=64, seed=0):
+    """Batches of 8, which go on in the middle of an epoch."""
+    images = torch.randint(256, (n, 2, 3), generator=torch.Generator().manual_seed(seed))
+    x = images.flatten(1) / 255 - 0.5
+    labels = (x[:, 0] * x[:, 1] > 0).long()
+    shuffle = seed == 0
+    return ImageLoader(images.byte(), labels, 8, mean=0.5, std=0.25, shuffle=shuffle, seed=seed)
+
+
+class Net(fits.Net):
+    def __init__(self, kind=torch.optim.SGD, **options):
+        layers = nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 2)
+        super().__init__(nn.Sequential(*layers))
+        self.kind, self.options = kind, options or {"momentum": 0.9, "weight_decay": 0.05}
+
+    def forward(self, x):
+        return super().forward(x.flatten(1))
+
+    def configure_optimizers(self):
+        return self.kind(self.parameters(), lr=0.05, **self.options)
+
+
+class _Watch(pl.Callback):
+    """Which neurons of the two hidden layers are gone after each step, whole."""
+
+    def __init__(self):
+        self.gone = []
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.gone.append(_gone(pl_module.net))
+
+
+def _gone(net):
+    """By the weights alone: no way in, no bias, no way out."""
+    layers = [net[0], net[2], net[4]]
+    found = []
+    for layer, reader in pairwise(layers):
+        rows = ~layer.weight.detach().any(dim=1)
+        assert torch.equal(rows, ~reader.weight.detach().any(dim=0))
+        assert not layer.bias.detach()[rows].any()
+        found.append(rows)
+    return found
+
+
+METHODS = {
+    "plain": (None, {}, {}),
+    "EWN": (EWN(), {}, {}),
+    "SWN": (SWN(), {}, {}),
+    "Adam": (EWN(), {}, {"kind": torch.optim.Adam, "weight_decay": 0.1}),
+    "AdamW": (None, {}, {"kind": torch.optim.AdamW, "amsgrad": True}),
+    "weight space": (EWN(), {"weight_space": True}, {"kind": EWNSGD, "weight_decay": 0.0}),
+}
+
+
+def _made(method, gradual, **options):
+    parametrization, more, model_options = METHODS[method]
+    made = {"scores": ["norm", "norm_product"], **more, **options}
+    torch.manual_seed(0)
+    return WeightNormPruning(parametrization, LEVELS, gradual=gradual, **made), Net(**model_options)
+
+
+def _fit(folder, model, *callbacks, **options):
+    options = {"max_epochs": 4, **options}
+    return fits.fit(folder, model, *callbacks, train=_loader(), val=_loader(40, 1), **options)
+
+
+def _by_hand(step, to, first, last, every):
+    """Zhu & Gupta (2017), equation 1, from 0, at the last pruning until a step."""
+    if step < first:
+        return 0.0
+    times = [*range(first, last, every), last]
+    t = max(time for time in times if time <= step)
+    return to + (0 - to) * (1 - (t - first) / (last - first)) ** 3
+
+
+@pytest.mark.parametrize(("every", "each"), [(None, 1), (3, 3), (100, 100)])
+def test_the_schedule_is_the_formula(every, each):
+    schedule = Gradual(0.9, 0.25, 0.75, every)
+    for step in range(40):
+        expected = _by_hand(step, 0.9, 10, 30, each)
+        assert schedule.sparsity(step, 40) == pytest.approx(expected), step
+    long = [Gradual(0.9, 0.2, 0.7).sparsity(step, 10_000) for step in range(10_000)]
+    assert len({*long}) == 51  # a fiftieth of the steps from 2000 to 7000 is 100
+    assert np.flatnonzero(np.diff(long)).tolist() == list(range(2099, 7000, 100))
+    assert Gradual(0.9).sparsity(0, 1) == 0.9  # a dry run does what a run does
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_neurons_go_along_the_schedule_and_stay_gone(tmp_path, method):
+    """Counts at each step, nothing comes back, and the last curve is of what is left."""
+    callback, model = _made(method, Gradual(0.8, 0.25, 0.75, 3))
+    watch = _Watch()
+    trainer = _fit(tmp_path, model, callback, watch)
+    assert trainer.global_step == len(watch.gone) == 32
+    before = [torch.zeros(20, dtype=torch.bool), torch.zeros(10, dtype=torch.bool)]
+    for step, gone in enumerate(watch.gone):
+        level = _by_hand(step, 0.8, 8, 24, 3)
+        for size, rows, earlier in zip((20, 10), gone, before, strict=True):
+            assert rows.sum() == round(level * size), step
+            assert rows[earlier].all(), step
+        before = gone
+    assert [int(rows.sum()) for rows in _gone(model.net)] == [16, 8]
+    curve = callback.curve
+    assert {p.method for p in curve} == {f"{callback.method}, gradually to 0.8"}
+    assert {p.epoch for p in curve} == {3}
+    # nothing is left of the neurons that a level below it would keep
+    for score in ("norm", "norm_product"):
+        series = curve.where(score=score).points
+        assert [p.sparsity for p in series] == list(LEVELS)
+        assert [p.neurons.left for p in series] == [6, 6, 6, 2]
+        assert len({p.correct for p in series[:3]}) == 1
+    x, y = (torch.cat(part) for part in zip(*_loader(40, 1), strict=True))
+    assert series[0].correct == (model.eval()(x).argmax(1) == y).sum().item()
+    assert not any(p._backward_hooks for p in model.parameters())
+
+
+def test_what_goes_is_what_the_first_score_says_at_that_step(tmp_path):
+    """At once, before the first step: by hand from the weights at initialisation."""
+    callback, model = _made("plain", Gradual(0.5, 0.0, 1e-9), scores=["norm_product", "norm"])
+    net, watch = model.net, _Watch()
+    product = (net[0].weight.norm(dim=1) * net[2].weight.norm(dim=0)).detach()
+    _fit(tmp_path, model, callback, watch, max_epochs=1)
+    gone = watch.gone[0][0].nonzero().flatten().tolist()
+    assert sorted(gone) == sorted(product.argsort()[:10].tolist())
+
+
+@pytest.mark.filterwarnings("ignore:.max_epochs. was not set")
+def test_a_fit_may_be_so_many_steps_long(tmp_path):
+    callback, model = _made("SWN", Gradual(0.8, 0.25, 0.75, 1))
+    watch = _Watch()
+    _fit(tmp_path, model, callback, watch, max_epochs=-1, max_steps=12)
+    counts = [int(gone[0].sum()) for gone in watch.gone]
+    assert counts == [round(_by_hand(step, 0.8, 3, 9, 1) * 20) for step in range(12)]
+
+
+def test_what_went_is_listed_and_logged(tmp_path, capsys):
+    callback, model = _made("EWN", Gradual(0.8, 0.25, 0.75, 4))
+    watch = _Watch()
+    _fit(tmp_path, model, callback, watch, logger=CSVLogger(tmp_path, "runs"))
+    folder = tmp_path / "runs" / "version_0"
+    rows = list(csv.DictReader((folder / "gradual_neurons.csv").read_text().splitlines()))
+    for number, layer in ((0, "net.0"), (1, "net.2")):
+        listed = {int(r["neuron"]): int(r["step"]) for r in rows if r["layer"] == layer}
+        seen = [gone[number] for gone in watch.gone]
+        for neuron in seen[-1].nonzero().flatten().tolist():
+            first = next(step for step, gone in enumerate(seen) if gone[neuron])
+            assert listed.pop(neuron) == first
+        assert not listed
+    logged = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+    left = {int(r["step"]): r["gradual/net.0/neurons"] for r in logged if r["gradual/sparsity"]}
+    assert [int(float(left[step])) for step in sorted(left)] == [
+        20 - round(_by_hand(step, 0.8, 8, 24, 4) * 20) for step in (12, 16, 20, 24)
+    ]
+    told = capsys.readouterr().out
+    assert "pruned while training: 16 of 20 of net.0, 8 of 10 of net.2" in told
+    assert str(folder / "gradual_neurons.csv") in told
+
+
+def test_two_runs_in_one_folder_keep_their_lists(tmp_path):
+    for number, to in enumerate((0.8, 0.5)):
+        callback, model = _made("plain", Gradual(to))
+        _fit(tmp_path, model, callback)
+        rows = (tmp_path / f"gradual_neurons{'_1' * number}.csv").read_text().splitlines()
+        assert len(rows) == 1 + round(to * 20) + round(to * 10)
+    first = (tmp_path / "gradual_neurons.csv").read_text().splitlines()
+    assert len(first) == 1 + 16 + 8
+
+
+class _Stop(pl.Callback):
+    """Ctrl-C at a batch's end, as the command line handles it."""
+
+    def __init__(self, step, path):
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+            raise KeyboardInterrupt
+
+
+def _run(folder, method, ckpt_path=None, stop=None, **options):
+    callback, model = _made(method, Gradual(0.8, 0.25, 0.75, 3), **options)
+    checkpointing = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}")
+    more = [] if stop is None else [_Stop(stop, folder / "interrupted.ckpt")]
+    with suppress(SystemExit):
+        trainer = _fit(folder, model, callback, checkpointing, *more, ckpt_path=ckpt_path)
+        neurons = Path(trainer.log_dir, "gradual_neurons.csv").read_text()
+        return torch.load(folder / "epoch=3.ckpt", weights_only=True), callback.curve, neurons
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("method", ["EWN", "Adam", "weight space"])
+def test_resuming_is_the_uninterrupted_run_bit_for_bit(tmp_path, method):
+    """From before the first pruning, between two, in the middle of an epoch, and after the last."""
+    stored, curve, neurons = _run(tmp_path / "whole", method)
+    assert _run(tmp_path / "cut", method, stop=13) is None
+    state = torch.load(tmp_path / "cut" / "interrupted.ckpt", weights_only=True)
+    assert state["global_step"] == 13 and 0 < state["ewnprune"]["gradual"]["sparsity"] < 0.8
+    checkpoints = [f"whole/epoch={epoch}.ckpt" for epoch in (0, 1, 2)]
+    for number, path in enumerate([*checkpoints, "cut/interrupted.ckpt"]):
+        again, curve_again, neurons_again = _run(
+            tmp_path / str(number), method, ckpt_path=tmp_path / path
+        )
+        assert curve_again == curve
+        assert neurons_again == neurons
+        for tensors in (
+            lambda c: c["state_dict"],
+            lambda c: c["ewnprune"]["originals"],
+            lambda c: c["ewnprune"]["gradual"]["masks"],
+            lambda c: c["ewnprune"]["gradual"]["gone"],
+            lambda c: {
+                (k, name): v
+                for k, state in c["optimizer_states"][0]["state"].items()
+                for name, v in state.items()
+                if isinstance(v, torch.Tensor)
+            },
+        ):
+            assert tensors(again).keys() == tensors(stored).keys()
+            for key, value in tensors(stored).items():
+                assert torch.equal(tensors(again)[key], value), key
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:Be aware that when using")
+def test_an_evaluation_of_its_checkpoint_and_curves_on_the_way(tmp_path):
+    callback, model = _made("SWN", Gradual(0.8, 0.25, 0.75, 3), every_n_epochs=2)
+    keep = ModelCheckpoint(tmp_path)
+    _fit(tmp_path, model, callback, keep)
+    on_the_way = callback.curve.where(epoch=1, score="norm").points
+    level = _by_hand(15, 0.8, 8, 24, 3)
+    left = 30 - round(level * 20) - round(level * 10)
+    assert [p.neurons.left for p in on_the_way if p.sparsity < level] == [left] * 2
+    again = WeightNormPruning(SWN(), LEVELS)
+    tester = make_trainer(tmp_path, again)
+    tester.validate(Net(), _loader(40, 1), ckpt_path=keep.best_model_path, verbose=False)
+    last = callback.curve.where(epoch=3, score="norm")
+    assert {p.method for p in again.curve} == {"SWN, gradually to 0.8"}
+    assert [p.correct for p in again.curve] == [p.correct for p in last]
+
+
+def test_a_fit_that_is_stopped_says_how_far_it_came(tmp_path, capsys):
+    callback, model = _made("EWN", Gradual(0.8, 0.25, 0.75, 1))
+    _fit(tmp_path, model, callback, EarlyStopping("val_loss", patience=2, min_delta=math.inf))
+    level = _by_hand(15, 0.8, 8, 24, 1)
+    told = f"to {level:.3g} and not 0.8, for the fit was stopped at step 16 of 32"
+    assert told in capsys.readouterr().out
+
+
+class LossDrivenTraining(Net):
+    pass
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:.max_epochs. was not set")
+def test_what_cannot_be_is_refused(tmp_path):
+    for options, message in (
+        ({"to": 1}, "to=1: expected a fraction"),
+        ({"to": 0.9, "start": 0.7, "end": 0.2}, "0 <= start < end < 1"),
+        ({"to": 0.9, "end": 1}, "0 <= start < end < 1"),
+        ({"to": 0.9, "every": 0}, "every=0: expected a number of steps"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Gradual(**options)
+    for options, message in (
+        ({"gradual": 0.9}, r"gradual=0.9: expected Gradual\(to="),
+        ({"gradual": Gradual(0.5), "finetune": Finetune(1)}, "leave out one of the two"),
+        ({"gradual": Gradual(0.5), "level_of": "macs"}, "expected level_of='units'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            WeightNormPruning(EWN(), LEVELS, **options)
+    callback, model = _made("EWN", Gradual(0.5))
+    with pytest.raises(ValueError, match="gradual needs to know how many steps"):
+        _fit(tmp_path, model, callback, max_epochs=-1)
+    with pytest.raises(ValueError, match="gradual beside EMAWeightAveraging"):
+        _fit(tmp_path, model, callback, EMAWeightAveraging())
+    with pytest.raises(ValueError, match="gradual with LossDrivenTraining"):
+        _fit(tmp_path, LossDrivenTraining(), callback)
+    weights, model = _made("plain", Gradual(0.5), scores=["magnitude", "norm"])
+    with pytest.raises(ValueError, match="'magnitude', ranks single weights"):
+        _fit(tmp_path, model, weights)
+    checkpointing = ModelCheckpoint(tmp_path)
+    _fit(tmp_path, Net(), callback, checkpointing)
+    for options in (None, Gradual(0.6)):
+        other, model = _made("EWN", options)
+        with pytest.raises(ValueError, match=r"pruned by norm with Gradual\(to=0.5.*resume it"):
+            _fit(tmp_path, model, other, ckpt_path=checkpointing.best_model_path)
+
+
+class _TwoOptimizers(fits.Net):
+    automatic_optimization = False
+
+    def configure_optimizers(self):
+        return [self.optimizer(self.net[0].parameters()), self.optimizer(self.net[2].parameters())]
+
+
+def test_several_optimizers_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="gradual with 2 optimizers"):
+        fits.fit(tmp_path, _TwoOptimizers(), WeightNormPruning(None, gradual=Gradual(0.5)))
+
+
+def test_accumulated_gradients_count_as_one_step(tmp_path):
+    callback, model = _made("EWN", Gradual(0.8, 0.25, 0.75, 1))
+    watch = _Watch()
+    _fit(tmp_path, model, callback, watch, accumulate_grad_batches=2)
+    for batch, gone in enumerate(watch.gone):  # sixteen steps
+        assert gone[0].sum() == round(_by_hand(batch // 2, 0.8, 4, 12, 1) * 20)
+
+
+def test_it_is_asked_for_on_the_command_line():
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(WeightNormPruning, "prune")
+    words = ["--prune.parametrization=null", "--prune.gradual.to=0.9", "--prune.gradual.every=7"]
+    made = parser.instantiate_classes(parser.parse_args(words)).prune
+    assert made.gradual.options == Gradual(0.9, every=7)
