@@ -25,6 +25,7 @@ from ewnprune.callback.names import class_error, score_name, with_class_names
 from ewnprune.callback.predictions import PredictionFile
 from ewnprune.callback.progress import progress_bar
 from ewnprune.callback.recipe import put_first, with_recipe
+from ewnprune.callback.sweeping import SweepingTrainer
 from ewnprune.errors import UsageError, unknown_option
 
 for _name in dir(ewnprune):
@@ -49,7 +50,7 @@ def run(words: list[str]) -> int:
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            trainer_class=_Trainer,
+            trainer_class=SweepingTrainer,
             trainer_defaults={
                 "max_epochs": 5,
                 # metrics.csv beside config.yaml and the curve, in a new folder for every run
@@ -89,38 +90,6 @@ def _with_values(words: list[str]) -> list[str]:
         "--per_layer=true" if word in flags and flag else word
         for word, flag in zip(words, alone, strict=True)
     ]
-
-
-class _Trainer(Trainer):
-    def sweep(
-        self,
-        model: LightningModule,
-        ckpt_path: str,
-        datamodule: LightningDataModule | None = None,
-        split: Literal["val", "test"] = "val",
-        realize: Literal["mask", "remove"] = "mask",
-        per_layer: bool = False,
-        weights_only: bool | None = True,
-    ) -> None:
-        """Accuracy against sparsity for a checkpoint, on validation or test data.
-
-        Args:
-            model: the model that was trained.
-            ckpt_path: the checkpoint.
-            datamodule: the data.
-            split: validation data, to choose with; or test data, to report.
-            realize: mask, or remove: build each smaller network and measure its bytes and latency.
-            per_layer: prune each layer alone, or each group of layers whose neurons go together:
-                one curve for each, and a heat map, in sensitivity.*.
-            weights_only: refuse checkpoints that hold more than tensors and plain types.
-        """
-        for callback in self.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightNormPruning):
-                callback.measuring.per_layer = per_layer
-                if realize != "mask":
-                    callback.measuring.realize = realize
-        evaluate = self.validate if split == "val" else self.test
-        evaluate(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
 
 
 class _CommandLine(LightningCLI):

@@ -196,7 +196,7 @@ def test_a_network_that_costs_more_than_found_is_not_written():
 
 def test_networks_that_nobody_can_follow_are_refused(run):
     def branches(model, x):
-        return model(x) if x.sum() > 0 else model(-x)
+        return model(x) if x.sum().item() > 0 else model(-x)
 
     arguments = (Budget(macs=0.5), ["norm"], torch.zeros(1, 6), {"forward": branches})
     with pytest.raises(ValueError, match="cannot be removed safely"):

@@ -1,0 +1,41 @@
+"""The Trainer of the command line, which has a sweep beside fit, validate, test and predict."""
+
+from typing import Literal
+
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+
+from ewnprune.callback import WeightNormPruning
+
+
+class SweepingTrainer(Trainer):
+    """Lightning's, and `sweep`."""
+
+    def sweep(
+        self,
+        model: LightningModule,
+        ckpt_path: str,
+        datamodule: LightningDataModule | None = None,
+        split: Literal["val", "test"] = "val",
+        realize: Literal["mask", "remove"] = "mask",
+        per_layer: bool = False,
+        weights_only: bool | None = True,
+    ) -> None:
+        """Accuracy against sparsity for a checkpoint, on validation or test data.
+
+        Args:
+            model: the model that was trained.
+            ckpt_path: the checkpoint.
+            datamodule: the data.
+            split: validation data, to choose with; or test data, to report.
+            realize: mask, or remove: build each smaller network and measure its bytes and latency.
+            per_layer: prune each layer alone, or each group of layers whose neurons go together:
+                one curve for each, and a heat map, in sensitivity.*.
+            weights_only: refuse checkpoints that hold more than tensors and plain types.
+        """
+        for callback in self.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightNormPruning):
+                callback.measuring.per_layer = per_layer
+                if realize != "mask":
+                    callback.measuring.realize = realize
+        evaluate = self.validate if split == "val" else self.test
+        evaluate(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
