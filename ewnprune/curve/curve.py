@@ -17,7 +17,7 @@ class Curve:
     """Points of one or more series: what was measured at each level of sparsity.
 
     A series is the points that agree in method, seed, score, unit, scope, realize, level_of,
-    layer, split, epoch and step.
+    layer, max_per_layer, split, epoch and step.
 
     Attributes:
         points: the points, in the order measured.

@@ -20,7 +20,7 @@ _HINTS = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(Curve
 _COUNTS = tuple(name for name, kinds in _HINTS.items() if kinds[0] is Count)
 _KINDS = {name: kinds[0] for name, kinds in _HINTS.items() if kinds[0] in (str, int, float)}
 _KINDS.pop("metrics")  # names and numbers, each a column of its own
-_LATER = ("realize", "level_of", "layer")  # columns that older files lack
+_LATER = ("realize", "level_of", "layer", "max_per_layer")  # columns that older files lack
 _METRIC = "metric."
 _FORMAT = 1
 

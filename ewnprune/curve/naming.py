@@ -52,6 +52,7 @@ def shared_facts(curve: "Curve") -> str:
         "scope": "across layers",
         "realize": "realized by {}",
         "layer": "{} alone pruned",
+        "max_per_layer": "at most {} of each",
         "split": "{} data",
         "epoch": "epoch {}",
         "seed": "seed {}",

@@ -32,6 +32,7 @@ class CurvePoint:
         level_of: what the level is a fraction of: the ``"units"`` that can go, or the whole
             network's ``"parameters"`` or ``"macs"``.
         layer: the layer that alone was pruned, or the first of a group of them; empty for all.
+        max_per_layer: the fraction of a layer that went at most, where that was capped.
         method: how the network was trained (plain, SWN, EWN, ...).
         seed: seed of the training run.
         split: which data: ``"val"``, ``"test"``, ...
@@ -47,6 +48,7 @@ class CurvePoint:
     realize: str = "mask"
     level_of: str = "units"
     layer: str = ""
+    max_per_layer: float | None = None
     split: str = ""
     epoch: int | None = None
     step: int | None = None
@@ -102,7 +104,7 @@ class CurvePoint:
 
 
 SERIES = (
-    *("method", "seed", "score", "unit", "scope", "realize", "level_of", "layer", "split"),
-    *("epoch", "step"),
+    *("method", "seed", "score", "unit", "scope", "realize", "level_of", "layer"),
+    *("max_per_layer", "split", "epoch", "step"),
 )
 """The fields that tell one series of points from another."""

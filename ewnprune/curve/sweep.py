@@ -251,6 +251,7 @@ def sparsity_curve(
                     realize=realize,
                     level_of=level_of,
                     layer=layer,
+                    max_per_layer=max_per_layer,
                     sparsity=level,
                     **measured,
                 )

@@ -352,8 +352,8 @@ def test_every_field_of_a_point_has_its_column(tmp_path):
     point = CurvePoint(sparsity=0.5, neurons=Count(1, 2), metrics={"F1": 0.5})
     header = write_curve(Curve((point,)), tmp_path / "c.csv").read_text().splitlines()[0]
     assert header == (
-        "method,seed,score,unit,scope,realize,level_of,layer,split,epoch,step,sparsity,accuracy,loss,"
-        "correct,total,"
+        "method,seed,score,unit,scope,realize,level_of,layer,max_per_layer,split,epoch,step,sparsity,"
+        "accuracy,loss,correct,total,"
         "neurons_left,neurons_total,neurons_sparsity,weights_left,weights_total,weights_sparsity,"
         "parameters_left,parameters_total,parameters_sparsity,macs_left,macs_total,macs_sparsity,"
         "metric.F1"

@@ -54,7 +54,7 @@ def test_a_cap_is_kept_everywhere(options, expected):
     (point,) = sparsity_curve(net(), [(x, y)], (0.5,), **options)
     a, b = expected
     assert point.parameters.left == 7 * a + (a + 1) * b + (b + 1) * 2
-    assert point.scope == "global"
+    assert (point.scope, point.max_per_layer) == ("global", options.get("max_per_layer"))
 
 
 def test_normalized_scores_spread_over_the_layers():
