@@ -1,7 +1,7 @@
 """Keep what was pruned at zero while a network trains on, whatever the optimizer does."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from ewnprune.model.preserve import evaluating
 from ewnprune.model.tensors import device_of, to_device
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.choice import Choice
-from ewnprune.pruning.finding import unwritable
+from ewnprune.pruning.cutting import unwritable
+from ewnprune.pruning.inputs import INPUTS
 from ewnprune.pruning.ranking import Scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.pruning.scores import Neurons
@@ -35,6 +36,8 @@ def pruning_masks(
     initial_norms: Mapping[str, Tensor] | None = None,
     seed: int | None = None,
     forward: Forward = call,
+    inputs: bool = False,
+    calibration: Sequence[Any] = (),
 ) -> dict[str, Tensor]:
     """What `mask_neurons` sets to zero, without doing it; single weights too.
 
@@ -49,6 +52,8 @@ def pruning_masks(
         initial_norms: norms at initialisation.
         seed: seed of scores that draw numbers.
         forward: from model and inputs to outputs.
+        inputs: whether features of the inputs go.
+        calibration: batches that these are scored by; by default the example.
 
     Returns:
         For each parameter and buffer that something goes from, by name, True for what stays.
@@ -63,10 +68,10 @@ def pruning_masks(
     """
     (level,) = check_sparsities([sparsity])
     ((name, function),) = find_scores(score).items()
-    choice = Choice(layers, exclude, scope, initial_norms=initial_norms, seed=seed)
-    inputs = to_device(example_input, device_of(model))
+    choice = Choice(layers, exclude, scope, inputs=inputs, initial_norms=initial_norms, seed=seed)
+    example = to_device(example_input, device_of(model))
     with evaluating(model):
-        found = choice.find(plain_network(model), forward, inputs)
+        found = choice.find(plain_network(model), forward, example, calibration)
         ranking, notes = choice.rank(found, name, function)
     for note in notes:  # no curve tells of them: another score may be swept
         warnings.warn(str(note), stacklevel=2)
@@ -101,6 +106,10 @@ def pruned_first(name: str, score: Score, model: nn.Module, masks: Mapping[str, 
 
     def scored(neurons: Neurons) -> Tensor:
         values = score(neurons)
+        if (
+            neurons.layer == INPUTS and neurons.raw_rows is not None
+        ):  # nothing reads those that went
+            return values.masked_fill(~neurons.raw_rows.any(dim=1), -torch.inf)
         keep = masks.get(f"{neurons.layer}.weight".lstrip("."))
         if keep is None:
             return values

@@ -70,6 +70,7 @@ class PruningHooks:
             before ``max_epochs`` is not finetuned.
         level_of: what levels are fractions of: the ``"units"`` that can go, or the network's
             ``"parameters"`` or ``"macs"``, to compare at equal cost; not with `finetune`.
+        inputs: prune features of the inputs in place of neurons, see `remove_neurons`.
 
     Raises:
         ValueError: levels, scores or numbers that do not fit; the same for the model in ``setup``.
@@ -99,6 +100,7 @@ class PruningHooks:
         recalibrate: int = 20,
         finetune: Finetune | None = None,
         level_of: LevelOf = "units",
+        inputs: bool = False,
     ) -> None:
         self.attachment = Attachment(parametrization, weight_space, layers, exclude)
         self.measuring = Measuring(
@@ -114,6 +116,7 @@ class PruningHooks:
             realize=realize,
             recalibrate=recalibrate,
             level_of=level_of,
+            inputs=inputs,
         )
         self.loss_levels = LossLevels(loss_levels, at_level)
         self.finetuning = Finetuning(finetune, self.measuring, self.attachment)

@@ -18,9 +18,10 @@ from ewnprune.model.preserve import evaluating
 from ewnprune.model.sharding import gathered
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.budget import LevelOf, check_level_of
+from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Scope
-from ewnprune.pruning.recalibration import with_statistics
+from ewnprune.pruning.recalibration import training_inputs, with_statistics
 from ewnprune.pruning.score_names import Score, find_scores
 
 _MISFITS = (TypeError, LookupError, AttributeError, NotImplementedError)
@@ -47,12 +48,14 @@ class Measuring:
     realize: Literal["mask", "remove"]
     recalibrate: int
     level_of: LevelOf = "units"
+    inputs: bool = False
 
     def __post_init__(self) -> None:
         if self.scope not in ("layer", "global"):
             raise ValueError(f"scope={self.scope!r}: expected 'layer' or 'global'")
         find_scores(self.scores)  # an unknown one is an error now, not after the training
         check_realize(self.realize)
+        Choice(inputs=self.inputs)
         if type(self.recalibrate) is not int or self.recalibrate < 0:
             raise ValueError(
                 f"recalibrate={self.recalibrate!r}: expected a number of training batches, or 0 "
@@ -75,9 +78,7 @@ class Measuring:
         initial_norms: Mapping[str, Tensor],
     ) -> Curve:
         """The curve of the network as it is now, the way the Trainer itself evaluates it."""
-        training: Any = None
-        if self.recalibrate and with_statistics(pl_module):
-            training = training_batches(trainer, pl_module, self.recalibrate)
+        training = self._training(trainer, pl_module)
         why_not = training if isinstance(training, str) else ""
         with trainer.precision_plugin.forward_context(), gathered(pl_module):
             curve = sparsity_curve(
@@ -99,11 +100,18 @@ class Measuring:
                 realize=self.realize,
                 recalibrate=None if why_not else training,
                 level_of=self.level_of,
+                inputs=self.inputs,
             )
-        if why_not:
+        if why_not and with_statistics(pl_module):
             text = f"running statistics of BatchNorms are those of the whole network: {why_not}"
             curve = Curve(curve.points, (*curve.notes, Note("statistics", text)))
         return curve
+
+    def _training(self, trainer: Any, pl_module: Any) -> Any:
+        """Training batches to estimate on, the reason why there are none, or None: not needed."""
+        if self.recalibrate and (self.inputs or with_statistics(pl_module)):
+            return training_batches(trainer, pl_module, self.recalibrate)
+        return None
 
     def masks(
         self,
@@ -115,6 +123,10 @@ class Measuring:
         initial_norms: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         """What goes at one level by one score, see `pruning_masks`."""
+        calibration: list[Any] = []
+        training = self._training(trainer, pl_module) if self.inputs else None
+        if training is not None and not isinstance(training, str):
+            calibration = training_inputs(pl_module, training, self.batch)
         # fetching a batch draws random numbers, which training must not notice
         with evaluating(pl_module, batches), trainer.precision_plugin.forward_context():
             inputs, _ = self.batch(next(iter(batches)))
@@ -129,6 +141,8 @@ class Measuring:
                 initial_norms=initial_norms,
                 seed=global_seed(),
                 forward=self.forward,
+                inputs=self.inputs,
+                calibration=calibration,
             )
         return {name: keep.cpu() for name, keep in masks.items()}
 

@@ -12,7 +12,7 @@ from ewnprune.model.tensors import clone, close, first_samples, same
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.budget import Costs, LevelOf
 from ewnprune.pruning.choice import Choice
-from ewnprune.pruning.finding import Found
+from ewnprune.pruning.found import Found
 from ewnprune.pruning.groups import Group
 from ewnprune.pruning.masking import mask_weights
 from ewnprune.pruning.ranking import Ranking
@@ -121,7 +121,7 @@ class _Networks:
         self.calibration, self.sample = calibration, first_samples(inputs)
         self.chosen = list(found.selection.chosen)
         total, self.macs = count_macs(found.network, forward, clone(self.sample))
-        self.dense = sizes_of(found.network, self.chosen, total)
+        self.dense = sizes_of(found.network, self.chosen, total) | _inputs_left(found, {})
         self._known: dict[object, Variant] = {}
 
     def at(self, score: str, ranking: Ranking, level: float) -> Variant:
@@ -216,11 +216,18 @@ def _measured(
         compared = forward(build_smaller(base, told, variant.units), clone(sample))
     if not same(compared, expected, close):
         variant.compact, variant.outputs = False, expected
-    left = sizes_of(network, chosen, macs)
+    left = sizes_of(network, chosen, macs) | _inputs_left(variant.found, variant.units)
     for group in groups:
         if group.unfollowed:  # nothing of it becomes smaller, but its neurons are silent
             left["neurons"] -= int((~group.channels(variant.units[group.name])).sum())
     return left
+
+
+def _inputs_left(found: Found, units: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many features the network reads, where these are what goes."""
+    stay = {g.name: int(units[g.name].sum()) if g.name in units else g.size for g in found.groups}
+    features = [stay[group.name] for group in found.groups if group.inputs]
+    return {"inputs": sum(features)} if features else {}
 
 
 def _noting(forward: Forward, given: list[Any]) -> Forward:

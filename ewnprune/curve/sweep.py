@@ -24,7 +24,6 @@ from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.budget import LevelOf, check_level_of
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.heads import Heads
-from ewnprune.pruning.neurons import Couple
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import SPARSITIES, Ranking, Scope, check_sparsities
 from ewnprune.pruning.recalibration import (
@@ -33,6 +32,7 @@ from ewnprune.pruning.recalibration import (
     with_statistics,
 )
 from ewnprune.pruning.score_names import Score, find_scores
+from ewnprune.pruning.seen import Couple
 from ewnprune.pruning.smaller import refuse_unfollowed
 
 
@@ -49,6 +49,7 @@ def sparsity_curve(
     scope: Scope = "layer",
     round_to: int = 1,
     heads: Heads = "keep",
+    inputs: bool = False,
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
     device: torch.device | str | None = None,
@@ -97,6 +98,9 @@ def sparsity_curve(
             scores of all.
         round_to: a multiple for the number of neurons that stay, see `remove_neurons`.
         heads: what goes of attention, see `remove_neurons`.
+        inputs: True removes features of the inputs in place of neurons, see `remove_neurons`:
+            levels are fractions of those, and points have ``unit="inputs"``. Standard deviations
+            are those over ``recalibrate``, else ``example_input``, else the loader's first batch.
         couple: the score of neurons that go together, see `remove_neurons`.
         initial_norms: norms at initialisation by layer name, for scores that need them.
         device: where to put the batches; the device of the model's first parameter by default.
@@ -146,16 +150,17 @@ def sparsity_curve(
     check_level_of(level_of)
     levels = check_sparsities(sparsities)
     functions = find_scores(scores)
-    choice = Choice(layers, exclude, scope, round_to, heads, couple, initial_norms, seed)
+    choice = Choice(layers, exclude, scope, round_to, heads, inputs, couple, initial_norms, seed)
     model = getattr(model, "_orig_mod", model)  # torch.compile takes no hooks after compilation
     device = device_of(model) if device is None else device
 
     def unpack(raw: Any) -> tuple[Any, Any]:
-        inputs, targets = batch(raw)
-        return to_device(inputs, device), to_device(targets, device)
+        given, targets = batch(raw)
+        return to_device(given, device), to_device(targets, device)
 
     training: list[Any] = []
-    if recalibrate is not None and levels[-1] > 0 and with_statistics(model):
+    estimating = bool(with_statistics(model))
+    if recalibrate is not None and levels[-1] > 0 and (inputs or estimating):
         training = training_inputs(model, recalibrate, batch)
     pieces = Pieces()
 
@@ -165,17 +170,14 @@ def sparsity_curve(
             first = next(batches, None)
             if first is None:
                 raise ValueError("the loader gave no batch: expected at least one")
-            found = choice.find(plain_network(model), forward, first[0])
+            example = first[0] if example_input is None else to_device(example_input, device)
+            found = choice.find(plain_network(model), forward, first[0], training or [example])
             ranked = {name: choice.rank(found, name, f) for name, f in functions.items()}
             rankings = {name: ranking for name, (ranking, _) in ranked.items()}
             notes = [*found.notes(), *chain(*(told for _, told in ranked.values()))]
-            calibration = None
             if realize != "mask":
                 _refuse_weights(rankings)
                 refuse_unfollowed(model, found.unfollowed)
-                calibration = (
-                    first[0] if example_input is None else to_device(example_input, device)
-                )
             plan = make_plan(
                 found,
                 forward,
@@ -183,16 +185,16 @@ def sparsity_curve(
                 rankings,
                 levels,
                 first[0],
-                calibration if realize == "repair" else None,
-                training,
+                example if realize == "repair" else None,
+                training if estimating else [],
                 level_of,
             )
             measures = Measures(
                 len(plan.variants), metric, loss_fn, found.anatomy.outputs, first[1]
             )
             replay = Replay(plan.variants, forward, first[0])
-            for inputs, targets in chain([first], batches):
-                measures.add_batch(replay.outputs(inputs), targets)
+            for given, targets in chain([first], batches):
+                measures.add_batch(replay.outputs(given), targets)
             results = measures.results()
             if realize != "mask":
                 costs, how = measure_costs(
@@ -201,7 +203,8 @@ def sparsity_curve(
                 notes += how
                 for result, cost in zip(results, costs, strict=True):
                     result["metrics"] = {**result["metrics"], **cost}
-        notes += [note_of_statistics(found.network, training)] if training else []
+        if training and estimating:
+            notes.append(note_of_statistics(found.network, training))
         notes += [Note("measures", measures.unmeasured)] if measures.unmeasured else []
         notes += _how_run(rankings, replay.fallback, [v.compact for v in plan.variants])
         points = []
@@ -212,7 +215,7 @@ def sparsity_curve(
                     method=method,
                     seed=seed,
                     score=name,
-                    unit=rankings[name].unit,
+                    unit="inputs" if inputs else rankings[name].unit,
                     scope=scope,
                     realize=realize,
                     level_of=level_of,

@@ -67,14 +67,14 @@ def neuron_flows(trace: Trace, chosen: Mapping[str, nn.Module]) -> dict[str, Flo
 
     The trace must have been run once, so that shapes are known.
     """
-    walk = _Walk(trace, chosen)
+    walk = Walk(trace, chosen)
     for node in trace.nodes:
         walk.visit(node)
     return walk.flows()
 
 
 @dataclass(frozen=True)
-class _Channels:
+class Channels:
     """The neurons of ``layer`` lie along a tensor's dimension ``-1 - trailing``, in blocks."""
 
     layer: str
@@ -82,26 +82,22 @@ class _Channels:
     block: int = 1
 
 
-class _Walk:
+class Walk:
     """One pass over the nodes, with what was found so far."""
 
     def __init__(self, trace: Trace, chosen: Mapping[str, nn.Module]) -> None:
         self.trace = trace
         self.chosen = chosen
-        self.channels: dict[fx.Node, _Channels] = {}
+        self.counts = {name: num_neurons(layer) for name, layer in chosen.items()}
+        self.channels: dict[fx.Node, Channels] = {}
         self.consumers: dict[str, dict[str, Reader]] = {name: {} for name in chosen}
         self.channelwise: dict[str, dict[str, Reader]] = {name: {} for name in chosen}
         self.unknown: dict[str, str] = {}
         # what each module with parameters was seen to read, at each of its calls
-        self.reads: dict[str, set[_Channels | None]] = {}
+        self.reads: dict[str, set[Channels | None]] = {}
 
     def flows(self) -> dict[str, Flow]:
-        inner = self._inner_modules()
-        for name, reads in self.reads.items():
-            if len(reads) > 1 or self.trace.module(name) in inner:
-                for channels in (channels for channels in reads if channels is not None):
-                    reason = f"{name!r} is called more than once, and not always on them"
-                    self._lose(channels.layer, reason)
+        inner = self.lose_read_otherwise()
         for name, layer in self.chosen.items():
             if layer in inner:
                 self._lose(name, f"it lies inside {inner[layer]}")
@@ -117,10 +113,20 @@ class _Walk:
             for name in self.chosen
         }
 
+    def lose_read_otherwise(self) -> dict[nn.Module, str]:
+        """Lose what layers read on one call and not on another; gives the parts of modules."""
+        inner = self._inner_modules()
+        for name, reads in self.reads.items():
+            if len(reads) > 1 or self.trace.module(name) in inner:
+                for channels in (channels for channels in reads if channels is not None):
+                    reason = f"{name!r} is called more than once, and not always on them"
+                    self._lose(channels.layer, reason)
+        return inner
+
     def _inner_modules(self) -> dict[nn.Module, str]:
         """The parts of modules that are one node, each with the description of that node."""
         return {
-            inner: _describe(self.trace, node)
+            inner: self.trace.describe(node)
             for node in self.trace.nodes
             if node.op == "call_module"
             for inner in list(self.trace.root.get_submodule(str(node.target)).modules())[1:]
@@ -140,9 +146,9 @@ class _Walk:
             channels = self.channels[source]
             if asks_fact(node):
                 continue
-            if sum(other in self.trace.shapes for other in node.all_input_nodes) > 1:
-                found: _Channels | str | None = (
-                    f"{_describe(self.trace, node)} joins them with other values"
+            if self.joins(node):
+                found: Channels | str | None = (
+                    f"{self.trace.describe(node)} joins them with other values"
                 )
             elif name is not None:
                 found = self._through_module(node, name, channels)
@@ -155,22 +161,26 @@ class _Walk:
         if name is not None and name in self.chosen:
             self._start(node, name)
 
+    def joins(self, node: fx.Node) -> bool:
+        """Whether an operation takes several tensors."""
+        return sum(other in self.trace.shapes for other in node.all_input_nodes) > 1
+
     def _start(self, node: fx.Node, name: str) -> None:
         layer = self.chosen[name]
         if not is_stock(layer):
             self._lose(name, f"{type_name(layer)} has a forward of its own")
         else:
-            self.channels[node] = _Channels(name, trailing=spatial_dims(layer))
+            self.channels[node] = Channels(name, trailing=spatial_dims(layer))
 
     def _through_module(
-        self, node: fx.Node, name: str, channels: _Channels
-    ) -> _Channels | str | None:
+        self, node: fx.Node, name: str, channels: Channels
+    ) -> Channels | str | None:
         module = self.trace.root.get_submodule(str(node.target))
         kind = stock_kind(module, (*ELEMENTWISE, *POOLS, nn.PReLU, nn.Flatten, nn.Unflatten))
         if kind in ELEMENTWISE or (kind is nn.PReLU and module.num_parameters == 1):
             return channels
         if kind in POOLS:
-            return self._through_pool(node, channels, POOLS[kind])
+            return self.through_pool(node, channels, POOLS[kind])
         if kind in (nn.Flatten, nn.Unflatten):
             return self._through_reshape(node, channels)
         # one that does more than torch's, such as to activate, is tried before it is believed
@@ -185,7 +195,7 @@ class _Walk:
             return self._consume(name, module, channels)
         return f"{type_name(module)} {name!r} reads them"
 
-    def _consume(self, name: str, module: nn.Module, channels: _Channels) -> str | None:
+    def _consume(self, name: str, module: nn.Module, channels: Channels) -> str | None:
         if not is_stock(module):
             return f"{type_name(module)} {name!r} reads them by a forward of its own"
         if channels.trailing != spatial_dims(module):
@@ -194,7 +204,7 @@ class _Walk:
         self.consumers[channels.layer][name] = Reader(name, channels.block)
         return None
 
-    def _through_function(self, node: fx.Node, channels: _Channels) -> _Channels | str | None:
+    def _through_function(self, node: fx.Node, channels: Channels) -> Channels | str | None:
         target = node.target
         if node.op == "output":
             return "they are outputs of the model"
@@ -204,17 +214,17 @@ class _Walk:
         if target in (RESHAPE_NAMES if method else RESHAPE_FUNCTIONS):
             return self._through_reshape(node, channels)
         if not method and target in POOL_FUNCTIONS:
-            return self._through_pool(node, channels, POOL_FUNCTIONS[target])
+            return self.through_pool(node, channels, POOL_FUNCTIONS[target])
         if target == "mean" or target is torch.mean:
-            return self._through_mean(node, channels)
-        return f"{_describe(self.trace, node)} reads them"
+            return self.through_mean(node, channels)
+        return f"{self.trace.describe(node)} reads them"
 
-    def _through_pool(self, node: fx.Node, channels: _Channels, dims: int) -> _Channels | str:
+    def through_pool(self, node: fx.Node, channels: Channels, dims: int) -> Channels | str:
         if channels.trailing < dims or node not in self.trace.shapes:
-            return f"{_describe(self.trace, node)} mixes them"
+            return f"{self.trace.describe(node)} mixes them"
         return channels
 
-    def _through_mean(self, node: fx.Node, channels: _Channels) -> _Channels | str:
+    def through_mean(self, node: fx.Node, channels: Channels) -> Channels | str:
         """Global average pooling written as ``x.mean((2, 3))``."""
         before = self.trace.shapes[node.all_input_nodes[0]]
         dims: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
@@ -230,26 +240,19 @@ class _Walk:
             return channels
         return replace(channels, trailing=channels.trailing - sum(dim > own for dim in over))
 
-    def _through_reshape(self, node: fx.Node, channels: _Channels) -> _Channels | str:
+    def _through_reshape(self, node: fx.Node, channels: Channels) -> Channels | str:
         """The same values in the same order: find the dimension that counts the neurons now."""
         before = self.trace.shapes[node.all_input_nodes[0]]
         after = self.trace.shapes.get(node, torch.Size())
-        neurons = num_neurons(self.chosen[channels.layer])
+        neurons = self.counts[channels.layer]
         outer = before[: len(before) - 1 - channels.trailing].numel()
         for dim in reversed(range(len(after))):
             if after[:dim].numel() == outer and after[dim] % neurons == 0:
-                return _Channels(channels.layer, len(after) - 1 - dim, after[dim] // neurons)
-        return f"{_describe(self.trace, node)} mixes them with other dimensions"
+                return Channels(channels.layer, len(after) - 1 - dim, after[dim] // neurons)
+        return f"{self.trace.describe(node)} mixes them with other dimensions"
 
-    def _dim(self, source: fx.Node, channels: _Channels) -> int:
+    def _dim(self, source: fx.Node, channels: Channels) -> int:
         return len(self.trace.shapes[source]) - 1 - channels.trailing
 
     def _lose(self, layer: str, reason: str) -> None:
         self.unknown.setdefault(layer, reason)
-
-
-def _describe(trace: Trace, node: fx.Node) -> str:
-    name = trace.layer(node)
-    if name is not None:
-        return f"{type_name(trace.root.get_submodule(str(node.target)))} {name!r}"
-    return str(getattr(node.target, "__name__", node.target))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ewnprune.model.layers import LAYER_TYPES
+from ewnprune.model.layers import LAYER_TYPES, type_name
 from ewnprune.model.normalization import normalization_of
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -54,6 +54,13 @@ class Trace:
             for node in self.nodes
             if node.op == "call_module" and f"{target}.".startswith(f"{node.target}.")
         ]
+
+    def describe(self, node: fx.Node) -> str:
+        """What a node does, for messages: the module that it calls, or the function's name."""
+        name = self.layer(node)
+        if name is not None:
+            return f"{type_name(self.root.get_submodule(str(node.target)))} {name!r}"
+        return str(getattr(node.target, "__name__", node.target))
 
     def descendants(self, starts: Iterable[fx.Node]) -> list[fx.Node]:
         """These nodes and all that depend on them, in order."""

@@ -1,8 +1,9 @@
 """Cut channels out of a network: what stays of each module, and the modules made so small."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ewnprune.model.layers import (
@@ -17,7 +18,8 @@ from ewnprune.model.layers import (
     replace_tensor,
 )
 from ewnprune.model.normalization import shrink_channels
-from ewnprune.pruning.groups import Cut
+from ewnprune.model.selecting import select_inputs
+from ewnprune.pruning.groups import Cut, Group
 
 
 def cut_network(network: nn.Module, cut: Cut, whole: Collection[str] = ()) -> None:
@@ -32,6 +34,8 @@ def cut_network(network: nn.Module, cut: Cut, whole: Collection[str] = ()) -> No
         rows = None if name in whole else cut.rows.get(name)
         if rows is not None or name in cut.columns:
             shrink_layer(network.get_submodule(name), rows, cut.columns.get(name))
+    for name in cut.selecting:
+        select_inputs(network.get_submodule(name), cut.columns[name])
     for name, keep in cut.channels.items():
         shrink_channels(network.get_submodule(name), keep)
     for name, (dim, keep) in cut.parameters.items():
@@ -75,3 +79,33 @@ def _select(tensor: Tensor, dim: int, keep: Tensor | None) -> Tensor:
     if keep is None:
         return tensor
     return tensor.index_select(dim, keep.nonzero().flatten().to(tensor.device))
+
+
+def unwritable(network: nn.Module, groups: Sequence[Group]) -> Mapping[str, str]:
+    """Groups with tensors that cannot be cut for one module alone, each with the reason."""
+    owners: dict[int, dict[int, str]] = {}
+    for name, module in network.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners.setdefault(id(parameter), {})[id(module)] = name
+    found: dict[str, str] = {}
+    for group in groups:
+        for name in sorted(group.touched):
+            reason = _why(name, network.get_submodule(name), owners)
+            if reason:
+                found.setdefault(group.name, reason)
+    return found
+
+
+def _why(name: str, module: nn.Module, owners: Mapping[int, Mapping[int, str]]) -> str:
+    if isinstance(module, torch.jit.ScriptModule):
+        return f"{name!r} is made by torch.jit, and can be neither copied nor cut"
+    if "parametrizations" in module._modules:
+        return f"{name!r} is parametrized"
+    if not isinstance(getattr(module, "weight", None), nn.Parameter | None):
+        return f"the weight of {name!r} is no parameter (the older weight_norm, or prune?)"
+    for key, parameter in module._parameters.items():
+        for other in {} if parameter is None else owners[id(parameter)].values():
+            if other != name:
+                return f"{name!r} shares its {key} with {other!r}"
+    return ""

@@ -1,78 +1,25 @@
 """Which neurons of a network go together: found, and rehearsed, so that what is said holds."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ewnprune.model.anatomy import Anatomy, dissect
 from ewnprune.model.layers import Selection, type_name
 from ewnprune.model.tensors import first_samples
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.chains import chain_group, chain_groups
+from ewnprune.pruning.cutting import unwritable
+from ewnprune.pruning.found import IN_TRAINING_ONLY, Found
 from ewnprune.pruning.groups import Group
 from ewnprune.pruning.heads import Heads
-from ewnprune.pruning.notes import Kind, Note
 from ewnprune.pruning.reasons import refusal
 from ewnprune.pruning.smaller import build_halved, rehearse
 from ewnprune.pruning.training_pass import TrainingPass, look_at_training, rehearse_training
 
 _SAMPLES = 4  # of one alone, derivatives by which heads are found may be zero
-_IN_TRAINING_ONLY = "only the training pass calls it"
-_WITHOUT_NEURONS = (nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
-
-
-@dataclass(frozen=True)
-class Found:
-    """The groups of a network.
-
-    Attributes:
-        network: the network, plain and whole; it shares its tensors with the model.
-        groups: those of which units can go, or be masked.
-        staying: those of which none can, each with its reason.
-        selection: the layers asked for, and those left.
-        anatomy: the network as seen on the example.
-        untried: why training the smaller network was not tried; empty if it was.
-    """
-
-    network: nn.Module
-    groups: Sequence[Group]
-    staying: Sequence[Group]
-    selection: Selection
-    anatomy: Anatomy
-    untried: str = ""
-
-    @property
-    def unfollowed(self) -> dict[str, str]:
-        """Layers of which nobody knows who reads their neurons, each with the reason."""
-        return {group.name: group.unfollowed for group in self.groups if group.unfollowed}
-
-    def asked(self, units: Mapping[str, Tensor]) -> list[Group]:
-        """The groups that a choice of units says something of."""
-        return [group for group in self.groups if group.name in units]
-
-    def notes(self) -> list[Note]:
-        """What is done to each group, and which layers are left."""
-        return [
-            *map(_note, self.groups),
-            *map(_note_of_staying, self.staying),
-            *(
-                Note("left", f"{name}: left: {reason}")
-                for name, reason in self.selection.left.items()
-            ),
-            *self._others(),
-            *([Note("run", f"training was not tried: {self.untried}")] if self.untried else []),
-        ]
-
-    def _others(self) -> Iterator[Note]:
-        """Modules with weights, of kinds that have no neurons to choose."""
-        seen = {name for group in (*self.groups, *self.staying) for name in group.touched}
-        for name, module in self.network.named_modules():
-            if isinstance(module, _WITHOUT_NEURONS) and name not in seen:
-                yield Note("left", f"{name}: left: neurons of {type_name(module)} are not chosen")
 
 
 def find_groups(
@@ -143,7 +90,7 @@ def _rehearse(network: nn.Module, forward: Forward, inputs: Any, groups: Sequenc
 
 
 def _why_idle(name: str, anatomy: Anatomy, trained: TrainingPass) -> str:
-    return _IN_TRAINING_ONLY if name in trained.called else anatomy.idle[name]
+    return IN_TRAINING_ONLY if name in trained.called else anatomy.idle[name]
 
 
 def _as_masked(group: Group, anatomy: Anatomy) -> list[Group]:
@@ -199,55 +146,3 @@ def _coupled(
             groups.append(Group(name, 0, makers={}, stays=stays))
     # those left are told of by themselves
     return [g for g in groups if g.free or not {*g.makers} <= {*selection.left} or not g.makers]
-
-
-def _note(group: Group) -> Note:
-    readers = ", ".join(group.readers)
-    if group.unfollowed:
-        place = f"after {group.after}" if group.after else "in its own output"
-        place = f"where {readers} reads them" if readers else place
-        return Note("masked", f"{_who(group)}: neurons masked {place}, since {group.unfollowed}")
-    what = "neurons removed with bias and outgoing weights"
-    if len(group.makers) > 1 or group.norms:
-        what = "neurons removed together, with all that belongs to them"
-    return Note("removed", f"{_who(group)}: {what}, read by {readers or 'no layer'}")
-
-
-def _note_of_staying(group: Group) -> Note:
-    # heads of training are as expected: they are no part of the network that is measured
-    kind: Kind = "left" if group.stays == _IN_TRAINING_ONLY else "stays"
-    return Note(kind, f"{_who(group)}: {kind}: {group.stays}")
-
-
-def _who(group: Group) -> str:
-    return ", ".join([*group.makers, *group.embeddings]) or group.name
-
-
-def unwritable(network: nn.Module, groups: Sequence[Group]) -> Mapping[str, str]:
-    """Groups with tensors that cannot be cut for one module alone, each with the reason."""
-    owners: dict[int, dict[int, str]] = {}
-    for name, module in network.named_modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners.setdefault(id(parameter), {})[id(module)] = name
-    found: dict[str, str] = {}
-    for group in groups:
-        for name in sorted(group.touched):
-            reason = _why(name, network.get_submodule(name), owners)
-            if reason:
-                found.setdefault(group.name, reason)
-    return found
-
-
-def _why(name: str, module: nn.Module, owners: Mapping[int, Mapping[int, str]]) -> str:
-    if isinstance(module, torch.jit.ScriptModule):
-        return f"{name!r} is made by torch.jit, and can be neither copied nor cut"
-    if "parametrizations" in module._modules:
-        return f"{name!r} is parametrized"
-    if not isinstance(getattr(module, "weight", None), nn.Parameter | None):
-        return f"the weight of {name!r} is no parameter (the older weight_norm, or prune?)"
-    for key, parameter in module._parameters.items():
-        for other in {} if parameter is None else owners[id(parameter)].values():
-            if other != name:
-                return f"{name!r} shares its {key} with {other!r}"
-    return ""

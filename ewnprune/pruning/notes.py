@@ -12,6 +12,7 @@ Kind = Literal[
     "masked",
     "left",
     "score",
+    "inputs",
     "statistics",
     "sizes",
     "latency",
@@ -26,6 +27,7 @@ Kind = Literal[
 - ``masked``: neurons are set to zero in their own output, since nobody knows who reads them;
 - ``left``: a layer that was not to go, with the reason;
 - ``score``: another score took the place of the one asked for;
+- ``inputs``: how features of the inputs were scored;
 - ``statistics``: running statistics of BatchNorms were estimated anew, or why they were not;
 - ``sizes``: how sizes were counted;
 - ``latency``: how times were measured;
@@ -50,16 +52,35 @@ class Note:
         return f"latency: {self.text}" if self.kind == "latency" else self.text
 
 
+def note_of_group(group: Group) -> Note:
+    """What is done to the units of a group that go."""
+    readers = ", ".join(group.readers)
+    if group.inputs:
+        return Note("removed", f"{group.name}: features removed, read by {readers}")
+    if group.unfollowed:
+        place = f"after {group.after}" if group.after else "in its own output"
+        place = f"where {readers} reads them" if readers else place
+        return Note("masked", f"{who(group)}: neurons masked {place}, since {group.unfollowed}")
+    what = "neurons removed with bias and outgoing weights"
+    if len(group.makers) > 1 or group.norms:
+        what = "neurons removed together, with all that belongs to them"
+    return Note("removed", f"{who(group)}: {what}, read by {readers or 'no layer'}")
+
+
+def who(group: Group) -> str:
+    """The layers of a group, by name."""
+    return ", ".join([*group.makers, *group.embeddings]) or group.name
+
+
 def notes_of_removal(groups: Iterable[Group], left: Mapping[str, tuple[int, int]]) -> list[Note]:
     """What was removed of each group: ``left`` of how many, by its name; nothing of others."""
     notes = []
     for group in groups:
         few, size = left.get(group.name, (group.size, group.size))
-        what = f"{few} of {size} neurons left"
+        what = f"{few} of {size} {'features' if group.inputs else 'neurons'} left"
         if group.whole:
             what += f", {few // group.width} of {group.blocks} heads"
         if few < size and not group.maskable:
             what += "; not as zeros would, since a norm reads across them"
-        who = ", ".join([*group.makers, *group.embeddings])
-        notes.append(Note("removed", f"{who}: {what}"))
+        notes.append(Note("removed", f"{who(group)}: {what}"))
     return notes

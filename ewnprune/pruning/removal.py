@@ -8,15 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from ewnprune.model.batches import Batch, inputs_and_targets
-from ewnprune.model.layers import LayerPatterns, type_name
+from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.preserve import evaluating
-from ewnprune.model.tensors import clone, close, device_of, same, to_device
+from ewnprune.model.tensors import device_of, to_device
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.budget import Budget
 from ewnprune.pruning.choice import Choice, choose, refuse_parametrized
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import Indices
-from ewnprune.pruning.neurons import Couple
+from ewnprune.pruning.inputs import Features, features_left
 from ewnprune.pruning.notes import Note, notes_of_removal
 from ewnprune.pruning.ranking import Scope
 from ewnprune.pruning.recalibration import (
@@ -28,11 +28,11 @@ from ewnprune.pruning.recalibration import (
 )
 from ewnprune.pruning.repair import repaired
 from ewnprune.pruning.score_names import Score
+from ewnprune.pruning.seen import Couple
 from ewnprune.pruning.smaller import (
-    build_masked,
     build_smaller,
+    check_smaller,
     keep_flags,
-    largest_difference,
     refuse_unfollowed,
 )
 
@@ -46,6 +46,7 @@ class Removal:
         left: neurons left of those that there were, for each group of neurons that go together, by
             the name of one of its layers; of heads, their channels.
         notes: for each group the layers in it and what was done; for each that stays, why.
+        inputs: the features that the network reads, where inputs were to go; None otherwise.
         difference: largest difference, on the example, between the outputs of the masked and of
             the smaller network. Norms in the masked one go by the channels that stay. Groups that
             something else reads across are left out.
@@ -55,6 +56,7 @@ class Removal:
     left: dict[str, tuple[int, int]]
     notes: tuple[Note, ...]
     difference: float
+    inputs: Features | None = None
 
 
 def remove_neurons(
@@ -70,6 +72,7 @@ def remove_neurons(
     scope: Scope = "layer",
     round_to: int = 1,
     heads: Heads = "keep",
+    inputs: bool = False,
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
     seed: int | None = None,
@@ -112,6 +115,12 @@ def remove_neurons(
             module are set to what is left; its forward pass must go by them, or by the sizes.
             torch's MultiheadAttention stays, as it ties its heads to the width of its inputs; see
             `separate_attention`.
+        inputs: True removes features of the inputs in place of neurons, which all stay: pixels of
+            flattened images, columns of a table, channels that a convolution reads. The network
+            takes whole inputs and picks; one that went is 0 to the layers that read it. The score
+            ``"norm"`` is the norm of the weights that read a feature times the standard deviation
+            of what they read, over ``recalibrate``, else ``repair``, else the example; of a single
+            sample the norm alone, which a warning says. ``indices={"inputs": [0, 7]}`` names them.
         couple: the score of neurons that go together from those of the layers: their ``"mean"``,
             the ``"max"``, or ``"l2"``, the root of the sum of squares (with the score ``"norm"``
             the norm of all their incoming weights together).
@@ -162,6 +171,7 @@ def remove_neurons(
         scope=scope,
         round_to=round_to,
         heads=heads,
+        inputs=inputs,
         couple=couple,
         initial_norms=initial_norms,
         seed=seed,
@@ -190,6 +200,7 @@ def remove_with_notes(
     scope: Scope = "layer",
     round_to: int = 1,
     heads: Heads = "keep",
+    inputs: bool = False,
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
     seed: int | None = None,
@@ -217,39 +228,32 @@ def remove_with_notes(
     first, second: 4 of 8 neurons left
     head: left: the last layer: its outputs are the model's
     """
-    choice = Choice(layers, exclude, scope, round_to, heads, couple, initial_norms, seed)
+    choice = Choice(layers, exclude, scope, round_to, heads, inputs, couple, initial_norms, seed)
     refuse_parametrized(model)
+    training = []
+    if recalibrate is not None and (inputs or with_statistics(model)):
+        training = training_inputs(model, recalibrate, batch)
+    calibration = training or ([] if repair is None else [repair])
     with evaluating(model):
         found, units, notes = choose(
-            model, example_input, sparsity, indices, score, choice, forward, budget
+            model, example_input, sparsity, indices, score, choice, forward, budget, calibration
         )
         refuse_unfollowed(model, found.unfollowed)
-        inputs = to_device(example_input, device_of(model))
+        example = to_device(example_input, device_of(model))
         network = found.network
         if repair is not None:
-            calibration = to_device(repair, device_of(model))
-            network = repaired(network, found.groups, units, calibration, forward)
+            means = to_device(repair, device_of(model))
+            network = repaired(network, found.groups, units, means, forward)
         small = build_smaller(network, found.groups, units, share=False)
-        told = [group for group in found.groups if not group.opaque]
-        expected = forward(build_masked(network, told, units), clone(inputs))
-        outputs = forward(small, clone(inputs))
-        cut_told = outputs if len(told) == len(found.groups) else None
-        if cut_told is None:
-            cut_told = forward(build_smaller(network, told, units), clone(inputs))
-    if not same(cut_told, expected, close):
-        raise ValueError(
-            f"the smaller {type_name(model)} does not give the outputs of the masked one on the "
-            "example: its forward pass depends on the number of neurons in a way that cannot be "
-            "followed; use mask_neurons, or leave layers with exclude="
-        )
+        difference = check_smaller(network, small, found.groups, units, example, forward)
     goes = not all(keep.all() for keep in units.values())
-    if recalibrate is not None and goes and with_statistics(small):
-        training = training_inputs(model, recalibrate, batch)
+    if training and goes and with_statistics(small):
         with evaluating(model):
             put_statistics(small, estimated(small, forward, training))
         notes = [*notes, note_of_statistics(small, training)]
     keep_flags(small, model)
     left = {g.name: (int(g.channels(units[g.name]).sum()), g.size) for g in found.asked(units)}
     notes += notes_of_removal(found.groups, left)
-    notes += [note for note in found.notes() if note.kind in ("stays", "left")]
-    return Removal(small, left, tuple(notes), largest_difference(cut_told, expected))
+    notes += [note for note in found.notes() if note.kind in ("stays", "left", "inputs", "score")]
+    read = features_left(found.groups[0], units[found.groups[0].name]) if inputs else None
+    return Removal(small, left, tuple(notes), difference, read)

@@ -10,14 +10,14 @@ from ewnprune.model.layers import LayerPatterns, kept_cells, num_neurons, to_wei
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.choice import Choice, choose, refuse_parametrized
-from ewnprune.pruning.finding import unwritable
+from ewnprune.pruning.cutting import unwritable
 from ewnprune.pruning.groups import Group, cut_of
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import Indices
-from ewnprune.pruning.neurons import Couple
 from ewnprune.pruning.ranking import Scope
 from ewnprune.pruning.reasons import refusal
 from ewnprune.pruning.score_names import Score
+from ewnprune.pruning.seen import Couple
 
 
 def mask_neurons(
@@ -32,6 +32,7 @@ def mask_neurons(
     scope: Scope = "layer",
     round_to: int = 1,
     heads: Heads = "keep",
+    inputs: bool = False,
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
     seed: int | None = None,
@@ -54,13 +55,14 @@ def mask_neurons(
         scope: ``"layer"`` or ``"global"``.
         round_to: a multiple for the number that stays.
         heads: what goes of attention.
+        inputs: whether features of the inputs go, see `remove_neurons`: the weights that read them.
         couple: the score of neurons that go together.
         initial_norms: norms at initialisation.
         seed: seed of scores that draw numbers.
         forward: from model and inputs to outputs.
 
     Returns:
-        For each layer, which neurons stay, ``(n,)``.
+        For each layer, which neurons stay, ``(n,)``; of inputs, by the name ``"inputs"``.
 
     Raises:
         ValueError: a layer cannot be masked; it is named with the reason. Not exactly one of
@@ -71,7 +73,7 @@ def mask_neurons(
     >>> mask_neurons(net, 0.8, torch.zeros(1, 4))["0"].sum(), net[2].weight.count_nonzero()
     (tensor(2), tensor(6))
     """
-    choice = Choice(layers, exclude, scope, round_to, heads, couple, initial_norms, seed)
+    choice = Choice(layers, exclude, scope, round_to, heads, inputs, couple, initial_norms, seed)
     refuse_parametrized(model)
     with evaluating(model):
         found, units, _ = choose(model, example_input, sparsity, indices, score, choice, forward)
@@ -83,6 +85,8 @@ def mask_neurons(
     for name, keep in parameter_masks(found.network, found.groups, units).items():
         with torch.inference_mode(tensors[name].is_inference()), torch.no_grad():
             tensors[name].masked_fill_(~keep, 0)
+    if inputs:
+        return {group.name: group.channels(units[group.name]) for group in found.asked(units)}
     return {
         name: places.keep(num_neurons(model.get_submodule(name)), group.channels(units[group.name]))
         for group in found.asked(units)
