@@ -44,7 +44,8 @@ def choose(
             "a --sparsity"
         )
     asked = sorted({0.0, *(trained.pruning.sparsities if levels is None else levels.values())})
-    curve = _curve(trained, trained.model, val, asked, scores, removal).where(unit="neurons")
+    unit = "inputs" if removal["inputs"] else "neurons"
+    curve = _curve(trained, trained.model, val, asked, scores, removal).where(unit=unit)
     found = []
     for name in scores:
         series = curve.where(score=name)
@@ -106,8 +107,9 @@ def check_drop(measured: Mapping[str, float | None], max_drop: float) -> None:
 def _as_it_is(
     trained: Trained, network: nn.Module, batches: Batches, removal: Mapping[str, Any]
 ) -> CurvePoint:
-    # a score that needs initial norms has them of the dense network alone
-    rest = {key: value for key, value in removal.items() if key != "initial_norms"}
+    # a score that needs initial norms has them of the dense network alone, and a network that picks
+    # its inputs has no more to give; nothing goes here
+    rest = {k: value for k, value in removal.items() if k not in ("initial_norms", "inputs")}
     (point,) = _curve(trained, network, batches, (0.0,), ["norm"], rest)
     return point
 
