@@ -16,7 +16,7 @@ from ewnprune.model.tensors import device_of, to_device
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.cutting import unwritable
-from ewnprune.pruning.inputs import INPUTS
+from ewnprune.pruning.inputs import INPUTS, agree_on_deviations
 from ewnprune.pruning.ranking import Scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.pruning.scores import Neurons
@@ -72,6 +72,7 @@ def pruning_masks(
     example = to_device(example_input, device_of(model))
     with evaluating(model):
         found = choice.find(plain_network(model), forward, example, calibration)
+        agree_on_deviations(found, device_of(model))
         ranking, notes = choice.rank(found, name, function)
     for note in notes:  # no curve tells of them: another score may be swept
         warnings.warn(str(note), stacklevel=2)

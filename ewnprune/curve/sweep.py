@@ -24,6 +24,7 @@ from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.budget import LevelOf, check_level_of
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.heads import Heads
+from ewnprune.pruning.inputs import agree_on_deviations
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import SPARSITIES, Ranking, Scope, check_sparsities
 from ewnprune.pruning.recalibration import (
@@ -172,6 +173,7 @@ def sparsity_curve(
                 raise ValueError("the loader gave no batch: expected at least one")
             example = first[0] if example_input is None else to_device(example_input, device)
             found = choice.find(plain_network(model), forward, first[0], training or [example])
+            agree_on_deviations(found, device_of(model))
             ranked = {name: choice.rank(found, name, f) for name, f in functions.items()}
             rankings = {name: ranking for name, (ranking, _) in ranked.items()}
             notes = [*found.notes(), *chain(*(told for _, told in ranked.values()))]

@@ -155,7 +155,7 @@ def export(
         card["accuracy"] = {split: {**measured[split], **checks[split]} for split in checks}
         card["bytes"] = {"before": dense_bytes, "after": path.stat().st_size}
         if removed.inputs is not None:
-            card["features"] = features_entry(trained, part, removed, network.network)
+            card["features"] = features_entry(trained, removed, network.network)
             draw_features(removed.inputs, scratch / "features.png")
         if budget is not None:
             card["pruning"]["budget"] = budget_entry(budget, mets[score], card)

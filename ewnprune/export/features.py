@@ -1,7 +1,8 @@
 """The inputs that an exported network reads: in its card, and as a picture of pixels."""
 
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
@@ -12,24 +13,24 @@ from ewnprune.model.selecting import selecting_kind
 from ewnprune.pruning.inputs import Features
 from ewnprune.pruning.removal import Removal
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def features_entry(
-    trained: Trained, part: str, removed: Removal, network: nn.Module
-) -> dict[str, Any]:
+
+def features_entry(trained: Trained, removed: Removal, network: nn.Module) -> dict[str, Any]:
     """What the card says of the inputs that are read.
 
     Args:
         trained: the run; its data may have ``feature_names``, one for each feature.
-        part: name of the network inside the run's model; empty for the whole.
         removed: what was removed.
-        network: the network after.
+        network: the network that is written.
 
     Raises:
         ValueError: other names than there are features.
     """
     features = removed.inputs
     assert features is not None
-    total = int(np.prod(features.shape))
+    total = prod(features.shape)
     entry: dict[str, Any] = {
         "left": len(features.kept),
         "total": total,
@@ -54,7 +55,7 @@ def features_entry(
 
 
 def draw_features(features: Features, path: Path) -> bool:
-    """Draw which pixels are read; of several channels, how many of each pixel's numbers.
+    """Write a picture of the pixels that are read.
 
     Args:
         features: the features.
@@ -66,26 +67,31 @@ def draw_features(features: Features, path: Path) -> bool:
     """
     if len(features.shape) not in (2, 3):
         return False
-    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
+
+    height, width = features.shape[-2:]
+    figure = Figure(figsize=(4, 4 * height / width + 0.4), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    show_features(axes, features)
+    what = "numbers of pixels" if prod(features.shape[:-2]) > 1 else "pixels"
+    told = f"{len(features.kept)} of {prod(features.shape)} {what} read"
+    axes.set_title(told, loc="left", fontsize=11, color="0.3")
+    save_figure(figure, path)
+    return True
+
+
+def show_features(axes: "Axes", features: Features) -> None:
+    """Show which pixels of an image are read: of several channels, how many of its numbers."""
+    from matplotlib.colors import LinearSegmentedColormap
 
     kept = np.zeros(features.shape)
     kept.flat[list(features.kept)] = 1
     image = kept.reshape(-1, *features.shape[-2:]).sum(0)
-    height, width = image.shape
-    figure = Figure(figsize=(4, 4 * height / width + 0.4), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
     most = kept.size // image.size
     colors = LinearSegmentedColormap.from_list("kept", ["0.92", COLORS["ewn"]], most + 1)
     axes.imshow(image, cmap=colors, vmin=0, vmax=most, interpolation="nearest")
-    axes.set_xticks(np.arange(width + 1) - 0.5, [""] * (width + 1))
-    axes.set_yticks(np.arange(height + 1) - 0.5, [""] * (height + 1))
+    for axis, size in ((axes.yaxis, image.shape[0]), (axes.xaxis, image.shape[1])):
+        axis.set_ticks(np.arange(size + 1) - 0.5, [""] * (size + 1))
     axes.grid(color="white", lw=0.4)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    what = "pixels" if most == 1 else "numbers of pixels"
-    axes.set_title(
-        f"{len(features.kept)} of {kept.size} {what} read", loc="left", fontsize=11, color="0.3"
-    )
-    save_figure(figure, path)
-    return True

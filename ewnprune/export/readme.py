@@ -33,6 +33,7 @@ session = InferenceSession("{file}")
 outputs = session.run(None, inputs)  # a dict of NumPy arrays, by the names below""",
 }
 _GROUPS = {"neurons": "neurons that go together", "inputs": "features of a sample"}
+_LISTED = 200
 _DIMS = {"Linear": -1, "Conv1d": -2, "Conv2d": -3, "Conv3d": -4}
 _SELECTING = """\
 class Select{base}(nn.{base}):  # in the place of {names}: it picks what it reads
@@ -119,8 +120,10 @@ def _features(features: dict[str, Any]) -> list[str]:
         parts.append("![Pixels that are read](features.png)")
     if "names" in features:
         parts.append("\n".join(f"- {_text(name)}" for name in features["names"]))
-    else:
+    elif features["left"] <= _LISTED:
         parts.append(f"Their places, counted from 0: {', '.join(map(str, features['indices']))}.")
+    else:
+        parts.append("Their places are in card.json, `features.indices`.")
     return parts
 
 

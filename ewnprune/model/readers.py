@@ -21,6 +21,7 @@ from ewnprune.model.operations import (
     is_stock,
     stock_kind,
 )
+from ewnprune.model.selecting import selects_inputs
 from ewnprune.model.tracing import Trace, asks_fact
 
 
@@ -167,7 +168,7 @@ class Walk:
 
     def _start(self, node: fx.Node, name: str) -> None:
         layer = self.chosen[name]
-        if not is_stock(layer):
+        if not is_stock(layer) and not selects_inputs(layer):
             self._lose(name, f"{type_name(layer)} has a forward of its own")
         else:
             self.channels[node] = Channels(name, trailing=spatial_dims(layer))

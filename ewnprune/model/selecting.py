@@ -87,6 +87,7 @@ def select_inputs(layer: Any, keep: Tensor) -> None:
         layer: the layer, with a weight for the inputs that stay alone.
         keep: which of all inputs these are, ``(inputs,)``.
 
+    >>> import torch
     >>> layer = nn.Linear(2, 1)
     >>> select_inputs(layer, torch.tensor([True, False, True]))
     >>> layer, layer(torch.zeros(5, 3)).shape

@@ -7,10 +7,11 @@ read it times the standard deviation of what they read.
 
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ewnprune.model.anatomy import dissect
 from ewnprune.model.inputs import InputFlow, input_flow
@@ -80,7 +81,9 @@ def find_inputs(
         flow = input_flow(anatomy.trace, inputs)
     if flow.unknown:
         raise _refusal(network, flow.unknown)
-    size = torch.Size(flow.shape).numel()
+    size = prod(flow.shape)
+    if size == 1:
+        raise _refusal(network, "there is one alone: a convolution that reads one channel")
     group = Group(INPUTS, size, inputs=flow.shape)
     for reader in flow.readers:
         group.readers[reader.name] = Places.blocks(size, reader.block)
@@ -146,6 +149,19 @@ def _deviations(
     return found, Note("inputs", f"inputs: standard deviations are those of {count} samples")
 
 
+def agree_on_deviations(found: Found, device: torch.device) -> None:
+    """Average variances over all processes, in place, where there are several; all must call.
+
+    Each may have looked at other batches, and all must remove the same features.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    for values in found.deviations.values():
+        variances = values.square().to(device)
+        distributed.all_reduce(variances)
+        values.copy_((variances / distributed.get_world_size()).sqrt())
+
+
 class _Moments:
     """Count, mean and sum of squares around it of each input of a layer, batch after batch.
 
@@ -159,7 +175,7 @@ class _Moments:
 
     def add(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         values = args[0] if args else kwargs["input"]
-        values = values.detach().movedim(-1 - self.trailing, 0).flatten(1).double().cpu()
+        values = values.detach().movedim(-1 - self.trailing, 0).flatten(1).cpu().double()
         new, mean = values.shape[1], values.mean(1)
         apart, total = mean - self.mean, self.count + new
         self.squares += (values - mean[:, None]).square().sum(1)

@@ -1,5 +1,8 @@
 """Features of the inputs that go: pixels, columns of a table, channels of a first convolution."""
 
+import json
+import subprocess
+import sys
 import warnings
 from copy import deepcopy
 
@@ -7,8 +10,17 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from toys.processes import environment
 
-from ewnprune import Budget, mask_neurons, remove_neurons, remove_with_notes, sparsity_curve
+from ewnprune import (
+    Budget,
+    mask_neurons,
+    read_curve,
+    remove_neurons,
+    remove_with_notes,
+    sparsity_curve,
+    write_curve,
+)
 
 
 def _mlp():
@@ -131,6 +143,23 @@ def test_scores_are_those_of_numpy():
         assert features.kept == tuple(sorted(np.argsort(expected)[gone:]))
 
 
+def test_what_a_batchnorm_gives_is_what_counts():
+    torch.manual_seed(0)
+    layers = nn.BatchNorm1d(5), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)
+    network = nn.Sequential(*layers).double().eval()
+    network[0].running_var.copy_(torch.linspace(0.1, 9, 5))
+    network[0].running_mean.fill_(2)
+    x = torch.randn(50, 5).double()
+    read = (x.numpy() - 2) / np.sqrt(network[0].running_var.numpy() + 1e-5)
+    score = np.linalg.norm(network[1].weight.detach().numpy(), axis=0) * read.std(0)
+    removal = remove_with_notes(network, 0.4, x, inputs=True)
+    assert removal.inputs.kept == tuple(sorted(np.argsort(score)[2:]))
+    assert removal.model[0].num_features == 5
+    read[:, np.argsort(score)[:2]] = 0  # after it, not before
+    expected = network[1:](torch.from_numpy(read))
+    torch.testing.assert_close(removal.model(x), expected, rtol=0, atol=1e-12)
+
+
 def test_deviations_are_of_all_calibration_batches():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -214,6 +243,18 @@ def test_a_curve_says_that_its_levels_are_of_inputs():
     assert "inputs removed" in text and "7 of 10" in text and "neurons left" not in text
 
 
+def test_files_of_such_a_curve_count_inputs_and_others_do_not(tmp_path):
+    network, x = _double(_skip)
+    loader = [(x, torch.arange(20) % 5)]
+    for inputs in (True, False):
+        curve = sparsity_curve(network, loader, (0, 0.3), inputs=inputs)
+        for name in ("curve.csv", "curve.json"):
+            text = write_curve(curve, tmp_path / name).read_text()
+            assert ("inputs_left" in text or '"inputs": {' in text) == inputs
+            assert ('"inputs":' in text or "inputs_" in text) == inputs
+            assert read_curve(tmp_path / name).points == curve.points
+
+
 def test_neurons_may_go_before_or_after():
     network, x = _double(_mlp)
     first = remove_neurons(remove_neurons(network, 0.5, x, inputs=True), 0.5, x)
@@ -291,6 +332,7 @@ def _words_of(dtype):
         (*_words_of(torch.long), "whole numbers .int64., as token ids"),
         (*_words_of(torch.int32), "whole numbers .int32., as token ids"),
         (AddsInput(), torch.randn(4, 6), "add joins them with other values"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3)), torch.randn(4, 1, 3, 3), "there is one alone"),
         (Depthwise(), torch.randn(4, 4, 3, 3), "'0' is a Conv2d with 4 groups"),
         (nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 2)), torch.randn(4, 6), "LayerNorm '0' reads"),
     ],
@@ -317,3 +359,46 @@ def test_what_has_no_meaning_is_refused_in_one_line():
     small = remove_neurons(network, 0.5, x, inputs=True)
     with pytest.raises(ValueError, match="'1' reads some of them alone already"):
         remove_neurons(small, 0.5, x, inputs=True)
+
+
+ONE_OF_TWO = """
+import json, sys
+import torch
+from torch import nn
+from toys.processes import environment
+from ewnprune import sparsity_curve
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+store = f"file://{folder}/store"
+torch.distributed.init_process_group("gloo", store, rank=rank, world_size=2)
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+x, y = torch.randn(40, 6), torch.randint(4, (40,))
+loud = torch.tensor([1.0, 9.0, 1.0, 1.0, 9.0, 1.0])
+own = torch.randn(20, 6) * (loud if rank else 1 / loud)  # each would choose others
+training = [(own, y[:20])]
+data = [(x[rank::2], y[rank::2])]
+curve = sparsity_curve(net, data, (0, 0.5), inputs=True, recalibrate=training)
+with open(f"{folder}/{rank}.json", "w") as file:
+    json.dump([[p.correct, p.total, own.tolist()] for p in curve], file)
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_remove_the_same_features(tmp_path):
+    runs = [
+        subprocess.Popen([sys.executable, "-c", ONE_OF_TWO, rank, str(tmp_path)], env=environment())
+        for rank in ("0", "1")
+    ]
+    assert [run.wait(timeout=300) for run in runs] == [0, 0]
+    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert one[1][:2] == other[1][:2] and one[1][1] == 40
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    x, y = torch.randn(40, 6), torch.randint(4, (40,))
+    variance = sum(np.array(each[0][2]).var(0) for each in (one, other)) / 2
+    score = np.linalg.norm(network[0].weight.detach().numpy(), axis=0) * np.sqrt(variance)
+    x[:, np.argsort(score)[:3].copy()] = 0
+    assert int((network(x).argmax(1) == y).sum()) == one[1][0]
