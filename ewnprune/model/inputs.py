@@ -31,26 +31,31 @@ class InputFlow:
     unknown: str = ""
 
 
-def input_flow(trace: Trace, inputs: Any) -> InputFlow:
-    """Find the layers that read the inputs of a network, if those alone do.
+def why_no_features(inputs: Any) -> str:
+    """Why the inputs of a batch are no features of samples; empty if they are."""
+    if not isinstance(inputs, Tensor):
+        return f"they are a {type(inputs).__name__}: expected one tensor"
+    if not inputs.is_floating_point():
+        kind = str(inputs.dtype).removeprefix("torch.")
+        return f"they are whole numbers ({kind}), as token ids: not measurements"
+    return (
+        "" if inputs.ndim > 1 else f"their shape is {tuple(inputs.shape)}: expected samples first"
+    )
+
+
+def input_flow(trace: Trace) -> InputFlow:
+    """Find the layers that read the inputs of a network, one tensor, if those alone do.
 
     Args:
         trace: the traced forward pass, run once, so that shapes are known.
-        inputs: what it was run on.
     """
-    if not isinstance(inputs, Tensor):
-        return InputFlow(unknown=f"they are a {type(inputs).__name__}: expected one tensor")
-    if not inputs.is_floating_point():
-        kind = str(inputs.dtype).removeprefix("torch.")
-        return InputFlow(unknown=f"they are whole numbers ({kind}), as token ids: not measurements")
     narrow = next((n for n, m in trace.root.named_modules() if selects_inputs(m)), "")
     if narrow:
         name = narrow.removeprefix("model").removeprefix(".")
         return InputFlow(unknown=f"{name!r} reads some of them alone already: remove all at once")
-    if inputs.ndim < 2:
-        return InputFlow(unknown=f"their shape is {tuple(inputs.shape)}: expected samples first")
     # channels first, as convolutions read them; then features last, as a Linear reads them
-    flows = [_along(trace, dim, inputs.shape) for dim in dict.fromkeys((1, inputs.ndim - 1))]
+    shape = trace.shapes[trace.nodes[0]]
+    flows = [_along(trace, dim, shape) for dim in dict.fromkeys((1, len(shape) - 1))]
     return next((flow for flow in flows if not flow.unknown), flows[0])
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ewnprune.model.anatomy import dissect
-from ewnprune.model.inputs import InputFlow, input_flow
+from ewnprune.model.inputs import InputFlow, input_flow, why_no_features
 from ewnprune.model.layers import (
     LAYER_TYPES,
     LayerPatterns,
@@ -74,11 +74,14 @@ def find_inputs(
     Raises:
         ValueError: the inputs are no features, or something else reads them too.
     """
+    unfit = why_no_features(inputs)
+    if unfit:
+        raise _refusal(network, unfit)
     selection = _counted(network, layers, exclude)
     anatomy = dissect(network, forward, selection.chosen, inputs)
     flow = InputFlow(unknown=anatomy.untraced)
     if anatomy.trace is not None:
-        flow = input_flow(anatomy.trace, inputs)
+        flow = input_flow(anatomy.trace)
     if flow.unknown:
         raise _refusal(network, flow.unknown)
     size = prod(flow.shape)

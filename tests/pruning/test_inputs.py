@@ -331,6 +331,8 @@ def _words_of(dtype):
     [
         (*_words_of(torch.long), "whole numbers .int64., as token ids"),
         (*_words_of(torch.int32), "whole numbers .int32., as token ids"),
+        (nn.Sequential(nn.Linear(6, 2)), {"x": torch.randn(4, 6)}, "they are a dict"),
+        (nn.Sequential(nn.Linear(6, 2)), torch.randn(6), "shape is .6,.: expected samples first"),
         (AddsInput(), torch.randn(4, 6), "add joins them with other values"),
         (nn.Sequential(nn.Conv2d(1, 2, 3)), torch.randn(4, 1, 3, 3), "there is one alone"),
         (Depthwise(), torch.randn(4, 4, 3, 3), "'0' is a Conv2d with 4 groups"),
