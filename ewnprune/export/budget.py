@@ -44,7 +44,7 @@ def levels_within(
     """
     choice = Choice(**{f.name: removal[f.name] for f in fields(Choice) if f.name in removal})
     levels = {}
-    training = removal["recalibrate"]
+    training = removal.get("recalibrate")
     calibration = []
     if choice.inputs and training is not None:
         calibration = training_inputs(trained.model, training, removal["batch"])

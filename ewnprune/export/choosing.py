@@ -44,7 +44,7 @@ def choose(
             "a --sparsity"
         )
     asked = sorted({0.0, *(trained.pruning.sparsities if levels is None else levels.values())})
-    unit = "inputs" if removal["inputs"] else "neurons"
+    unit = "inputs" if removal.get("inputs") else "neurons"
     curve = _curve(trained, trained.model, val, asked, scores, removal).where(unit=unit)
     found = []
     for name in scores:
