@@ -71,6 +71,7 @@ class PruningHooks:
         level_of: what levels are fractions of: the ``"units"`` that can go, or the network's
             ``"parameters"`` or ``"macs"``, to compare at equal cost; not with `finetune`.
         max_per_layer: across layers, the fraction of a layer that goes at most.
+        inputs: prune features of the inputs in place of neurons, see `remove_neurons`.
 
     Raises:
         ValueError: levels, scores or numbers that do not fit; the same for the model in ``setup``.
@@ -101,6 +102,7 @@ class PruningHooks:
         finetune: Finetune | None = None,
         level_of: LevelOf = "units",
         max_per_layer: float | None = None,
+        inputs: bool = False,
     ) -> None:
         self.attachment = Attachment(parametrization, weight_space, layers, exclude)
         self.measuring = Measuring(
@@ -117,6 +119,7 @@ class PruningHooks:
             recalibrate=recalibrate,
             level_of=level_of,
             max_per_layer=max_per_layer,
+            inputs=inputs,
         )
         self.loss_levels = LossLevels(loss_levels, at_level)
         self.finetuning = Finetuning(finetune, self.measuring, self.attachment)
