@@ -27,7 +27,7 @@ from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import neuron_rows
 from ewnprune.model.preserve import evaluating
 from ewnprune.pruning.choice import Choice
-from ewnprune.pruning.finding import Found
+from ewnprune.pruning.found import Found
 from ewnprune.pruning.score_names import find_scores
 
 

@@ -1,7 +1,7 @@
 """Keep what was pruned at zero while a network trains on, whatever the optimizer does."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from ewnprune.model.recurrent import hidden_rows, is_recurrent, weight_names
 from ewnprune.model.tensors import device_of, to_device
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.choice import Choice
-from ewnprune.pruning.finding import Found
+from ewnprune.pruning.found import Found
+from ewnprune.pruning.inputs import INPUTS, agree_on_deviations
 from ewnprune.pruning.ranking import Scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.pruning.scores import Measured, Neurons
@@ -42,6 +43,8 @@ def pruning_masks(
     sensitivity: Sensitivity | None = None,
     seed: int | None = None,
     forward: Forward = call,
+    inputs: bool = False,
+    calibration: Sequence[Any] = (),
 ) -> dict[str, Tensor]:
     """What `mask_neurons` sets to zero, without doing it; single weights too.
 
@@ -59,6 +62,8 @@ def pruning_masks(
         sensitivity: what `Curve.sensitivity` gives.
         seed: seed of scores that draw numbers.
         forward: from model and inputs to outputs.
+        inputs: whether features of the inputs go.
+        calibration: batches that these are scored by; by default the example.
 
     Returns:
         For each parameter and buffer that something goes from, by name, True for what stays.
@@ -74,18 +79,20 @@ def pruning_masks(
     (level,) = check_sparsities([sparsity])
     ((name, function),) = find_scores(score).items()
     choice = Choice(
-        layers,
-        exclude,
-        scope,
+        layers=layers,
+        exclude=exclude,
+        scope=scope,
+        inputs=inputs,
         initial_norms=initial_norms,
         seed=seed,
         max_per_layer=max_per_layer,
         measured=measured,
         sensitivity=sensitivity,
     )
-    inputs = to_device(example_input, device_of(model))
+    example = to_device(example_input, device_of(model))
     with evaluating(model):
-        found = choice.find(plain_network(model), forward, inputs)
+        found = choice.find(plain_network(model), forward, example, calibration)
+        agree_on_deviations(found, device_of(model))
         ranking, notes = choice.rank(found, name, function)
     for note in notes:  # no curve tells of them: another score may be swept
         warnings.warn(str(note), stacklevel=2)
@@ -133,6 +140,9 @@ def pruned_first(name: str, score: Score, model: nn.Module, masks: Mapping[str, 
 
     def scored(neurons: Neurons) -> Tensor:
         values = score(neurons)
+        if neurons.layer == INPUTS and neurons.raw_rows is not None:
+            # nothing reads those that went
+            return values.masked_fill(~neurons.raw_rows.any(dim=1), -torch.inf)
         layer = model.get_submodule(neurons.layer)
         key = "weight_hh_l0" if is_recurrent(layer) else "weight"
         keep = masks.get(f"{neurons.layer}.{key}".lstrip("."))

@@ -76,6 +76,7 @@ class PruningHooks:
         max_per_layer: across layers, the fraction of a layer that goes at most.
         gradual: prune while training, ever more neurons by the first of the scores; what went stays
             zero and is listed in ``gradual_neurons.csv``. Not with `finetune`.
+        inputs: prune features of the inputs in place of neurons, see `remove_neurons`.
 
     Raises:
         ValueError: levels, scores or numbers that do not fit; the same for the model in ``setup``.
@@ -107,6 +108,7 @@ class PruningHooks:
         level_of: LevelOf = "units",
         max_per_layer: float | None = None,
         gradual: Gradual | None = None,
+        inputs: bool = False,
     ) -> None:
         self.attachment = Attachment(parametrization, weight_space, layers, exclude)
         self.measuring = Measuring(
@@ -123,6 +125,7 @@ class PruningHooks:
             recalibrate=recalibrate,
             level_of=level_of,
             max_per_layer=max_per_layer,
+            inputs=inputs,
         )
         self.loss_levels = LossLevels(loss_levels, at_level)
         self.finetuning = Finetuning(finetune, self.measuring, self.attachment)

@@ -19,9 +19,10 @@ from ewnprune.model.preserve import evaluating
 from ewnprune.model.sharding import gathered
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.budget import LevelOf, check_level_of
+from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Scope, check_scope
-from ewnprune.pruning.recalibration import with_statistics
+from ewnprune.pruning.recalibration import training_inputs, with_statistics
 from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.pruning.scores import FROM_DATA
 
@@ -50,12 +51,14 @@ class Measuring:
     recalibrate: int
     level_of: LevelOf = "units"
     max_per_layer: float | None = None
+    inputs: bool = False
     per_layer: bool = False  # for an evaluation; the command sets it
 
     def __post_init__(self) -> None:
         check_scope(self.scope, self.max_per_layer)
         find_scores(self.scores)  # an unknown one is an error now, not after the training
         check_realize(self.realize)
+        Choice(inputs=self.inputs)
         if type(self.recalibrate) is not int or self.recalibrate < 0:
             raise ValueError(
                 f"recalibrate={self.recalibrate!r}: expected a number of training batches, or 0 "
@@ -78,9 +81,7 @@ class Measuring:
         initial_norms: Mapping[str, Tensor],
     ) -> Curve:
         """The curve of the network as it is now, the way the Trainer itself evaluates it."""
-        training: Any = None
-        if self.recalibrate and with_statistics(pl_module):
-            training = training_batches(trainer, pl_module, self.recalibrate)
+        training = self._training(trainer, pl_module)
         why_not = training if isinstance(training, str) else ""
         with trainer.precision_plugin.forward_context(), gathered(pl_module):
             by_data = self._from_data(trainer, pl_module, batches, scores, initial_norms)
@@ -104,13 +105,20 @@ class Measuring:
                 realize=self.realize,
                 recalibrate=None if why_not else training,
                 level_of=self.level_of,
+                inputs=self.inputs,
                 per_layer=self.per_layer,
                 **by_data,
             )
-        if why_not:
+        if why_not and with_statistics(pl_module):
             text = f"running statistics of BatchNorms are those of the whole network: {why_not}"
             curve = Curve(curve.points, (*curve.notes, Note("statistics", text)))
         return curve
+
+    def _training(self, trainer: Any, pl_module: Any) -> Any:
+        """Training batches to estimate on, the reason why there are none, or None: not needed."""
+        if self.recalibrate and (self.inputs or with_statistics(pl_module)):
+            return training_batches(trainer, pl_module, self.recalibrate)
+        return None
 
     def masks(
         self,
@@ -122,6 +130,10 @@ class Measuring:
         initial_norms: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         """What goes at one level by one score, see `pruning_masks`."""
+        calibration: list[Any] = []
+        training = self._training(trainer, pl_module) if self.inputs else None
+        if training is not None and not isinstance(training, str):
+            calibration = training_inputs(pl_module, training, self.batch)
         # fetching a batch draws random numbers, which training must not notice
         with evaluating(pl_module, batches), trainer.precision_plugin.forward_context():
             by_data = self._from_data(trainer, pl_module, batches, [score], initial_norms)
@@ -138,6 +150,8 @@ class Measuring:
                 initial_norms=initial_norms,
                 seed=global_seed(),
                 forward=self.forward,
+                inputs=self.inputs,
+                calibration=calibration,
                 **by_data,
             )
         return {name: keep.cpu() for name, keep in masks.items()}
@@ -181,6 +195,7 @@ class Measuring:
                 scores,
                 layers=self.layers,
                 exclude=self.exclude,
+                inputs=self.inputs,
                 initial_norms=initial_norms,
                 measured=found["measured"],
                 device=device,

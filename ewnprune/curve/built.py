@@ -61,7 +61,9 @@ def measure_costs(
         f"median, batch of {one.batch_size}, on {one.device}, {one.threads} CPU threads, "
         f"torch {torch.__version__}"
     )
-    built = "neurons removed for good: each network was built, and timed by itself"
+    inputs = any(group.inputs for group in variants[0].found.groups)
+    what = "inputs" if inputs else "neurons"
+    built = f"{what} removed for good: each network was built, and timed by itself"
     return costs, [Note("sizes", built), Note("latency", how)]
 
 

@@ -121,7 +121,7 @@ class Curve:
         Args:
             left: fraction left, in [0, 1].
             size: of what: ``"parameters"`` or ``"macs"`` of the whole network, ``"neurons"`` or
-                ``"weights"`` of the chosen layers.
+                ``"weights"`` of the chosen layers, or ``"inputs"`` of a sample.
             measure: accuracy, or another measure.
 
         Raises:

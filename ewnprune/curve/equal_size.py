@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from ewnprune.curve.points import CurvePoint
 
-Size = Literal["neurons", "weights", "parameters", "macs"]
+Size = Literal["neurons", "weights", "parameters", "macs", "inputs"]
 LEFT = (0.5, 0.2, 0.1, 0.05, 0.02)
 """Fractions left that are shown where none are given."""
 

@@ -71,7 +71,9 @@ def _kind(path: Path) -> str:
 
 
 def _columns(curve: Curve) -> list[str]:
-    counts = [f"{name}_{part}" for name in _COUNTS for part in ("left", "total", "sparsity")]
+    # a curve of neurons has no inputs to count
+    names = [n for n in _COUNTS if n != "inputs" or any(point.inputs for point in curve)]
+    counts = [f"{name}_{part}" for name in names for part in ("left", "total", "sparsity")]
     metrics = dict.fromkeys(_METRIC + name for point in curve for name in point.metrics)
     return [*_KINDS, *counts, *metrics]
 
@@ -149,6 +151,8 @@ def curve_to_json(curve: Curve) -> str:
         for name in _COUNTS:
             if values[name] is not None:
                 values[name] = {"left": values[name].left, "total": values[name].total}
+        if point.inputs is None:
+            del values["inputs"]
         values |= {k: _plain(_KINDS[k](values[k])) for k in _KINDS if values[k] is not None}
         values["metrics"] = {key: _plain(float(value)) for key, value in point.metrics.items()}
         points.append(values)

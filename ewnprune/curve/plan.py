@@ -12,7 +12,7 @@ from ewnprune.model.tensors import clone, close, first_samples, same
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.budget import Costs, LevelOf
 from ewnprune.pruning.choice import Choice
-from ewnprune.pruning.finding import Found
+from ewnprune.pruning.found import Found
 from ewnprune.pruning.groups import Group
 from ewnprune.pruning.masking import mask_weights
 from ewnprune.pruning.notes import Note
@@ -171,6 +171,7 @@ class _Networks:
         key = (len(counted), what)
         if key not in self._known:
             dense = sizes_of(self.found.network, counted, self.total)
+            dense |= _inputs_left(self.found, {})
             variant = self._known[key] = Variant(self.found, units)
             if ranking.unit == "weights" and what:
                 variant.ranks, variant.gone = ranking.ranks, removed
@@ -252,11 +253,18 @@ def _measured(
         compared = forward(build_smaller(base, told, variant.units), clone(sample))
     if not same(compared, expected, close):
         variant.compact, variant.outputs = False, expected
-    left = sizes_of(network, chosen, macs)
+    left = sizes_of(network, chosen, macs) | _inputs_left(variant.found, variant.units)
     for group in groups:
         if group.unfollowed:  # nothing of it becomes smaller, but its neurons are silent
             left["neurons"] -= int((~group.channels(variant.units[group.name])).sum())
     return left
+
+
+def _inputs_left(found: Found, units: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many features the network reads, where these are what goes."""
+    stay = {g.name: int(units[g.name].sum()) if g.name in units else g.size for g in found.groups}
+    features = [stay[group.name] for group in found.groups if group.inputs]
+    return {"inputs": sum(features)} if features else {}
 
 
 def _noting(forward: Forward, given: list[Any]) -> Forward:

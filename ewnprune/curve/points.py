@@ -24,8 +24,9 @@ class CurvePoint:
         parameters: parameters left of those of the whole model.
         macs: multiply-accumulates per sample left of those of the whole model; where neurons are
             masked, of the network that removal would build; where single weights are, on paper.
+        inputs: features that the network reads of those of a sample; None unless they were to go.
         score: what decided which units go first.
-        unit: ``"neurons"`` or ``"weights"``.
+        unit: ``"neurons"``, ``"weights"`` or ``"inputs"``.
         scope: ``"layer"`` (the same fraction of each layer) or ``"global"``.
         realize: how the units went: ``"mask"`` (zero in place), ``"remove"`` (the smaller network
             was built), or the name of the function that built it.
@@ -61,6 +62,7 @@ class CurvePoint:
     weights: Count | None = None
     parameters: Count | None = None
     macs: Count | None = None
+    inputs: Count | None = None
     metrics: dict[str, float] = field(default_factory=dict, hash=False)
 
     def measure(self, name: str = "accuracy") -> float:

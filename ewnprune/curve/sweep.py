@@ -24,7 +24,7 @@ from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.budget import LevelOf, check_level_of
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.heads import Heads
-from ewnprune.pruning.neurons import Couple
+from ewnprune.pruning.inputs import agree_on_deviations
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import SPARSITIES, Scope, check_sparsities
 from ewnprune.pruning.recalibration import (
@@ -34,6 +34,7 @@ from ewnprune.pruning.recalibration import (
 )
 from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.pruning.scores import Measured
+from ewnprune.pruning.seen import Couple
 from ewnprune.pruning.sensitivity import Sensitivity
 from ewnprune.pruning.smaller import refuse_unfollowed
 
@@ -52,6 +53,7 @@ def sparsity_curve(
     max_per_layer: float | None = None,
     round_to: int = 1,
     heads: Heads = "keep",
+    inputs: bool = False,
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
     measured: Measured | None = None,
@@ -104,6 +106,9 @@ def sparsity_curve(
         max_per_layer: across layers, the fraction of a layer that goes at most.
         round_to: a multiple for the number of neurons that stay, see `remove_neurons`.
         heads: what goes of attention, see `remove_neurons`.
+        inputs: True removes features of the inputs in place of neurons, see `remove_neurons`:
+            levels are fractions of those, and points have ``unit="inputs"``. Standard deviations
+            are those over ``recalibrate``, else ``example_input``, else the loader's first batch.
         couple: the score of neurons that go together, see `remove_neurons`.
         initial_norms: norms at initialisation by layer name, for scores that need them.
         measured: what `measure_neurons` gives, for scores that go by data.
@@ -174,6 +179,7 @@ def sparsity_curve(
         scope=scope,
         round_to=round_to,
         heads=heads,
+        inputs=inputs,
         couple=couple,
         initial_norms=initial_norms,
         seed=seed,
@@ -185,11 +191,12 @@ def sparsity_curve(
     device = device_of(model) if device is None else device
 
     def unpack(raw: Any) -> tuple[Any, Any]:
-        inputs, targets = batch(raw)
-        return to_device(inputs, device), to_device(targets, device)
+        given, targets = batch(raw)
+        return to_device(given, device), to_device(targets, device)
 
     training: list[Any] = []
-    if recalibrate is not None and levels[-1] > 0 and with_statistics(model):
+    estimating = bool(with_statistics(model))
+    if recalibrate is not None and levels[-1] > 0 and (inputs or estimating):
         training = training_inputs(model, recalibrate, batch)
     pieces = Pieces()
 
@@ -199,17 +206,15 @@ def sparsity_curve(
             first = next(batches, None)
             if first is None:
                 raise ValueError("the loader gave no batch: expected at least one")
-            found = choice.find(plain_network(model), forward, first[0])
+            example = first[0] if example_input is None else to_device(example_input, device)
+            found = choice.find(plain_network(model), forward, first[0], training or [example])
+            agree_on_deviations(found, device_of(model))
             ranked = {name: choice.rank(found, name, f) for name, f in functions.items()}
             rankings = {name: ranking for name, (ranking, _) in ranked.items()}
             notes = [*found.notes(), *chain(*(told for _, told in ranked.values()))]
-            calibration = None
             if realize != "mask":
                 refuse_weights(rankings)
                 refuse_unfollowed(model, found.unfollowed)
-                calibration = (
-                    first[0] if example_input is None else to_device(example_input, device)
-                )
             plan = make_plan(
                 found,
                 forward,
@@ -217,16 +222,16 @@ def sparsity_curve(
                 orders(rankings, per_layer),
                 levels,
                 first[0],
-                calibration if realize == "repair" else None,
-                training,
+                example if realize == "repair" else None,
+                training if estimating else [],
                 level_of,
             )
             measures = Measures(
                 len(plan.variants), metric, loss_fn, found.anatomy.outputs, first[1]
             )
             replay = Replay(plan.variants, forward, first[0])
-            for inputs, targets in chain([first], batches):
-                measures.add_batch(replay.outputs(inputs), targets)
+            for given, targets in chain([first], batches):
+                measures.add_batch(replay.outputs(given), targets)
             results = measures.results()
             if realize != "mask":
                 costs, how = measure_costs(
@@ -235,7 +240,8 @@ def sparsity_curve(
                 notes += how
                 for result, cost in zip(results, costs, strict=True):
                     result["metrics"] = {**result["metrics"], **cost}
-        notes += [note_of_statistics(found.network, training)] if training else []
+        if training and estimating:
+            notes.append(note_of_statistics(found.network, training))
         notes += [Note("measures", text) for text in measures.unmeasured]
         notes += how_run(rankings, replay.fallback, [v.compact for v in plan.variants])
         points = []
@@ -246,7 +252,7 @@ def sparsity_curve(
                     method=method,
                     seed=seed,
                     score=name,
-                    unit=rankings[name].unit,
+                    unit="inputs" if inputs else rankings[name].unit,
                     scope=scope,
                     realize=realize,
                     level_of=level_of,

@@ -11,7 +11,12 @@ from ewnprune.curve.points import CurvePoint
 if TYPE_CHECKING:
     from ewnprune.curve.curve import Curve
 
-_SIZES = {"neurons": "neurons left", "parameters": "parameters left", "macs": "MACs left"}
+_SIZES = {
+    "inputs": "inputs left",
+    "neurons": "neurons left",
+    "parameters": "parameters left",
+    "macs": "MACs left",
+}
 _WITHIN = (0.5, 1, 2)
 _COSTS = ("bytes", "latency_ms")  # of networks that were built
 
@@ -30,7 +35,7 @@ def format_curve(curve: "Curve", measure: str | None = None) -> str:
     series = curve.series()
     names = _names(series)
     levels = sorted({point.sparsity for point in curve})
-    units = all(point.level_of == "units" for point in curve)
+    units = all(p.level_of == "units" and p.unit != "inputs" for p in curve)
     heading = "removed" if units else f"{level_name(curve)} removed"
     shared = [[heading, *(f"{100 * level:g} %" for level in levels)], *_sizes(series, levels)]
     if len(series) == 1:
@@ -110,7 +115,9 @@ def _sizes(series: Sequence["Curve"], levels: Sequence[float]) -> list[Column]:
             left = [found.pop() for found in counts.values()]
             if field == "macs" and any(p.unit == "weights" for one in series for p in one):
                 heading += ", on paper"  # a mask of single weights saves no product
-            if field == "neurons":
+            if field == "neurons" and any(p.inputs for one in series for p in one):
+                continue  # all of them stay
+            if field in ("inputs", "neurons"):
                 columns.append([heading, *(f"{count.left} of {count.total}" for count in left)])
             else:
                 columns.append([heading, *(f"{100 * (1 - c.sparsity):.1f} %" for c in left)])

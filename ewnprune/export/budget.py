@@ -15,6 +15,7 @@ from ewnprune.model.preserve import evaluating
 from ewnprune.model.tensors import first_samples
 from ewnprune.pruning.budget import Budget, Cost, Met, amounts, cost_function
 from ewnprune.pruning.choice import Choice
+from ewnprune.pruning.recalibration import training_inputs
 from ewnprune.pruning.score_names import find_scores
 from ewnprune.pruning.smaller import refuse_unfollowed
 
@@ -43,8 +44,13 @@ def levels_within(
     """
     choice = Choice(**{f.name: removal[f.name] for f in fields(Choice) if f.name in removal})
     levels = {}
+    training = removal.get("recalibrate")
+    calibration = []
+    if choice.inputs and training is not None:
+        calibration = training_inputs(trained.model, training, removal["batch"])
     with evaluating(trained.model):
-        found = choice.find(plain_network(trained.model), removal["forward"], inputs)
+        network = plain_network(trained.model)
+        found = choice.find(network, removal["forward"], inputs, calibration)
         refuse_unfollowed(trained.model, found.unfollowed)
         for name, score in find_scores(scores).items():
             ranking, _ = choice.rank(found, name, score)

@@ -71,7 +71,7 @@ def make_card(
             "network": type_name(network.network),
         },
         "pruning": {
-            "unit": "neurons",
+            "unit": "neurons" if removed.inputs is None else "inputs",
             "scope": pruning.scope,
             "max_per_layer": pruning.max_per_layer,
             "neurons": {
@@ -133,7 +133,8 @@ def summary(card: dict[str, Any]) -> str:
     for when in ("before", "after"):
         cells = ("-" if row[when] is None else shape.format(row[when]) for _, row, shape in rows)
         columns.append([when, *(cell.replace("%", " %") for cell in cells)])
-    head = f"{100 * pruning['sparsity']:g} % of the neurons removed, by {pruning['score']}"
+    unit = pruning.get("unit", "neurons")
+    head = f"{100 * pruning['sparsity']:g} % of the {unit} removed, by {pruning['score']}"
     lines = [head, *([budget_told(pruning["budget"])] if "budget" in pruning else [])]
     lines += [align(columns, left=1)]
     # what a user would not expect; the rest is in the card

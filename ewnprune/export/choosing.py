@@ -46,7 +46,8 @@ def choose(
             "a --sparsity"
         )
     asked = sorted({0.0, *(trained.pruning.sparsities if levels is None else levels.values())})
-    curve = _curve(trained, trained.model, val, asked, scores, removal).where(unit="neurons")
+    unit = "inputs" if removal.get("inputs") else "neurons"
+    curve = _curve(trained, trained.model, val, asked, scores, removal).where(unit=unit)
     found = []
     for name in scores:
         series = curve.where(score=name)
@@ -136,8 +137,9 @@ def check_drop(measured: Mapping[str, float | None], max_drop: float) -> None:
 def _as_it_is(
     trained: Trained, network: nn.Module, batches: Batches, removal: Mapping[str, Any]
 ) -> CurvePoint:
-    # what scores go by is known of the dense network alone
-    gone = ("initial_norms", "measured", "scope", "max_per_layer", "sensitivity")
+    # what scores go by is known of the dense network alone, and a network that picks its inputs has
+    # no more to give; nothing goes here
+    gone = ("initial_norms", "measured", "scope", "max_per_layer", "sensitivity", "inputs")
     rest = {key: value for key, value in removal.items() if key not in gone}
     (point,) = _curve(trained, network, batches, (0.0,), ["norm"], rest)
     return point

@@ -12,6 +12,7 @@ from ewnprune.export.budget import budget_entry, cost_as_written, levels_within
 from ewnprune.export.calling import Calling
 from ewnprune.export.card import make_card, summary
 from ewnprune.export.choosing import accuracies, check_drop, choose, from_data
+from ewnprune.export.features import draw_features, features_entry
 from ewnprune.export.formats import FormatName, find_format
 from ewnprune.export.readme import write_up
 from ewnprune.export.trained import Batches, Trained, read_trained
@@ -37,6 +38,7 @@ def export(
     score: str | None = None,
     round_to: int = 1,
     heads: Heads = "keep",
+    inputs: bool = False,
     output: str | None = None,
     run_config: str | None = None,
 ) -> None:
@@ -65,6 +67,9 @@ def export(
         round_to: the number of neurons that stay is rounded up to a multiple of this.
         heads: what goes of attention made of Linear layers: whole heads, the same number of dims of
             each, or nothing, keep.
+        inputs: true removes inputs (pixels, columns of a table) in place of neurons, and the
+            sparsity is a fraction of those. The network takes whole inputs and picks; which it
+            reads the card lists, and of images features.png shows.
         output: folder to make; by default one in the run's folder, or beside the checkpoint.
         run_config: config file to build model and data from, where it is not the run's own. It
             names the classes to build, as in ``ewnprune fit``: give one that you trust.
@@ -86,14 +91,14 @@ def export(
     if max_drop is not None and not max_drop >= 0:
         raise UsageError(f"--max_drop {max_drop}: expected points of a hundred, 0 or more")
     score = score_name(score)
-    budget = _check_options(sparsity, given, score, round_to, heads)
+    budget = _check_options(sparsity, given, score, round_to, heads, inputs)
     kind = find_format(format)
     if output is not None:
         _refuse_existing(Path(output))
     trained = read_trained(run, run_config)
     trained.data.prepare_data()
     splits = {split: trained.batches(split) for split in ("val", "test")}
-    inputs = _example(trained, splits)
+    example = _example(trained, splits)
     scores = list(trained.pruning.scores) if score is None else [score]
     removal: dict[str, Any] = {
         "layers": trained.pruning.layers,
@@ -102,27 +107,28 @@ def export(
         "max_per_layer": trained.pruning.max_per_layer,
         "round_to": round_to,
         "heads": heads,
+        "inputs": inputs,
         "initial_norms": trained.initial_norms,
         "seed": trained.seed,
-        "recalibrate": trained.training_batches(),
+        "recalibrate": trained.training_batches(always=inputs),
         "batch": trained.pruning.batch,
         "forward": trained.pruning.measuring.forward,
     }
     removal |= from_data(trained, splits["val"], scores, removal)
-    whole = Calling(trained.model, inputs, removal["forward"])
+    whole = Calling(trained.model, example, removal["forward"])
     part = _network_of(whole)
     levels = None if sparsity is None else dict.fromkeys(scores, float(sparsity))
     mets: dict[str, Met] = {}
     if budget is not None:
         cost = cost_as_written(budget.cost, format, kind, whole, part)
-        mets = levels_within(trained, budget, scores, inputs, removal, cost)
+        mets = levels_within(trained, budget, scores, example, removal, cost)
         levels = {name: met.level for name, met in mets.items()}
     score, level, choice = choose(trained, splits["val"], scores, levels, max_drop, removal)
     beside = Path(run) if Path(run).is_dir() else Path(run).parent
     asked = f"{level:g}" if budget is None else f"{budget.cost}-{budget.value:g}"
     folder = Path(output or beside / f"export-{format}-{asked}")
     _refuse_existing(folder)
-    removed = remove_with_notes(trained.model, level, inputs, score=score, **removal)
+    removed = remove_with_notes(trained.model, level, example, score=score, **removal)
     networks = {"before": trained.model, "after": removed.model}
     measured = {
         split: accuracies(trained, networks, batches, removal)
@@ -149,13 +155,17 @@ def export(
         card["pruning"] |= {"round_to": round_to, "heads": heads}
         card["accuracy"] = {split: {**measured[split], **checks[split]} for split in checks}
         card["bytes"] = {"before": dense_bytes, "after": path.stat().st_size}
+        if removed.inputs is not None:
+            card["features"] = features_entry(trained, removed, network.network)
+            draw_features(removed.inputs, scratch / "features.png")
         if budget is not None:
             card["pruning"]["budget"] = budget_entry(budget, mets[score], card)
         text = json.dumps(card, indent=2, allow_nan=False) + "\n"
         (scratch / "card.json").write_text(text, encoding="utf-8")
         (scratch / "README.md").write_text(write_up(card, format), encoding="utf-8")
     print(summary(card))
-    written = (kind.file, "card.json", "README.md")
+    figure = ("features.png",) if (folder / "features.png").exists() else ()
+    written = (kind.file, "card.json", "README.md", *figure)
     print("written:", *(f"  {folder / name}" for name in written), sep="\n")
 
 
@@ -165,6 +175,7 @@ def _check_options(
     score: str | None,
     round_to: int,
     heads: Heads,
+    inputs: bool,
 ) -> Budget | None:
     """The budget asked for, if any.
 
@@ -172,7 +183,7 @@ def _check_options(
         UsageError: an option has a value that it cannot have.
     """
     try:
-        Choice(round_to=round_to, heads=heads)
+        Choice(round_to=round_to, heads=heads, inputs=inputs)
         if score is not None:
             find_scores(score)
         if sparsity is not None:

@@ -32,6 +32,18 @@ from onnxruntime import InferenceSession
 session = InferenceSession("{file}")
 outputs = session.run(None, inputs)  # a dict of NumPy arrays, by the names below""",
 }
+_GROUPS = {"neurons": "neurons that go together", "inputs": "features of a sample"}
+_LISTED = 200
+_DIMS = {"Linear": -1, "Conv1d": -2, "Conv2d": -3, "Conv3d": -4}
+_SELECTING = """\
+class Select{base}(nn.{base}):  # in the place of {names}: it picks what it reads
+    def __init__(self, features, *args, **kwargs):
+        super().__init__(features, *args, **kwargs)
+        self.register_buffer("input_index", torch.zeros(features, dtype=torch.long))
+
+    def forward(self, inputs):
+        return super().forward(inputs.index_select({dim}, self.input_index))
+"""
 
 
 def write_up(card: dict[str, Any], kind: str) -> str:
@@ -50,9 +62,11 @@ def write_up(card: dict[str, Any], kind: str) -> str:
     pruning, source = card["pruning"], card["source"]
     method = f"trained with {_text(source['method'])}, " if source["method"] else ""
     seed = "" if source["seed"] is None else f", seed {source['seed']}"
+    unit = pruning.get("unit", "neurons")
+    removed = f"{100 * pruning['sparsity']:g} % of its {unit} removed"
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {_text(source['network'])}, {100 * pruning['sparsity']:g} % of its neurons removed",
+        f"# {_text(source['network'])}, {removed}",
         f"A network {method}pruned by {_text(pruning['score'])} and cut to what is left by "
         f"[ewnprune](https://pypi.org/project/ewnprune/) {_text(card['versions']['ewnprune'])}. "
         "Nothing of that is needed to run it. All figures here are in card.json.",
@@ -63,9 +77,10 @@ def write_up(card: dict[str, Any], kind: str) -> str:
         _table(("data", "samples", "before", "after"), _accuracy_rows(card)),
         "## Sizes",
         _table(("", "before", "after"), _size_rows(card)),
-        _table(("neurons that go together", "left", "of"), _group_rows(card)),
+        _table((_GROUPS[unit], "left", "of"), _group_rows(card)),
+        *(_features(card["features"]) if "features" in card else ()),
         "## How to load",
-        f"```python\n{_LOADING[kind].format(file=card['file'], call=card['call'])}\n```",
+        f"```python\n{_loading(card, kind)}\n```",
         "What goes in:",
         _table(("input", "shape", "type"), _tensor_rows(card["inputs"], "inputs", kind == "onnx")),
         "What comes out:",
@@ -74,6 +89,40 @@ def write_up(card: dict[str, Any], kind: str) -> str:
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _loading(card: dict[str, Any], kind: str) -> str:
+    text = _LOADING[kind].format(file=card["file"], call=card["call"])
+    if "features" not in card or kind not in ("state_dict", "safetensors"):
+        return text
+    layers = card["features"]["layers"]
+    classes = [
+        _SELECTING.format(
+            base=base, dim=_DIMS[base], names=", ".join(n for n in layers if layers[n] == base)
+        )
+        for base in dict.fromkeys(layers.values())
+    ]
+    return "\n\n".join(["import torch\nfrom torch import nn", *classes, text])
+
+
+def _features(features: dict[str, Any]) -> list[str]:
+    """Which inputs are read."""
+    shape = " x ".join(map(str, features["shape"]))
+    what = f"It reads {features['left']:,} of {features['total']:,} features ({shape}) of a sample"
+    parts = [
+        "## Inputs that it reads",
+        f"{what}, and takes whole samples: it picks them itself. Those it does not read are 0 to "
+        f"its first layers ({', '.join(map(_text, features['layers']))}).",
+    ]
+    if len(features["shape"]) > 1:
+        parts.append("![Pixels that are read](features.png)")
+    if "names" in features:
+        parts.append("\n".join(f"- {_text(name)}" for name in features["names"]))
+    elif features["left"] <= _LISTED:
+        parts.append(f"Their places, counted from 0: {', '.join(map(str, features['indices']))}.")
+    else:
+        parts.append("Their places are in card.json, `features.indices`.")
+    return parts
 
 
 def _accuracy_rows(card: dict[str, Any]) -> list[list[str]]:

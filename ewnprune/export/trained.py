@@ -54,13 +54,14 @@ class Trained:
         """The data of ``"val"``, ``"test"`` or ``"train"``; None where there are none."""
         return Batches.of(self.data, split)
 
-    def training_batches(self) -> "Batches | None":
+    def training_batches(self, always: bool = False) -> "Batches | None":
         """So many batches as a run estimates statistics of BatchNorms on, the same every time.
 
-        None where there are no such statistics, no training data, or the run had it turned off.
+        None where there are no training data, the run had it turned off, or there are no such
+        statistics, unless they are needed ``always``.
         """
         count = self.pruning.measuring.recalibrate
-        if not count or not with_statistics(self.model):
+        if not count or not (always or with_statistics(self.model)):
             return None
         batches = self.batches("train")
         return None if batches is None else replace(batches, first=count, seed=self.seed)

@@ -30,6 +30,7 @@ from ewnprune.model.operations import (
     stock_kind,
 )
 from ewnprune.model.recurrent import is_recurrent
+from ewnprune.model.selecting import selects_inputs
 from ewnprune.model.tracing import Trace, asks_fact
 
 
@@ -76,13 +77,13 @@ def neuron_flows(trace: Trace, chosen: Mapping[str, nn.Module]) -> dict[str, Flo
 
     The trace must have been run once, so that shapes are known.
     """
-    walk = _Walk(trace, chosen)
+    walk = Walk(trace, chosen)
     for node in trace.nodes:
         walk.visit(node)
     return walk.flows()
 
 
-class _Walk:
+class Walk:
     """One pass over the nodes, with what was found so far."""
 
     def __init__(self, trace: Trace, chosen: Mapping[str, nn.Module]) -> None:
@@ -95,12 +96,7 @@ class _Walk:
         self.reads: dict[str, set[Channels | None]] = {}  # at each call of a module
 
     def flows(self) -> dict[str, Flow]:
-        inner = self._inner_modules()
-        for name, reads in self.reads.items():
-            if len(reads) > 1 or self.trace.module(name) in inner:
-                for channels in (channels for channels in reads if channels is not None):
-                    reason = f"{name!r} is called more than once, and not always on them"
-                    self._lose(channels.layer, reason)
+        inner = self.lose_read_otherwise()
         for name, layer in self.chosen.items():
             if layer in inner:
                 self._lose(name, f"it lies inside {inner[layer]}")
@@ -115,6 +111,16 @@ class _Walk:
             )
             for name in self.chosen
         }
+
+    def lose_read_otherwise(self) -> dict[nn.Module, str]:
+        """Lose what layers read on one call and not on another; gives the parts of modules."""
+        inner = self._inner_modules()
+        for name, reads in self.reads.items():
+            if len(reads) > 1 or self.trace.module(name) in inner:
+                for channels in (channels for channels in reads if channels is not None):
+                    reason = f"{name!r} is called more than once, and not always on them"
+                    self._lose(channels.layer, reason)
+        return inner
 
     def _inner_modules(self) -> dict[nn.Module, str]:
         """The parts of modules that are one node, each with the description of that node."""
@@ -139,7 +145,7 @@ class _Walk:
             channels = self.channels[source]
             if asks_fact(node):
                 continue
-            if sum(other in self.trace.shapes for other in node.all_input_nodes) > 1:
+            if self.joins(node):
                 found: Channels | str | None = (
                     f"{describe(self.trace, node)} joins them with other values"
                 )
@@ -154,9 +160,13 @@ class _Walk:
         if name is not None and name in self.chosen:
             self._start(node, name)
 
+    def joins(self, node: fx.Node) -> bool:
+        """Whether an operation takes several tensors."""
+        return sum(other in self.trace.shapes for other in node.all_input_nodes) > 1
+
     def _start(self, node: fx.Node, name: str) -> None:
         layer = self.chosen[name]
-        if not is_stock(layer):
+        if not is_stock(layer) and not selects_inputs(layer):
             self._lose(name, f"{type_name(layer)} has a forward of its own")
         else:
             self.channels[node] = Channels(name, num_neurons(layer), spatial_dims(layer))
@@ -169,7 +179,7 @@ class _Walk:
         if kind in ELEMENTWISE or (kind is nn.PReLU and module.num_parameters == 1):
             return channels
         if kind in POOLS:
-            return self._through_pool(node, channels, POOLS[kind])
+            return self.through_pool(node, channels, POOLS[kind])
         if kind in (nn.Flatten, nn.Unflatten):
             return through_reshape(self.trace, node, channels)
         # one that does more than torch's, such as to activate, is tried before it is believed
@@ -204,17 +214,23 @@ class _Walk:
         if target in (RESHAPE_NAMES if method else RESHAPE_FUNCTIONS):
             return through_reshape(self.trace, node, channels)
         if target in (PERMUTE_NAMES if method else PERMUTE_FUNCTIONS):
-            return through_permutation(self.trace, node, channels)
+            return self.through_permutation(node, channels)
         if not method and target in POOL_FUNCTIONS:
-            return self._through_pool(node, channels, POOL_FUNCTIONS[target])
+            return self.through_pool(node, channels, POOL_FUNCTIONS[target])
         if target == "mean" or target is torch.mean:
-            return through_mean(self.trace, node, channels)
+            return self.through_mean(node, channels)
         return f"{describe(self.trace, node)} reads them"
 
-    def _through_pool(self, node: fx.Node, channels: Channels, dims: int) -> Channels | str:
+    def through_pool(self, node: fx.Node, channels: Channels, dims: int) -> Channels | str:
         if channels.trailing < dims or node not in self.trace.shapes:
             return f"{describe(self.trace, node)} mixes them"
         return channels
+
+    def through_mean(self, node: fx.Node, channels: Channels) -> Channels | str:
+        return through_mean(self.trace, node, channels)
+
+    def through_permutation(self, node: fx.Node, channels: Channels) -> Channels | str:
+        return through_permutation(self.trace, node, channels)
 
     def _dim(self, source: fx.Node, channels: Channels) -> int:
         return len(self.trace.shapes[source]) - 1 - channels.trailing

@@ -1,6 +1,6 @@
 """What a user asks to be pruned, as it travels from the public functions inwards."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import gcd
 from typing import Any
@@ -11,10 +11,11 @@ from torch.nn.utils import parametrize
 
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns, select_layers
-from ewnprune.model.tensors import clone, device_of, first_samples, to_device
+from ewnprune.model.tensors import clone, device_of, first_samples, to_device, without
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.budget import Budget, Costs, cost_function
-from ewnprune.pruning.finding import Found, find_groups
+from ewnprune.pruning.finding import find_groups
+from ewnprune.pruning.found import Found
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import (
     Indices,
@@ -23,11 +24,13 @@ from ewnprune.pruning.indices import (
     neuron_counts,
     read_indices,
 )
-from ewnprune.pruning.neurons import Couple, Facts, rank_groups
+from ewnprune.pruning.inputs import find_inputs
+from ewnprune.pruning.neurons import rank_groups
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking, Scope, check_scope, check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
-from ewnprune.pruning.scores import Measured
+from ewnprune.pruning.scores import FROM_DATA, Measured
+from ewnprune.pruning.seen import Couple, Facts
 from ewnprune.pruning.sensitivity import Sensitivity, check_sensitivity
 from ewnprune.pruning.smaller import build_smaller, refuse_unfollowed
 
@@ -45,6 +48,7 @@ class Choice:
     scope: Scope = "layer"
     round_to: int = 1
     heads: Heads = "keep"
+    inputs: bool = False
     couple: Couple = "mean"
     initial_norms: Mapping[str, Tensor] | None = field(default=None, repr=False)
     seed: int | None = None
@@ -59,17 +63,58 @@ class Choice:
         check_sensitivity(self.scope, self.sensitivity)
         if self.heads not in ("keep", "whole", "dims"):
             raise ValueError(f"heads={self.heads!r}: expected 'keep', 'whole' or 'dims'")
+        if not isinstance(self.inputs, bool):
+            raise ValueError(
+                f"inputs={self.inputs!r}: expected True, to remove inputs of the network, or False"
+            )
+        if self.inputs and self.heads != "keep":
+            raise ValueError(
+                f"inputs=True with heads={self.heads!r}: levels are fractions of the inputs or of "
+                "the neurons; ask for one after the other"
+            )
         Facts(self.couple)
 
-    def find(self, network: nn.Module, forward: Forward, inputs: Any) -> Found:
-        """The groups of a plain network, in eval mode, as seen on one batch."""
+    def find(
+        self, network: nn.Module, forward: Forward, inputs: Any, calibration: Sequence[Any] = ()
+    ) -> Found:
+        """The groups of a plain network, in eval mode, as seen on one batch.
+
+        Args:
+            network: the network.
+            forward: from network and inputs to outputs.
+            inputs: the batch.
+            calibration: batches of which inputs are scored, where they are what goes.
+        """
+        if self.inputs:
+            return find_inputs(network, forward, inputs, self.layers, self.exclude, calibration)
         selection = select_layers(network, self.layers, self.exclude, recurrent=True)
         return find_groups(network, forward, inputs, selection, self.heads)
 
     def rank(self, found: Found, name: str, score: Score) -> tuple[Ranking, list[Note]]:
-        """The order in which units of the groups go, or single weights of the layers; and notes."""
+        """The order in which units of the groups go, or single weights of the layers; and notes.
+
+        Args:
+            found: the groups.
+            name: the score's name.
+            score: what decides.
+
+        Raises:
+            ValueError: what `rank_groups` raises, or a score that features cannot have.
+        """
+        if self.inputs and name in FROM_DATA:
+            raise ValueError(
+                f"score {name!r} goes by what neurons do: expected one of weights for "
+                "inputs=True, such as norm"
+            )
         norms = found.anatomy.batch_norms
-        facts = Facts(self.couple, self.initial_norms, self.seed, self.measured, batch_norms=norms)
+        facts = Facts(
+            couple=self.couple,
+            initial_norms=self.initial_norms,
+            seed=self.seed,
+            measured=self.measured,
+            batch_norms=norms,
+            deviations=found.deviations,
+        )
         return rank_groups(
             name,
             score,
@@ -118,13 +163,18 @@ class Choice:
 
 
 def find_asked(
-    network: nn.Module, forward: Forward, inputs: Any, indices: Indices, heads: Heads
+    network: nn.Module, forward: Forward, inputs: Any, indices: Indices, choice: Choice
 ) -> tuple[Found, dict[str, Tensor]]:
-    """The groups that hold the neurons a user names, and which of their units stay.
+    """The groups that hold the neurons or inputs a user names, and which of their units stay.
 
     Raises:
         ValueError: no such layer or neuron, or neurons that cannot go.
     """
+    if choice.inputs:
+        found = choice.find(network, forward, inputs)
+        named = check_indices(indices, {group.name: group.size for group in found.groups})
+        return found, {g.name: without(g.size, named[g.name]) for g in found.groups}
+    heads = choice.heads
     sizes = neuron_counts(network)
     layers = None
     if heads == "keep" and all(name in sizes for name in indices):
@@ -146,6 +196,7 @@ def choose(
     choice: Choice,
     forward: Forward,
     budget: Budget | None = None,
+    calibration: Sequence[Any] = (),
 ) -> tuple[Found, dict[str, Tensor], list[Note]]:
     """The groups of a model, which units of them stay, and notes on how that was chosen.
 
@@ -158,6 +209,7 @@ def choose(
         choice: all else.
         forward: from model and inputs to outputs.
         budget: or what the smaller network may cost.
+        calibration: see `Choice.find`.
 
     Raises:
         ValueError: not exactly one of ``sparsity``, ``indices`` and ``budget``; what `find_groups`
@@ -184,11 +236,11 @@ def choose(
     network = plain_network(model)
     inputs = clone(to_device(_given(example_input), device_of(model)))
     if numbers is not None:
-        found, units = find_asked(network, forward, inputs, numbers, choice.heads)
+        found, units = find_asked(network, forward, inputs, numbers, choice)
         return found, units, []
     levels = () if sparsity is None else check_sparsities([sparsity])
     ((name, function),) = find_scores(score).items()
-    found = choice.find(network, forward, inputs)
+    found = choice.find(network, forward, inputs, calibration)
     ranking, notes = choice.rank(found, name, function)
     if ranking.unit != "neurons":
         raise ValueError(

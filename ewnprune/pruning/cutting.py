@@ -18,6 +18,7 @@ from ewnprune.model.layers import (
 )
 from ewnprune.model.normalization import shrink_channels
 from ewnprune.model.recurrent import is_recurrent, shrink_recurrent
+from ewnprune.model.selecting import select_inputs
 from ewnprune.model.tensors import replace_tensor
 from ewnprune.pruning.groups import Cut
 
@@ -34,6 +35,8 @@ def cut_network(network: nn.Module, cut: Cut, whole: Collection[str] = ()) -> No
         rows = None if name in whole else cut.rows.get(name)
         if rows is not None or name in cut.columns:
             shrink_layer(network.get_submodule(name), rows, cut.columns.get(name))
+    for name in cut.selecting:
+        select_inputs(network.get_submodule(name), cut.columns[name])
     for name, keep in cut.channels.items():
         shrink_channels(network.get_submodule(name), keep)
     for name, (dim, keep) in cut.parameters.items():

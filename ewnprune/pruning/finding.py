@@ -1,11 +1,10 @@
 """Which neurons of a network go together: found, and rehearsed, so that what is said holds."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ewnprune.model.anatomy import Anatomy, dissect
 from ewnprune.model.layers import Selection, type_name
@@ -13,69 +12,16 @@ from ewnprune.model.products import multiplied
 from ewnprune.model.tensors import first_samples
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.chains import chain_group, chain_groups
+from ewnprune.pruning.found import IN_TRAINING_ONLY, NOT_ASKED, Found
 from ewnprune.pruning.groups import Group
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.hidden_units import hidden_groups
-from ewnprune.pruning.notes import Kind, Note
 from ewnprune.pruning.reasons import refusal
 from ewnprune.pruning.smaller import build_halved, rehearse
 from ewnprune.pruning.training_pass import TrainingPass, look_at_training, rehearse_training
 from ewnprune.pruning.writable import unwritable
 
 _SAMPLES = 4  # of one alone, derivatives by which heads are found may be zero
-_IN_TRAINING_ONLY = "only the training pass calls it"
-_NOT_ASKED = "not among the layers asked for"
-_WITHOUT_NEURONS = (nn.Embedding, nn.EmbeddingBag, nn.RNNCellBase, nn.Bilinear)
-
-
-@dataclass(frozen=True)
-class Found:
-    """The groups of a network.
-
-    Attributes:
-        network: the network, plain and whole; it shares its tensors with the model.
-        groups: those of which units can go, or be masked.
-        staying: those of which none can, each with its reason.
-        selection: the layers asked for, and those left.
-        anatomy: the network as seen on the example.
-        untried: why training the smaller network was not tried; empty if it was.
-    """
-
-    network: nn.Module
-    groups: Sequence[Group]
-    staying: Sequence[Group]
-    selection: Selection
-    anatomy: Anatomy
-    untried: str = ""
-
-    @property
-    def unfollowed(self) -> dict[str, str]:
-        """Layers of which nobody knows who reads their neurons, each with the reason."""
-        return {group.name: group.unfollowed for group in self.groups if group.unfollowed}
-
-    def asked(self, units: Mapping[str, Tensor]) -> list[Group]:
-        """The groups that a choice of units says something of."""
-        return [group for group in self.groups if group.name in units]
-
-    def notes(self) -> list[Note]:
-        """What is done to each group, and which layers are left."""
-        return [
-            *map(_note, self.groups),
-            *map(_note_of_staying, self.staying),
-            *(
-                Note("left", f"{name}: left: {reason}")
-                for name, reason in self.selection.left.items()
-            ),
-            *self._others(),
-            *([Note("run", f"training was not tried: {self.untried}")] if self.untried else []),
-        ]
-
-    def _others(self) -> Iterator[Note]:
-        """Modules with weights, of kinds that have no neurons to choose."""
-        seen = {name for group in (*self.groups, *self.staying) for name in group.touched}
-        for name, module in self.network.named_modules():
-            if isinstance(module, _WITHOUT_NEURONS) and name not in seen:
-                yield Note("left", f"{name}: left: neurons of {type_name(module)} are not chosen")
 
 
 def find_groups(
@@ -172,7 +118,7 @@ def _leave_matrices(groups: Sequence[Group], anatomy: Anatomy) -> None:
 
 
 def _why_idle(name: str, anatomy: Anatomy, trained: TrainingPass) -> str:
-    return _IN_TRAINING_ONLY if name in trained.called else anatomy.idle[name]
+    return IN_TRAINING_ONLY if name in trained.called else anatomy.idle[name]
 
 
 def _as_masked(group: Group, anatomy: Anatomy) -> list[Group]:
@@ -218,7 +164,7 @@ def _coupled(
             continue
         held = next((name for name in group.makers if name in selection.left), None)
         if not group.stays and (held is not None or wanted):
-            reason = selection.left.get(held or "", _NOT_ASKED)
+            reason = selection.left.get(held or "", NOT_ASKED)
             alone = len(group.makers) == 1 or held is None
             group.stays = ("" if alone else f"coupled with {held!r}: ") + reason
     seen = {name for group in groups for name in group.makers}
@@ -229,26 +175,3 @@ def _coupled(
             groups.append(Group(name, 0, makers={}, stays=stays))
     # those left are told of by themselves
     return [g for g in groups if g.free or not {*g.makers} <= {*selection.left} or not g.makers]
-
-
-def _note(group: Group) -> Note:
-    readers = ", ".join(group.readers)
-    if group.unfollowed:
-        place = f"after {group.after}" if group.after else "in its own output"
-        place = f"where {readers} reads them" if readers else place
-        return Note("masked", f"{_who(group)}: neurons masked {place}, since {group.unfollowed}")
-    units = "hidden units" if group.apart else "neurons"
-    what = f"{units} removed with bias and outgoing weights"
-    if len(group.makers) > 1 or group.norms:
-        what = "neurons removed together, with all that belongs to them"
-    return Note("removed", f"{_who(group)}: {what}, read by {readers or 'no layer'}")
-
-
-def _note_of_staying(group: Group) -> Note:
-    # as expected: nobody asked for it, or it is no part of the network that is measured
-    kind: Kind = "left" if group.stays in (_IN_TRAINING_ONLY, _NOT_ASKED) else "stays"
-    return Note(kind, f"{_who(group)}: {kind}: {group.stays}")
-
-
-def _who(group: Group) -> str:
-    return ", ".join([*group.makers, *group.embeddings]) or group.name

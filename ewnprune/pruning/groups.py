@@ -89,6 +89,8 @@ class Group:
         opaque: something reads across channels that cannot be made to leave some of them out.
         attention: the attention whose heads they are, if they are that.
         rescale: whether queries make up for attention that divides by the width that is left.
+        inputs: the shape of the features of one sample, where the channels are inputs of the
+            network, which no layer makes; empty otherwise.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Group:
     opaque: bool = False
     attention: Attention | None = None
     rescale: bool = False
+    inputs: tuple[int, ...] = ()
 
     @property
     def free(self) -> bool:
@@ -218,12 +221,14 @@ class Cut:
         columns: inputs of layers.
         channels: channels of normalizations and the like, and dimensions of embeddings.
         parameters: of parameters that a model uses by themselves, with the dimension.
+        selecting: layers that are still given all inputs, and have to pick theirs.
     """
 
     rows: dict[str, Tensor] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
     channels: dict[str, Tensor] = field(default_factory=dict)
     parameters: dict[str, tuple[int, Tensor]] = field(default_factory=dict)
+    selecting: set[str] = field(default_factory=set)
 
 
 def cut_of(network: nn.Module, groups: Iterable[Group], units: Mapping[str, Tensor]) -> Cut:
@@ -250,6 +255,8 @@ def cut_of(network: nn.Module, groups: Iterable[Group], units: Mapping[str, Tens
             note(cut.rows, name, places, num_neurons(network.get_submodule(name)))
         for name, places in group.readers.items():
             note(cut.columns, name, places, num_inputs(network.get_submodule(name)))
+        if group.inputs:
+            cut.selecting.update(group.readers)
         for name, places in {**group.passed, **group.norms, **group.embeddings}.items():
             note(cut.channels, name, places, channels_of(network.get_submodule(name)))
         for name, (dim, places) in group.parameters.items():

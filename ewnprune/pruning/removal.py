@@ -7,15 +7,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from ewnprune.model.batches import Batch, inputs_and_targets
-from ewnprune.model.layers import LayerPatterns, type_name
+from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.preserve import evaluating
-from ewnprune.model.tensors import clone, close, device_of, same, to_device
+from ewnprune.model.tensors import device_of, to_device
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.budget import Budget
 from ewnprune.pruning.choice import Choice, choose, refuse_parametrized
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import Indices
-from ewnprune.pruning.neurons import Couple
+from ewnprune.pruning.inputs import features_left
 from ewnprune.pruning.ranking import Scope
 from ewnprune.pruning.recalibration import (
     estimated,
@@ -28,12 +28,12 @@ from ewnprune.pruning.removed import Removal, removal_notes
 from ewnprune.pruning.repair import repaired
 from ewnprune.pruning.score_names import Score
 from ewnprune.pruning.scores import Measured
+from ewnprune.pruning.seen import Couple
 from ewnprune.pruning.sensitivity import Sensitivity
 from ewnprune.pruning.smaller import (
     as_it_was,
-    build_masked,
     build_smaller,
-    largest_difference,
+    check_smaller,
     refuse_unfollowed,
 )
 
@@ -52,6 +52,7 @@ def remove_neurons(
     max_per_layer: float | None = None,
     round_to: int = 1,
     heads: Heads = "keep",
+    inputs: bool = False,
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
     measured: Measured | None = None,
@@ -103,6 +104,12 @@ def remove_neurons(
             module are set to what is left; its forward pass must go by them, or by the sizes.
             torch's MultiheadAttention stays, as it ties its heads to the width of its inputs; see
             `separate_attention`.
+        inputs: True removes features of the inputs in place of neurons, which all stay: pixels of
+            flattened images, columns of a table, channels that a convolution reads. The network
+            takes whole inputs and picks; one that went is 0 to the layers that read it. The score
+            ``"norm"`` is the norm of the weights that read a feature times the standard deviation
+            of what they read, over ``recalibrate``, else ``repair``, else the example; of a single
+            sample the norm alone, which a warning says. ``indices={"inputs": [0, 7]}`` names them.
         couple: the score of neurons that go together from those of the layers: their ``"mean"``,
             the ``"max"``, or ``"l2"``, the root of the sum of squares (with the score ``"norm"``
             the norm of all their incoming weights together).
@@ -156,6 +163,7 @@ def remove_neurons(
         max_per_layer=max_per_layer,
         round_to=round_to,
         heads=heads,
+        inputs=inputs,
         couple=couple,
         initial_norms=initial_norms,
         measured=measured,
@@ -187,6 +195,7 @@ def remove_with_notes(
     max_per_layer: float | None = None,
     round_to: int = 1,
     heads: Heads = "keep",
+    inputs: bool = False,
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
     measured: Measured | None = None,
@@ -217,50 +226,42 @@ def remove_with_notes(
     head: left: the last layer: its outputs are the model's
     """
     choice = Choice(
-        layers,
-        exclude,
-        scope,
-        round_to,
-        heads,
-        couple,
-        initial_norms,
-        seed,
-        max_per_layer,
-        measured,
-        sensitivity,
+        layers=layers,
+        exclude=exclude,
+        scope=scope,
+        round_to=round_to,
+        heads=heads,
+        inputs=inputs,
+        couple=couple,
+        initial_norms=initial_norms,
+        seed=seed,
+        max_per_layer=max_per_layer,
+        measured=measured,
+        sensitivity=sensitivity,
     )
     refuse_parametrized(model)
+    training = []
+    if recalibrate is not None and (inputs or with_statistics(model)):
+        training = training_inputs(model, recalibrate, batch)
+    calibration = training or ([] if repair is None else [repair])
     with evaluating(model):
         found, units, notes = choose(
-            model, example_input, sparsity, indices, score, choice, forward, budget
+            model, example_input, sparsity, indices, score, choice, forward, budget, calibration
         )
         refuse_unfollowed(model, found.unfollowed)
-        inputs = to_device(example_input, device_of(model))
+        example = to_device(example_input, device_of(model))
         network = found.network
         if repair is not None:
-            calibration = to_device(repair, device_of(model))
-            network = repaired(network, found.groups, units, calibration, forward)
+            means = to_device(repair, device_of(model))
+            network = repaired(network, found.groups, units, means, forward)
         small = build_smaller(network, found.groups, units, share=False)
-        told = [group for group in found.groups if not group.opaque]
-        expected = forward(build_masked(network, told, units), clone(inputs))
-        outputs = forward(small, clone(inputs))
-        cut_told = outputs if len(told) == len(found.groups) else None
-        if cut_told is None:
-            cut_told = forward(build_smaller(network, told, units), clone(inputs))
-    if not same(cut_told, expected, close):
-        raise ValueError(
-            f"the smaller {type_name(model)} does not give the outputs of the masked one on the "
-            "example: its forward pass depends on the number of neurons in a way that cannot be "
-            "followed; use mask_neurons, or leave layers with exclude="
-        )
+        difference = check_smaller(network, small, found.groups, units, example, forward)
     goes = not all(keep.all() for keep in units.values())
-    if recalibrate is not None and goes and with_statistics(small):
-        training = training_inputs(model, recalibrate, batch)
+    if training and goes and with_statistics(small):
         with evaluating(model):
             put_statistics(small, estimated(small, forward, training))
         notes = [*notes, note_of_statistics(small, training)]
     as_it_was(small, model)
     left = {g.name: (int(g.channels(units[g.name]).sum()), g.size) for g in found.asked(units)}
-    return Removal(
-        small, left, (*notes, *removal_notes(found, left)), largest_difference(cut_told, expected)
-    )
+    read = features_left(found.groups[0], units[found.groups[0].name]) if inputs else None
+    return Removal(small, left, (*notes, *removal_notes(found, left)), difference, read)

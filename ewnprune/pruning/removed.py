@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ewnprune.pruning.finding import Found
-from ewnprune.pruning.notes import Note
+from ewnprune.pruning.found import Found
+from ewnprune.pruning.inputs import Features
+from ewnprune.pruning.notes import Note, who
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class Removal:
         difference: largest difference, on the example, between the outputs of the masked and of
             the smaller network. Norms in the masked one go by the channels that stay. Groups that
             something else reads across are left out.
+        inputs: the features that the network reads, where inputs were to go; None otherwise.
     """
 
     model: nn.Module
     left: dict[str, tuple[int, int]]
     notes: tuple[Note, ...]
     difference: float
+    inputs: Features | None = None
 
 
 def removal_notes(found: Found, left: Mapping[str, tuple[int, int]]) -> list[Note]:
@@ -34,11 +37,12 @@ def removal_notes(found: Found, left: Mapping[str, tuple[int, int]]) -> list[Not
     notes = []
     for group in found.groups:
         few, size = left.get(group.name, (group.size, group.size))
-        what = f"{few} of {size} {'hidden units' if group.apart else 'neurons'} left"
+        units = "features" if group.inputs else "hidden units" if group.apart else "neurons"
+        what = f"{few} of {size} {units} left"
         if group.whole and group.attention is not None:
             what += f", {few // group.attention.width} of {group.attention.heads} heads"
         if few < size and not group.maskable:
             what += "; not as zeros would, since a norm reads across them"
-        who = ", ".join([*group.makers, *group.embeddings])
-        notes.append(Note("removed", f"{who}: {what}"))
-    return notes + [note for note in found.notes() if note.kind in ("stays", "left")]
+        notes.append(Note("removed", f"{who(group)}: {what}"))
+    kinds = ("stays", "left", "inputs", "score")
+    return notes + [note for note in found.notes() if note.kind in kinds]

@@ -165,6 +165,43 @@ def _of_other_shape(groups: Sequence[Group], outputs: Any, dense: Any) -> str:
     return _broken("gives outputs of another shape")
 
 
+def check_smaller(
+    network: nn.Module,
+    small: nn.Module,
+    groups: Sequence[Group],
+    units: Units,
+    inputs: Any,
+    forward: Forward,
+) -> float:
+    """Compare a smaller network with the masked one on an example: the largest difference.
+
+    Groups that something opaque reads across are left out.
+
+    Args:
+        network: the network, whole.
+        small: the network without some units.
+        groups: the groups of it.
+        units: which units stay.
+        inputs: the example.
+        forward: gives the outputs from network and inputs.
+
+    Raises:
+        ValueError: they give other outputs.
+    """
+    told = [group for group in groups if not group.opaque]
+    expected = forward(build_masked(network, told, units), clone(inputs))
+    outputs = forward(small, clone(inputs))
+    if len(told) < len(groups):
+        outputs = forward(build_smaller(network, told, units), clone(inputs))
+    if not same(outputs, expected, close):
+        raise ValueError(
+            f"the smaller {type_name(network)} does not give the outputs of the masked one on the "
+            "example: its forward pass depends on the number of neurons in a way that cannot be "
+            "followed; use mask_neurons, or leave layers with exclude="
+        )
+    return largest_difference(outputs, expected)
+
+
 def largest_difference(outputs: Any, expected: Any) -> float:
     """Between two results of the same form."""
     pairs = zip(tensors_in(outputs), tensors_in(expected), strict=True)

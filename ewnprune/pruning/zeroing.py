@@ -15,11 +15,11 @@ from ewnprune.pruning.choice import Choice, choose, refuse_parametrized
 from ewnprune.pruning.groups import Group, cut_of
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import Indices
-from ewnprune.pruning.neurons import Couple
 from ewnprune.pruning.ranking import Scope
 from ewnprune.pruning.reasons import refusal
 from ewnprune.pruning.score_names import Score
 from ewnprune.pruning.scores import Measured
+from ewnprune.pruning.seen import Couple
 from ewnprune.pruning.sensitivity import Sensitivity
 from ewnprune.pruning.writable import unwritable
 
@@ -37,6 +37,7 @@ def mask_neurons(
     max_per_layer: float | None = None,
     round_to: int = 1,
     heads: Heads = "keep",
+    inputs: bool = False,
     couple: Couple = "mean",
     initial_norms: Mapping[str, Tensor] | None = None,
     measured: Measured | None = None,
@@ -62,6 +63,7 @@ def mask_neurons(
         max_per_layer: the fraction of a group that goes at most.
         round_to: a multiple for the number that stays.
         heads: what goes of attention.
+        inputs: whether features of the inputs go, see `remove_neurons`: the weights that read them.
         couple: the score of neurons that go together.
         initial_norms: norms at initialisation.
         measured: what `measure_neurons` gives.
@@ -70,7 +72,7 @@ def mask_neurons(
         forward: from model and inputs to outputs.
 
     Returns:
-        For each layer, which neurons stay, ``(n,)``.
+        For each layer, which neurons stay, ``(n,)``; of inputs, by the name ``"inputs"``.
 
     Raises:
         ValueError: a layer cannot be masked; it is named with the reason. Not exactly one of
@@ -82,17 +84,18 @@ def mask_neurons(
     (tensor(2), tensor(6))
     """
     choice = Choice(
-        layers,
-        exclude,
-        scope,
-        round_to,
-        heads,
-        couple,
-        initial_norms,
-        seed,
-        max_per_layer,
-        measured,
-        sensitivity,
+        layers=layers,
+        exclude=exclude,
+        scope=scope,
+        round_to=round_to,
+        heads=heads,
+        inputs=inputs,
+        couple=couple,
+        initial_norms=initial_norms,
+        seed=seed,
+        max_per_layer=max_per_layer,
+        measured=measured,
+        sensitivity=sensitivity,
     )
     refuse_parametrized(model)
     with evaluating(model):
@@ -105,6 +108,8 @@ def mask_neurons(
     for name, keep in parameter_masks(found.network, found.groups, units).items():
         with torch.inference_mode(tensors[name].is_inference()), torch.no_grad():
             tensors[name].masked_fill_(~keep, 0)
+    if inputs:
+        return {group.name: group.channels(units[group.name]) for group in found.asked(units)}
     return {
         name: places.keep(num_neurons(model.get_submodule(name)), group.channels(units[group.name]))
         for group in found.asked(units)

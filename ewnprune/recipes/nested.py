@@ -20,11 +20,12 @@ from ewnprune.model.recurrent import is_recurrent
 from ewnprune.model.tensors import map_tensors, tensors_in
 from ewnprune.model.tracing import call
 from ewnprune.pruning.choice import Choice
-from ewnprune.pruning.finding import Found
+from ewnprune.pruning.found import Found
 from ewnprune.pruning.groups import Group, Places
-from ewnprune.pruning.neurons import Facts, rank_groups
+from ewnprune.pruning.neurons import rank_groups
 from ewnprune.pruning.ranking import Ranking, check_sparsities
 from ewnprune.pruning.score_names import find_scores
+from ewnprune.pruning.seen import Facts
 from ewnprune.recipes.level_statistics import batch_norms_behind, normalize_apart
 
 
