@@ -6,6 +6,9 @@ first, when much can go, and slower towards the end.
 
 from dataclasses import dataclass
 
+from ewnprune.callback.measuring import Measuring
+from ewnprune.pruning.scores import FROM_DATA
+
 _TIMES = 50  # how often it prunes where nothing is said
 
 
@@ -60,3 +63,35 @@ class Gradual:
         every = self.every or max(1, (last - first) // _TIMES)
         done = max(0, step - first) // every * every / (last - first) if last > first else 0.0
         return float(self.to * (1 - (1 - done) ** 3))
+
+
+def refuse_beside(options: Gradual, measuring: Measuring, finetune: object) -> None:
+    """Refuse what cannot be measured, or means something else, while the network trains.
+
+    Args:
+        options: how to prune.
+        measuring: how the network is measured.
+        finetune: what was asked of finetuning.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    if measuring.level_of != "units":
+        raise ValueError(
+            f"gradual={options!r}: its end is a fraction of the neurons: expected "
+            f"level_of='units', not {measuring.level_of!r}"
+        )
+    if finetune is not None:
+        raise ValueError(
+            f"{finetune} and {options}: gradual pruning trains on with what is left by itself, "
+            "and longer where it ends earlier: leave out one of the two"
+        )
+    if measuring.inputs:
+        raise ValueError(f"{options} with inputs=True: it prunes neurons; prune inputs afterwards")
+    score = measuring.scores[0]
+    if measuring.scope == "sensitivity" or score in FROM_DATA:
+        what = "scope='sensitivity'" if measuring.scope == "sensitivity" else f"score {score!r}"
+        raise ValueError(
+            f"{options} with {what}, which goes by evaluations of the network: expected one that "
+            "goes by its weights, such as norm_product"
+        )

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ewnprune.callback.attachment import Attachment
 from ewnprune.callback.batches import global_seed
-from ewnprune.callback.gradual import Gradual
+from ewnprune.callback.gradual import Gradual, refuse_beside
 from ewnprune.callback.holding import hold_at_zero, neuron_masks, pruned_first, set_to_zero
 from ewnprune.callback.measuring import Measuring
 from ewnprune.callback.pruned import Pruned
@@ -54,16 +54,8 @@ class GradualPruning:
     ) -> None:
         if not isinstance(options, Gradual | None):
             raise ValueError(f"gradual={options!r}: expected Gradual(to=...), or None")
-        if options is not None and measuring.level_of != "units":
-            raise ValueError(
-                f"gradual={options!r}: its end is a fraction of the neurons: expected "
-                f"level_of='units', not {measuring.level_of!r}"
-            )
-        if options is not None and finetune is not None:
-            raise ValueError(
-                f"{finetune} and {options}: gradual pruning trains on with what is left by itself, "
-                "and longer where it ends earlier: leave out one of the two"
-            )
+        if options is not None:
+            refuse_beside(options, measuring, finetune)
         self.options, self.measuring, self.attachment = options, measuring, attachment
         self.pruned: dict[str, Any] | None = None
         self._steps = 0.0
@@ -192,7 +184,14 @@ class GradualPruning:
 
     def _choice(self) -> Choice:
         m, norms = self.measuring, self.attachment.initial_norms
-        return Choice(m.layers, m.exclude, m.scope, initial_norms=norms, seed=global_seed())
+        return Choice(
+            m.layers,
+            m.exclude,
+            m.scope,
+            initial_norms=norms,
+            seed=global_seed(),
+            max_per_layer=m.max_per_layer,
+        )
 
     def _masks(self, pl_module: Any, level: float) -> tuple[dict[str, Tensor], list[Any]]:
         """What goes at a level, by the weights as they are now: first what is gone already."""

@@ -289,6 +289,9 @@ def test_what_cannot_be_is_refused(tmp_path):
         ({"gradual": 0.9}, r"gradual=0.9: expected Gradual\(to="),
         ({"gradual": Gradual(0.5), "finetune": Finetune(1)}, "leave out one of the two"),
         ({"gradual": Gradual(0.5), "level_of": "macs"}, "expected level_of='units'"),
+        ({"gradual": Gradual(0.5), "inputs": True}, "prune inputs afterwards"),
+        ({"gradual": Gradual(0.5), "scores": ["taylor"]}, "score 'taylor', which goes by eval"),
+        ({"gradual": Gradual(0.5), "scope": "sensitivity"}, "scope='sensitivity', which goes by"),
     ):
         with pytest.raises(ValueError, match=message):
             WeightNormPruning(EWN(), LEVELS, **options)
