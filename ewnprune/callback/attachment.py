@@ -1,6 +1,7 @@
 """What a fit attaches to the model's layers, and takes off again."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import MethodType
 from typing import Any
 
 import torch
@@ -123,3 +124,18 @@ class Attachment:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the norms that the run began with; none where it ran without the callback."""
         self.initial_norms = state.get("initial_norms", {})
+
+
+def once_built(pl_module: Any, attach: Callable[[Any], None]) -> None:
+    """Attach to a model that makes layers in its own setup or configure_model, right after that.
+
+    No hook of a callback comes between those and the optimizer:
+    pytorch_lightning/trainer/call.py:107-110 and trainer/trainer.py:1041-1054.
+    """
+
+    def configure_model(module: Any) -> None:
+        del module.configure_model  # this wrapper, so that the class's own shows again
+        module.configure_model()
+        attach(module)
+
+    pl_module.configure_model = MethodType(configure_model, pl_module)

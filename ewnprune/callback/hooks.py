@@ -4,6 +4,7 @@ A timetable: what happens when, and nothing else. What is done is in the parts, 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from types import MethodType
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 from torchmetrics import Metric, MetricCollection
 
-from ewnprune.callback.attachment import Attachment
+from ewnprune.callback.attachment import Attachment, once_built
 from ewnprune.callback.checkpoint import fold_checkpoint, restore_originals, stored
 from ewnprune.callback.curves import Curves
 from ewnprune.callback.finetuning import Finetune, Finetuning
@@ -134,19 +135,11 @@ class PruningHooks:
         later = builds_layers_later(pl_module)
         refuse_what_cannot_work(self, trainer, later)
         self.finetuning.reset(trainer, pl_module)
-        if not later:
-            self._attach(trainer, pl_module)
-            return
-
-        # A model that makes layers in its own setup or in configure_model is reached right after
-        # that. No hook of a callback comes between those and the optimizer:
-        # pytorch_lightning/trainer/call.py:107-110 and trainer/trainer.py:1041-1054.
-        def configure_model(module: Any) -> None:
-            del module.configure_model  # this wrapper, so that the class's own shows again
-            module.configure_model()
-            self._attach(trainer, module)
-
-        pl_module.configure_model = MethodType(configure_model, pl_module)
+        attach = partial(self._attach, trainer)
+        if later:
+            once_built(pl_module, attach)
+        else:
+            attach(pl_module)
 
     def _attach(self, trainer: Any, pl_module: Any) -> None:
         selection = self.attachment.attach(pl_module)
