@@ -10,6 +10,11 @@ from ewnprune.pruning.score_names import find_scores
 class Finetune:
     """How to train on after pruning, in the same fit.
 
+    ``configure_optimizers`` is called again and sees as ``max_epochs`` those to come: optimizer
+    state and learning-rate schedule start anew. What was pruned stays zero. The curve of the
+    finetuned network stands beside the first, as ``"EWN, finetuned at 0.9"``. A fit that is stopped
+    before ``max_epochs`` is not finetuned.
+
     Args:
         epochs: how many epochs, after the Trainer's ``max_epochs``.
         sparsity: the level that the network is pruned at, in (0, 1).

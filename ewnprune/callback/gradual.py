@@ -16,6 +16,8 @@ _TIMES = 50  # how often it prunes where nothing is said
 class Gradual:
     """How to prune while training: ever more neurons, from one time of the fit to another.
 
+    What went stays zero, and is listed in ``gradual_neurons.csv``.
+
     Args:
         to: the fraction of the neurons that is gone in the end, in (0, 1).
         start: when it begins, as a fraction of the fit's steps.

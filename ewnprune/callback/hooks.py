@@ -4,6 +4,7 @@ A timetable: what happens when, and nothing else. What is done is in the parts, 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -44,12 +45,11 @@ class PruningHooks:
         parametrization: ``EWN()``, ``SWN()``, or None for plain training, the baseline.
         sparsities: levels in [0, 1), the fraction of neurons to remove.
         scores: which neurons go first: functions of `ewnprune.scores` by name, or import paths.
-        layers: globs over module names, or layer types; by default every Linear and convolution
-            but the last one.
+        layers: globs over module names, or layer types; by default see `select_layers`.
         exclude: which of them to leave.
         scope: ``"layer"`` removes the same fraction of each layer, ``"global"`` the lowest scores
             of all layers; for others see `sparsity_curve`.
-        every_n_epochs: take the curve every so many epochs too, not at the end only.
+        every_n_epochs: take the curve every so many epochs too.
         metric: any torchmetrics metric or collection, beside accuracy and loss.
         loss_fn: from outputs and targets to the mean loss of the batch, or one loss per sample;
             cross-entropy for classification.
@@ -66,16 +66,11 @@ class PruningHooks:
         recalibrate: on how many training batches the statistics of BatchNorms are estimated anew
             for each pruned network; 0 leaves those of the whole one. The model keeps its own.
         finetune: train on after the Trainer's ``max_epochs`` and the curve of the trained network,
-            with the network pruned at one level; what was pruned stays zero.
-            ``configure_optimizers`` is called again and sees as ``max_epochs`` those to come:
-            optimizer state and learning-rate schedule start anew. The curve of the finetuned
-            network stands beside the first, as ``"EWN, finetuned at 0.9"``. A fit that is stopped
-            before ``max_epochs`` is not finetuned.
+            with the network pruned at one level, see `Finetune`.
         level_of: what levels are fractions of: the ``"units"`` that can go, or the network's
             ``"parameters"`` or ``"macs"``, to compare at equal cost; of one-shot pruning only.
         max_per_layer: across layers, the fraction of a layer that goes at most.
-        gradual: prune while training, ever more neurons by the first of the scores; what went stays
-            zero and is listed in ``gradual_neurons.csv``. Not with `finetune`.
+        gradual: prune while training, ever more neurons by the first of the scores, see `Gradual`.
         inputs: prune features of the inputs in place of neurons, see `remove_neurons`.
 
     Raises:
@@ -143,7 +138,7 @@ class PruningHooks:
         self.finetuning.reset(trainer, pl_module)
         self.gradual.reset(trainer, pl_module)
         if later:
-            once_built(pl_module, lambda module: self._attach(trainer, module))
+            once_built(pl_module, partial(self._attach, trainer))
         else:
             self._attach(trainer, pl_module)
 
@@ -232,16 +227,15 @@ class PruningHooks:
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         """The curve on test data."""
-        data = trainer.test_dataloaders, trainer.num_test_batches
-        self.curves.take(trainer, pl_module, "test", *data)
+        self.curves.take(
+            trainer, pl_module, "test", trainer.test_dataloaders, trainer.num_test_batches
+        )
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Write the originals back, so that a resumed run goes on bit for bit."""
         state = stored(checkpoint)
-        self.attachment.load_state_dict(state)
-        self.loss_levels.load_state_dict(state)
-        self.finetuning.load_state_dict(state)
-        self.gradual.load_state_dict(state)
+        for part in (self.attachment, self.loss_levels, self.finetuning, self.gradual):
+            part.load_state_dict(state)
         if trainer.state.fn == "fit":
             self.finetuning.go_on(trainer, checkpoint)
             self.gradual.go_on()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ewnprune.curve.plan import Variant
+from ewnprune.curve.variant import Variant
 from ewnprune.model.latency import measure_latency
 from ewnprune.model.size import state_dict_bytes
 from ewnprune.model.tensors import map_tensors

@@ -1,102 +1,23 @@
 """The networks that a sweep evaluates: which units each has left, how large it is, and itself."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ewnprune.model.copying import copy_network
+from ewnprune.curve.points import CurvePoint
+from ewnprune.curve.variant import Variant
 from ewnprune.model.size import Count, count_macs, sizes_of, without_weights
 from ewnprune.model.tensors import clone, close, first_samples, same
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.budget import Costs, LevelOf
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.found import Found
-from ewnprune.pruning.groups import Group
-from ewnprune.pruning.masking import mask_weights
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking
-from ewnprune.pruning.recalibration import (
-    Statistics,
-    average_over_processes,
-    estimated,
-    put_statistics,
-)
 from ewnprune.pruning.repair import repaired
 from ewnprune.pruning.smaller import build_masked, build_smaller
-
-
-@dataclass(eq=False)
-class Variant:
-    """One network to evaluate; the whole one where nothing goes.
-
-    Attributes:
-        found: the groups, and the whole network.
-        units: for each group that loses some, which of its units stay.
-        ranks: for each layer that loses single weights, their places in the order.
-        gone: how many of that order's first go, by layer.
-        base: the network to cut, where biases were repaired; the whole network otherwise.
-        compact: whether it can be run cut, or only masked.
-        statistics: those of its BatchNorms, where they were estimated anew.
-        sizes: what is left of it.
-        outputs: what it gives on one sample.
-    """
-
-    found: Found
-    units: Mapping[str, Tensor] = field(default_factory=dict)
-    ranks: Mapping[str, Tensor] = field(default_factory=dict)
-    gone: Mapping[str, int] = field(default_factory=dict)
-    base: nn.Module | None = None
-    compact: bool = True
-    statistics: Statistics = field(default_factory=dict)
-    sizes: Mapping[str, Count] = field(default_factory=dict)
-    outputs: Any = None
-
-    @property
-    def groups(self) -> list[Group]:
-        """The groups that lose something."""
-        return [group for group in self.found.groups if group.name in self.units]
-
-    @property
-    def touched(self) -> set[str]:
-        """Names of the modules that are not those of the whole network."""
-        names = {name for name in self.ranks if self.gone[name]} | {*self.statistics}
-        for group in self.groups:
-            names |= group.touched if group.readers else {group.after or group.name}
-        return names
-
-    def network(self, whole: Collection[str] = ()) -> nn.Module:
-        """The network, made anew: the copies of all levels would be larger than the model.
-
-        Args:
-            whole: layers whose neurons are all left.
-        """
-        base = self.found.network if self.base is None else self.base
-        if self.ranks:
-            network = copy_network(base, share=True)
-            mask_weights(network, {n: ranks >= self.gone[n] for n, ranks in self.ranks.items()})
-        elif not self.compact:
-            network = build_masked(base, self.groups, self.units)
-        else:
-            network = build_smaller(base, self.groups, self.units, whole=whole)
-        put_statistics(network, self.statistics)
-        return network
-
-    def recalibrate(self, forward: Forward, training: Sequence[Any], sample: Any) -> None:
-        """Estimate the statistics of its BatchNorms on training batches; not of the whole network.
-
-        Args:
-            forward: gives the outputs from network and inputs.
-            training: inputs of the batches.
-            sample: what `outputs` are of.
-        """
-        if not self.touched:
-            return
-        self.statistics = estimated(self.network(), forward, training)
-        average_over_processes(self.statistics)
-        if self.outputs is not None:
-            self.outputs = forward(self.network(), clone(sample))
 
 
 class Order(NamedTuple):
@@ -117,6 +38,24 @@ class Plan:
 
     variants: list[Variant] = field(default_factory=list)
     networks: dict[tuple[Order, float], int] = field(default_factory=dict)
+
+    def points(
+        self, results: Sequence[Mapping[str, Any]], units: Mapping[str, str], **same: Any
+    ) -> tuple[CurvePoint, ...]:
+        """The points of the curve, one per order and level.
+
+        Args:
+            results: what was measured of each network.
+            units: what each score ranks.
+            same: what is the same of all points.
+        """
+        points = []
+        for ((score, layer), level), network in self.networks.items():
+            found: dict[str, Any] = {**self.variants[network].sizes, **results[network], **same}
+            points.append(
+                CurvePoint(score=score, unit=units[score], layer=layer, sparsity=level, **found)
+            )
+        return tuple(points)
 
 
 def orders(rankings: Mapping[str, Ranking], per_layer: bool) -> dict[Order, Ranking]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from ewnprune.curve.plan import Variant
+from ewnprune.curve.variant import Variant
 from ewnprune.model.layers import layer_weight, spatial_dims
 from ewnprune.model.operations import is_elementwise, is_stock
 from ewnprune.model.recurrent import is_recurrent

@@ -13,7 +13,6 @@ from ewnprune.curve.curve import Curve
 from ewnprune.curve.measures import Loss, Measures
 from ewnprune.curve.memory import Pieces, with_enough_memory
 from ewnprune.curve.plan import how_run, make_plan, orders, refuse_weights
-from ewnprune.curve.points import CurvePoint
 from ewnprune.curve.replay import Replay
 from ewnprune.model.batches import Batch, inputs_and_targets
 from ewnprune.model.copying import plain_network
@@ -244,25 +243,10 @@ def sparsity_curve(
             notes.append(note_of_statistics(found.network, training))
         notes += [Note("measures", text) for text in measures.unmeasured]
         notes += how_run(rankings, replay.fallback, [v.compact for v in plan.variants])
-        points = []
-        for ((name, layer), level), network in plan.networks.items():
-            measured: dict[str, Any] = {**plan.variants[network].sizes, **results[network]}
-            points.append(
-                CurvePoint(
-                    method=method,
-                    seed=seed,
-                    score=name,
-                    unit="inputs" if inputs else rankings[name].unit,
-                    scope=scope,
-                    realize=realize,
-                    level_of=level_of,
-                    layer=layer,
-                    max_per_layer=max_per_layer,
-                    sparsity=level,
-                    **measured,
-                )
-            )
-        return Curve(tuple(points), tuple(notes))
+        units = {name: "inputs" if inputs else rankings[name].unit for name in functions}
+        same: dict[str, Any] = {"method": method, "seed": seed, "scope": scope, "realize": realize}
+        same |= {"level_of": level_of, "max_per_layer": max_per_layer}
+        return Curve(plan.points(results, units, **same), tuple(notes))
 
     curve = with_enough_memory(attempt, pieces, loader)
     if pieces.parts > 1:

@@ -1,6 +1,5 @@
 """Which layers have neurons, and where in the weight a neuron lies."""
 
-from abc import ABC
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -9,29 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ewnprune.model.in_out import InOutLinear
 from ewnprune.model.recurrent import RECURRENT, hidden_rows, is_recurrent, parts
-
-
-class InOutLinear(ABC):  # noqa: B024  nobody derives from it
-    """What GPT-2 has for a Linear: transformers' ``Conv1D``, whose weight is ``(in, out)``.
-
-    That class is known by its name, since transformers need not be installed.
-
-    >>> Conv1D = type("Conv1D", (), {"__module__": "transformers.pytorch_utils"})
-    >>> isinstance(Conv1D(), InOutLinear), isinstance(type("Conv1D", (), {})(), InOutLinear)
-    (True, False)
-    """
-
-    @classmethod
-    def __subclasshook__(cls, other: type) -> bool:
-        return origin_of(other) is not None
-
-
-def origin_of(kind: type) -> type | None:
-    """The class of transformers that a class is or comes from; None for any other."""
-    known = ("transformers.pytorch_utils", "Conv1D")
-    return next((cls for cls in kind.__mro__ if (cls.__module__, cls.__name__) == known), None)
-
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, InOutLinear)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED[:3])

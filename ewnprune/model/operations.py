@@ -7,7 +7,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from ewnprune.model.layers import LAYER_TYPES, origin_of, plain_type
+from ewnprune.model.in_out import origin_of
+from ewnprune.model.layers import LAYER_TYPES, plain_type
 from ewnprune.model.recurrent import RECURRENT
 from ewnprune.model.tracing import Trace
 

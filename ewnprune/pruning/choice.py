@@ -7,23 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns, select_layers
 from ewnprune.model.tensors import clone, device_of, first_samples, to_device, without
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.budget import Budget, Costs, cost_function
-from ewnprune.pruning.finding import find_groups
+from ewnprune.pruning.finding import find_groups, find_named
 from ewnprune.pruning.found import Found
 from ewnprune.pruning.heads import Heads
-from ewnprune.pruning.indices import (
-    Indices,
-    asked_units,
-    check_indices,
-    neuron_counts,
-    read_indices,
-)
+from ewnprune.pruning.indices import Indices, check_indices, read_indices
 from ewnprune.pruning.inputs import find_inputs
 from ewnprune.pruning.neurons import rank_groups
 from ewnprune.pruning.notes import Note
@@ -162,7 +155,7 @@ class Choice:
         return Costs(ranking, measure)
 
 
-def find_asked(
+def _find_asked(
     network: nn.Module, forward: Forward, inputs: Any, indices: Indices, choice: Choice
 ) -> tuple[Found, dict[str, Tensor]]:
     """The groups that hold the neurons or inputs a user names, and which of their units stay.
@@ -174,17 +167,7 @@ def find_asked(
         found = choice.find(network, forward, inputs)
         named = check_indices(indices, {group.name: group.size for group in found.groups})
         return found, {g.name: without(g.size, named[g.name]) for g in found.groups}
-    heads = choice.heads
-    sizes = neuron_counts(network)
-    layers = None
-    if heads == "keep" and all(name in sizes for name in indices):
-        layers = list(check_indices(indices, sizes))
-    selection = select_layers(network, layers, recurrent=True)
-    found = find_groups(network, forward, inputs, selection, heads, [*indices])
-    groups = [*found.groups, *found.staying]
-    sizes |= {group.name: group.units for group in groups if group.attention is not None}
-    units = asked_units(groups, check_indices(indices, sizes))
-    return found, {name: keep for name, keep in units.items() if not keep.all()}
+    return find_named(network, forward, inputs, indices, choice.heads)
 
 
 def choose(
@@ -236,7 +219,7 @@ def choose(
     network = plain_network(model)
     inputs = clone(to_device(_given(example_input), device_of(model)))
     if numbers is not None:
-        found, units = find_asked(network, forward, inputs, numbers, choice)
+        found, units = _find_asked(network, forward, inputs, numbers, choice)
         return found, units, []
     levels = () if sparsity is None else check_sparsities([sparsity])
     ((name, function),) = find_scores(score).items()
@@ -253,17 +236,6 @@ def choose(
         met = choice.costs(found, ranking, cost).meet(budget)
         levels, notes = (met.level,), [*notes, Note("sizes", met.told(budget))]
     return found, choice.units(found, ranking, *levels), notes
-
-
-def refuse_parametrized(model: nn.Module) -> None:
-    """Refuse a model with parametrized tensors, which cannot be cut or written.
-
-    Raises:
-        ValueError: names the first.
-    """
-    for name, module in model.named_modules():
-        if parametrize.is_parametrized(module):
-            raise ValueError(f"{name!r} is parametrized: fold it first (ewnprune.fold)")
 
 
 def _given(example_input: Any) -> Any:

@@ -16,13 +16,21 @@ from torch import Tensor, nn
 
 from ewnprune.model.attention import Attention, find_attention
 from ewnprune.model.copying import copy_network, training_copy
-from ewnprune.model.layers import LAYER_TYPES, conv_groups, is_depthwise, type_name
-from ewnprune.model.normalization import ACROSS, normalization_of
+from ewnprune.model.layers import (
+    LAYER_TYPES,
+    conv_groups,
+    is_depthwise,
+    num_inputs,
+    num_neurons,
+    type_name,
+)
+from ewnprune.model.normalization import ACROSS, channels_of, normalization_of
 from ewnprune.model.recurrent import is_recurrent
-from ewnprune.model.tensors import clone, tensors_in
+from ewnprune.model.tensors import clone
 from ewnprune.model.tracing import Forward
-from ewnprune.pruning.groups import OUTPUTS, Group, Places, misfit
+from ewnprune.pruning.groups import OUTPUTS, Group, Places
 from ewnprune.pruning.heads import Heads, head_groups
+from ewnprune.pruning.last_layers import run_and_note_last
 from ewnprune.pruning.search import Graph, unknown_kinds
 from ewnprune.pruning.stand_ins import with_stand_ins
 
@@ -111,7 +119,7 @@ class _Finder:
             self.graph.build_dependency(
                 seen,
                 clone(inputs),
-                forward_fn=partial(_run_and_note_last, forward, self.last, modes, attention),
+                forward_fn=partial(run_and_note_last, forward, self.last, modes, attention),
                 customized_pruners=unknown_kinds(seen),
                 verbose=False,
             )
@@ -141,7 +149,7 @@ class _Finder:
                 self._add(group, item)
             if not group.stays and group.size % group.blocks:
                 group.stays = f"its {group.size} channels do not make {group.blocks} equal blocks"
-            lost = misfit(self.network, group)
+            lost = _misfit(self.network, group)
             if lost and not group.stays:
                 group.unfollowed = f"it is not seen which channels of {lost!r} are theirs"
             found.append(group)
@@ -217,48 +225,28 @@ def _join(table: dict[str, Places], name: str, places: Places) -> None:
     table[name] = places
 
 
-def _run_and_note_last(
-    forward: Forward,
-    last: set[nn.Module],
-    modes: Mapping[nn.Module, bool],
-    attention: Sequence[Attention],
-    network: nn.Module,
-    inputs: Any,
-) -> list[Tensor]:
-    """Run the network, and note the layers whose outputs are its outputs: those must stay.
+def _misfit(network: nn.Module, group: Group) -> str:
+    """A module or parameter that has no such places, or that other channels lie in; or empty.
 
-    Between the layers that make queries, keys and values and the one that reads the heads the graph
-    is cut: who belongs to whom is known there. torch-pruning sends channels round in circles where
-    keys are rotated, or heads share them.
+    A search may lose count where numbers are shuffled between channels and space.
+
+    Args:
+        network: the network, whole.
+        group: a group of it.
     """
-    seen: list[tuple[nn.Module, Any]] = []
-    layers = [module for module in network.modules() if isinstance(module, LAYER_TYPES)]
-    handles = [
-        layer.register_forward_hook(lambda layer, _, output: seen.append((layer, output.grad_fn)))
-        for layer in layers
+    of = network.get_submodule
+    channelwise = {**group.passed, **group.norms, **group.embeddings}
+    lying = [
+        *((name, places, num_neurons(of(name))) for name, places in group.makers.items()),
+        *((name, places, num_inputs(of(name))) for name, places in group.readers.items()),
+        *((name, places, channels_of(of(name))) for name, places in channelwise.items()),
+        *(
+            (name, places, network.get_parameter(name).shape[dim])
+            for name, (dim, places) in group.parameters.items()
+        ),
     ]
-    ends: list[Tensor] = []
-    for name in {name for each in attention for name in each.rows}:
-        maker = network.get_submodule(name)
-        handles.append(maker.register_forward_hook(lambda _, __, output: ends.append(output)))
-    for each in attention:
-        reader = network.get_submodule(each.reader)
-        handles.append(reader.register_forward_pre_hook(_read_a_leaf, with_kwargs=True))
-    try:
-        for module, training in modes.items():
-            module.training = training  # the graph puts all into eval mode
-        outputs = forward(network, inputs)
-    finally:
-        network.eval()
-        for handle in handles:
-            handle.remove()
-    given = [tensor for tensor in tensors_in(outputs) if tensor.grad_fn is not None]
-    nodes = {tensor.grad_fn for tensor in given}
-    last.update(layer for layer, grad_fn in seen if grad_fn in nodes)
-    return [*given, *ends]
-
-
-def _read_a_leaf(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if args:
-        return (args[0].detach().requires_grad_(), *args[1:]), kwargs
-    return args, {**kwargs, "input": kwargs["input"].detach().requires_grad_()}
+    for name, places, size in lying:
+        within = (places.index >= 0) & (places.index < size)
+        if not (within & (places.channel >= 0) & (places.channel < group.size)).all():
+            return name
+    return ""

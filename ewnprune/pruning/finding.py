@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ewnprune.model.anatomy import Anatomy, dissect
-from ewnprune.model.layers import Selection, type_name
+from ewnprune.model.layers import Selection, select_layers, type_name
 from ewnprune.model.products import multiplied
 from ewnprune.model.tensors import first_samples
 from ewnprune.model.tracing import Forward
@@ -16,6 +16,7 @@ from ewnprune.pruning.found import IN_TRAINING_ONLY, NOT_ASKED, Found
 from ewnprune.pruning.groups import Group
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.hidden_units import hidden_groups
+from ewnprune.pruning.indices import Indices, asked_units, check_indices, neuron_counts
 from ewnprune.pruning.reasons import refusal
 from ewnprune.pruning.smaller import build_halved, rehearse
 from ewnprune.pruning.training_pass import TrainingPass, look_at_training, rehearse_training
@@ -83,6 +84,33 @@ def find_groups(
         what = f"no neuron of {type_name(network)} can be pruned:"
         raise ValueError(refusal(what, reasons, "choose other layers than {layers} with layers="))
     return Found(network, usable, staying, selection, anatomy, trained.untried)
+
+
+def find_named(
+    network: nn.Module, forward: Forward, inputs: Any, indices: Indices, heads: Heads
+) -> tuple[Found, dict[str, Tensor]]:
+    """The groups that hold the neurons a user names, and which of their units stay.
+
+    Args:
+        network: as for `find_groups`.
+        forward: gives the outputs from network and inputs.
+        inputs: one batch.
+        indices: the neurons that go, by layer or by the module that attention lies in.
+        heads: what may go of attention.
+
+    Raises:
+        ValueError: no such layer or neuron, or neurons that cannot go.
+    """
+    sizes = neuron_counts(network)
+    layers = None
+    if heads == "keep" and all(name in sizes for name in indices):
+        layers = list(check_indices(indices, sizes))
+    selection = select_layers(network, layers, recurrent=True)
+    found = find_groups(network, forward, inputs, selection, heads, [*indices])
+    groups = [*found.groups, *found.staying]
+    sizes |= {group.name: group.units for group in groups if group.attention is not None}
+    units = asked_units(groups, check_indices(indices, sizes))
+    return found, {name: keep for name, keep in units.items() if not keep.all()}
 
 
 def _hidden(network: nn.Module, forward: Forward, anatomy: Anatomy, inputs: Any) -> list[Group]:

@@ -155,33 +155,6 @@ class Group:
         return units if len(units) == self.size else units[self.unit_of()]
 
 
-def misfit(network: nn.Module, group: Group) -> str:
-    """A module or parameter that has no such places, or that other channels lie in; or empty.
-
-    A search may lose count where numbers are shuffled between channels and space.
-
-    Args:
-        network: the network, whole.
-        group: a group of it.
-    """
-    of = network.get_submodule
-    channelwise = {**group.passed, **group.norms, **group.embeddings}
-    lying = [
-        *((name, places, num_neurons(of(name))) for name, places in group.makers.items()),
-        *((name, places, num_inputs(of(name))) for name, places in group.readers.items()),
-        *((name, places, channels_of(of(name))) for name, places in channelwise.items()),
-        *(
-            (name, places, network.get_parameter(name).shape[dim])
-            for name, (dim, places) in group.parameters.items()
-        ),
-    ]
-    for name, places, size in lying:
-        within = (places.index >= 0) & (places.index < size)
-        if not (within & (places.channel >= 0) & (places.channel < group.size)).all():
-            return name
-    return ""
-
-
 def structure(network: nn.Module, group: Group) -> tuple[object, ...]:
     """What a group is made of, whatever its size: equal for groups of equal structure."""
     tables = (group.makers, group.readers, group.passed, group.norms, group.embeddings)

@@ -96,6 +96,12 @@ def put_statistics(network: nn.Module, statistics: Statistics) -> None:
         network.get_submodule(name)._buffers.update(buffers)
 
 
+def estimate_anew(network: nn.Module, forward: Forward, inputs: Sequence[Any]) -> Note:
+    """Give a network its own statistics, in place: see `estimated`; and a note on them."""
+    put_statistics(network, estimated(network, forward, inputs))
+    return note_of_statistics(network, inputs)
+
+
 def note_of_statistics(network: nn.Module, inputs: Sequence[Any]) -> Note:
     """What was estimated, and on how much."""
     sizes = [samples(batch) for batch in inputs]

@@ -12,19 +12,13 @@ from ewnprune.model.preserve import evaluating
 from ewnprune.model.tensors import device_of, to_device
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.budget import Budget
-from ewnprune.pruning.choice import Choice, choose, refuse_parametrized
+from ewnprune.pruning.choice import Choice, choose
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import Indices
 from ewnprune.pruning.inputs import features_left
 from ewnprune.pruning.ranking import Scope
-from ewnprune.pruning.recalibration import (
-    estimated,
-    note_of_statistics,
-    put_statistics,
-    training_inputs,
-    with_statistics,
-)
-from ewnprune.pruning.removed import Removal, removal_notes
+from ewnprune.pruning.recalibration import estimate_anew, training_inputs, with_statistics
+from ewnprune.pruning.removed import Removal, removal_notes, unexpected
 from ewnprune.pruning.repair import repaired
 from ewnprune.pruning.score_names import Score
 from ewnprune.pruning.scores import Measured
@@ -36,6 +30,7 @@ from ewnprune.pruning.smaller import (
     check_smaller,
     refuse_unfollowed,
 )
+from ewnprune.pruning.writable import refuse_parametrized
 
 
 def remove_neurons(
@@ -174,10 +169,9 @@ def remove_neurons(
         batch=batch,
         forward=forward,
     )
-    unexpected = [str(note) for note in removal.notes if note.kind in ("stays", "score")]
-    if unexpected:
-        more = f"; and {len(unexpected) - 3} more" if len(unexpected) > 3 else ""
-        warnings.warn("; ".join(unexpected[:3]) + more, stacklevel=2)
+    told = unexpected(removal)
+    if told:
+        warnings.warn(told, stacklevel=2)
     return removal.model
 
 
@@ -259,8 +253,7 @@ def remove_with_notes(
     goes = not all(keep.all() for keep in units.values())
     if training and goes and with_statistics(small):
         with evaluating(model):
-            put_statistics(small, estimated(small, forward, training))
-        notes = [*notes, note_of_statistics(small, training)]
+            notes = [*notes, estimate_anew(small, forward, training)]
     as_it_was(small, model)
     left = {g.name: (int(g.channels(units[g.name]).sum()), g.size) for g in found.asked(units)}
     read = features_left(found.groups[0], units[found.groups[0].name]) if inputs else None

@@ -46,3 +46,10 @@ def removal_notes(found: Found, left: Mapping[str, tuple[int, int]]) -> list[Not
         notes.append(Note("removed", f"{who(group)}: {what}"))
     kinds = ("stays", "left", "inputs", "score")
     return notes + [note for note in found.notes() if note.kind in kinds]
+
+
+def unexpected(removal: Removal) -> str:
+    """In one line, what a user who reads no notes should hear of; empty if it went as expected."""
+    told = [str(note) for note in removal.notes if note.kind in ("stays", "score")]
+    more = f"; and {len(told) - 3} more" if len(told) > 3 else ""
+    return "; ".join(told[:3]) + more

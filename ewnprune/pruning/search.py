@@ -13,7 +13,8 @@ from typing import Any
 import torch_pruning
 from torch import nn
 
-from ewnprune.model.layers import InOutLinear, num_inputs, num_neurons
+from ewnprune.model.in_out import InOutLinear
+from ewnprune.model.layers import num_inputs, num_neurons
 from ewnprune.model.normalization import channels_of, normalization_of
 
 LIMIT = 20_000

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from ewnprune.model.recurrent import is_recurrent, weight_names
 from ewnprune.pruning.groups import Group
@@ -38,3 +39,14 @@ def _why(name: str, module: nn.Module, owners: Mapping[int, Mapping[int, str]]) 
             if other != name:
                 return f"{name!r} shares its {key} with {other!r}"
     return ""
+
+
+def refuse_parametrized(model: nn.Module) -> None:
+    """Refuse a model with parametrized tensors, which cannot be cut or written.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            raise ValueError(f"{name!r} is parametrized: fold it first (ewnprune.fold)")

@@ -11,7 +11,7 @@ from ewnprune.model.layers import LayerPatterns, num_neurons
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.recurrent import is_recurrent, kept_entries
 from ewnprune.model.tracing import Forward, call
-from ewnprune.pruning.choice import Choice, choose, refuse_parametrized
+from ewnprune.pruning.choice import Choice, choose
 from ewnprune.pruning.groups import Group, cut_of
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.indices import Indices
@@ -21,7 +21,7 @@ from ewnprune.pruning.score_names import Score
 from ewnprune.pruning.scores import Measured
 from ewnprune.pruning.seen import Couple
 from ewnprune.pruning.sensitivity import Sensitivity
-from ewnprune.pruning.writable import unwritable
+from ewnprune.pruning.writable import refuse_parametrized, unwritable
 
 
 def mask_neurons(
