@@ -51,8 +51,7 @@ class PruningHooks:
             of all layers; for others see `sparsity_curve`.
         every_n_epochs: take the curve every so many epochs too.
         metric: any torchmetrics metric or collection, beside accuracy and loss.
-        loss_fn: from outputs and targets to the mean loss of the batch, or one loss per sample;
-            cross-entropy for classification.
+        loss_fn: from outputs and targets to the loss, see `sparsity_curve`.
         batch: function from a batch to (inputs, targets); by default the batch is that pair.
         forward: from model and inputs to outputs; ``model(inputs)`` by default.
         loss_levels: levels of the training set's ``log L``, such as (-10, -100, -300). The model
