@@ -198,6 +198,6 @@ def test_networks_that_nobody_can_follow_are_refused(run):
     def branches(model, x):
         return model(x) if x.sum().item() > 0 else model(-x)
 
-    arguments = (Budget(macs=0.5), ["norm"], torch.zeros(1, 6), {"forward": branches})
+    arguments = (Budget(macs=0.5), ["norm"], torch.zeros(1, 6), {"forward": by_width})
     with pytest.raises(ValueError, match="cannot be removed safely"):
         levels_within(read_trained(str(run)), *arguments, lambda network: 1.0)
