@@ -10,6 +10,7 @@ as it goes; what is there is not run again. No setting was tuned.
 
 import argparse
 import csv
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -58,14 +59,16 @@ def run(way: str, seed: int, batches: float) -> dict[str, Any]:
     more = [] if nested is None else [NestedTraining(0.5, score=SCORE, **nested)]
     finetuned = options.get("finetune")
     model, data = Classifier(network), MNISTDataModule(seed=seed)
-    trainer = pl.Trainer(
-        max_epochs=EPOCHS - (finetuned.epochs if finetuned else 0), accelerator="cpu",
-        limit_train_batches=batches, callbacks=[*more, pruning], logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    begun = time.process_time()
-    trainer.fit(model, datamodule=data)
-    seconds = time.process_time() - begun
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            max_epochs=EPOCHS - (finetuned.epochs if finetuned else 0), accelerator="cpu",
+            limit_train_batches=batches, callbacks=[*more, pruning], logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            default_root_dir=folder,
+        )  # fmt: skip
+        begun = time.process_time()
+        trainer.fit(model, datamodule=data)
+        seconds = time.process_time() - begun
     data.setup("test")
     curve = sparsity_curve(model, data.test_dataloader(), LEVELS, (SCORE,))
     row = {"way": way, "seed": seed, "epochs": EPOCHS, "cpu_seconds": round(seconds, 1)}
