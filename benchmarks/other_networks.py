@@ -111,6 +111,11 @@ def make(name: str) -> tuple[nn.Module, Any, Forward]:
         network = timm.create_model(kind, num_classes=10)
     else:
         return _of_transformers(kind)
+    for key, parameter in network.named_parameters():
+        if key.endswith("layer_scale"):
+            nn.init.ones_(parameter)
+        elif not parameter.any():  # heads start as zeros, and would hide all differences
+            nn.init.normal_(parameter, std=0.1)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None  # the statistics of one batch

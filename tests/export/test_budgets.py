@@ -136,11 +136,7 @@ def test_a_scope_by_sensitivity_goes_by_validation_data(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        *("state_dict", "safetensors"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("torch_export", "onnx")),
-    ],
+    "name", ["state_dict", pytest.param("torch_export", marks=pytest.mark.slow)]
 )
 def test_bytes_are_those_of_the_file(run, tmp_path, capsys, name):
     sizes = {}
@@ -195,8 +191,8 @@ def test_a_network_that_costs_more_than_found_is_not_written():
 
 
 def test_networks_that_nobody_can_follow_are_refused(run):
-    def branches(model, x):
-        return model(x) if x.sum().item() > 0 else model(-x)
+    def by_width(model, x):
+        return model(x) * sum(m.out_features for m in model.modules() if isinstance(m, nn.Linear))
 
     arguments = (Budget(macs=0.5), ["norm"], torch.zeros(1, 6), {"forward": by_width})
     with pytest.raises(ValueError, match="cannot be removed safely"):

@@ -112,10 +112,7 @@ def test_the_curve_of_a_fit_and_of_a_sweep_is_of_inputs(run, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        n if n in ("state_dict", "torch_export") else pytest.param(n, marks=pytest.mark.slow)
-        for n in FILES
-    ],
+    ["state_dict", pytest.param("onnx", marks=pytest.mark.slow)],  # which goes by torch.export
 )
 def test_a_fresh_process_gives_the_file_whole_inputs(run, name, tmp_path, capsys):
     folder = tmp_path / "small"

@@ -14,8 +14,13 @@ FLAT = "ignore:The tensor attributes .* were assigned during export"
 
 
 @pytest.mark.filterwarnings(FLAT)
-@pytest.mark.parametrize("name", ["state_dict", "safetensors", "torch_export", "onnx"])
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, nn.LSTM) for name in ("state_dict", "safetensors", "onnx")),
+        *((name, nn.GRU) for name in ("state_dict", "torch_export")),
+    ],
+)
 def test_files_give_what_the_network_gives_whatever_the_number_of_samples(name, kind, tmp_path):
     torch.manual_seed(0)
     layer = kind(5, 8, num_layers=2, bidirectional=True, batch_first=True)

@@ -22,8 +22,8 @@ def mlp():
 
 def cnn():
     return nn.Sequential(
-        nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3, groups=2),
-        nn.ReLU(), nn.Flatten(), nn.Linear(12 * 4, 3),
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 8, 3, groups=2),
+        nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4, 3),
     )  # fmt: skip
 
 
