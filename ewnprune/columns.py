@@ -1,5 +1,6 @@
 """Tables as text: columns side by side, none wider than a terminal."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -67,7 +68,7 @@ def fill(text: str, indent: str = "", later: str = "", width: int = WIDTH) -> li
     >>> fill("removed by norm: 95 %", width=19)
     ['removed by norm:', '95 %']
     """
-    glued = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    glued = re.sub(r" %(?!\S)", "\N{NO-BREAK SPACE}%", text)
     lines = textwrap.wrap(
         glued, width, initial_indent=indent, subsequent_indent=later, break_long_words=False
     )

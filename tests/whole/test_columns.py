@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ewnprune.columns import WIDTH, align, blocks, fill
@@ -23,6 +23,12 @@ def test_columns_end_together():
 
 
 @given(tables)
+@example(
+    (
+        ["a a aaaaaaaa aaaaaaaaa aaaaaaaaa"],
+        [("aaaaaa %aaa %aaaaa %aaaaaaa %aaaaaaa %aaaaaaaa", ["0.0 [0.0, 0.0]"])],
+    )
+)
 def test_a_wide_table_is_cut_between_columns(table):
     names, columns = table
     found = blocks([["", *names]], [[head, *cells] for head, cells in columns], left=1)
