@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from ewnprune.curve import built
 from ewnprune.experiments.mnist_digits import Digits
@@ -19,6 +20,10 @@ from ewnprune.model.latency import Latency, measure_latency
 from ewnprune.pruning import budget
 from lightning_modules.fetch import fetch
 from lightning_modules.files import cache_dir
+
+# a machine that is busy with other work is slow, and no example is wrong for that
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
