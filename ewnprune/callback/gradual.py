@@ -7,7 +7,7 @@ first, when much can go, and slower towards the end.
 from dataclasses import dataclass
 
 from ewnprune.callback.measuring import Measuring
-from ewnprune.pruning.scores import FROM_DATA
+from ewnprune.pruning.score_names import asked_of_data
 
 _TIMES = 50  # how often it prunes where nothing is said
 
@@ -90,10 +90,9 @@ def refuse_beside(options: Gradual, measuring: Measuring, finetune: object) -> N
         )
     if measuring.inputs:
         raise ValueError(f"{options} with inputs=True: it prunes neurons; prune inputs afterwards")
-    score = measuring.scores[0]
-    if measuring.scope == "sensitivity" or score in FROM_DATA:
-        what = "scope='sensitivity'" if measuring.scope == "sensitivity" else f"score {score!r}"
+    wanted = asked_of_data(measuring.scores[:1], measuring.scope)
+    if wanted:
         raise ValueError(
-            f"{options} with {what}, which goes by evaluations of the network: expected one that "
-            "goes by its weights, such as norm_product"
+            f"{options} with {wanted[-1]}, which goes by evaluations of the network: expected one "
+            "that goes by its weights, such as norm_product"
         )

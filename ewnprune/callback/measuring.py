@@ -23,7 +23,7 @@ from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Scope, check_scope
 from ewnprune.pruning.recalibration import training_inputs, with_statistics
-from ewnprune.pruning.score_names import Score, find_scores
+from ewnprune.pruning.score_names import Score, asked_of_data, find_scores
 from ewnprune.pruning.scores import FROM_DATA
 
 _MISFITS = (TypeError, LookupError, AttributeError, NotImplementedError)
@@ -170,9 +170,8 @@ class Measuring:
             ValueError: these are test data, by which nothing may be chosen.
         """
         functions = find_scores(scores)
-        wanted = [f"score {name!r}" for name in functions if name in FROM_DATA]
         by_curves = self.scope == "sensitivity" and not self.per_layer
-        wanted += ["scope='sensitivity'"] if by_curves else []
+        wanted = asked_of_data(functions, "layer" if self.per_layer else self.scope)
         if wanted and trainer.testing:
             raise ValueError(
                 f"{wanted[0]} goes by data, which test data must not be: take the curve on "

@@ -12,6 +12,7 @@ from ewnprune.curve.points import CurvePoint
 from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.export.trained import Batches, Trained
 from ewnprune.model.preserve import evaluating
+from ewnprune.pruning.score_names import asked_of_data
 from ewnprune.pruning.scores import FROM_DATA
 
 
@@ -94,8 +95,7 @@ def from_data(
         ValueError: there are none.
     """
     how = trained.pruning.measuring
-    wanted = [f"score {name!r}" for name in scores if name in FROM_DATA]
-    wanted += ["scope='sensitivity'"] if how.scope == "sensitivity" else []
+    wanted = asked_of_data(scores, how.scope)
     if not wanted:
         return {}
     if val is None:

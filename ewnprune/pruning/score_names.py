@@ -2,12 +2,12 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 
 from ewnprune.pruning import scores as known
-from ewnprune.pruning.scores import Neurons
+from ewnprune.pruning.scores import FROM_DATA, Neurons
 
 Score = Callable[[Neurons], Tensor]
 
@@ -60,3 +60,13 @@ def _choices() -> list[str]:
         for name, value in vars(known).items()
         if inspect.isfunction(value) and value.__module__ == known.__name__ and name[0] != "_"
     ]
+
+
+def asked_of_data(scores: Iterable[str], scope: str) -> list[str]:
+    """What of scores and a scope goes by evaluations of the network, in words.
+
+    >>> asked_of_data(["norm", "taylor"], "layer"), asked_of_data(["norm"], "sensitivity")
+    (["score 'taylor'"], ["scope='sensitivity'"])
+    """
+    wanted = [f"score {name!r}" for name in scores if name in FROM_DATA]
+    return [*wanted, *(["scope='sensitivity'"] if scope == "sensitivity" else [])]
