@@ -3,8 +3,8 @@
     python -m benchmarks.side_by_side
 
 trains each method with each seed as ``ewnprune fit`` does, sweeps the checkpoints on test data and
-writes ``docs/figures/side_by_side.csv``, ``.png`` and ``.svg``, and prints the table. With fewer
-threads or another version of torch the last bits of a step differ, and after 5 epochs the curve of
+writes ``docs/figures/side_by_side.csv``, ``.png`` and ``.svg``, and prints the table. With more
+threads, or sums in another order, the last bits of a step differ, and after 5 epochs the curve of
 one seed differs about as much as those of two seeds: so ten seeds, and their spread.
 """
 
