@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ewnprune.recipes.group_lasso import GroupLasso as GroupLasso
     from ewnprune.recipes.initial_norms import InitialNorms as InitialNorms
     from ewnprune.recipes.log_norm_penalty import LogNormPenalty as LogNormPenalty
+    from ewnprune.recipes.log_sum_penalty import LogSumPenalty as LogSumPenalty
     from ewnprune.recipes.loss_driven import LossDrivenTraining as LossDrivenTraining
     from ewnprune.recipes.nested import NestedTraining as NestedTraining
     from ewnprune.recipes.prunable import prunable_recipe as prunable_recipe
@@ -85,6 +86,7 @@ _NAMES = {
     "recipes.group_lasso": "GroupLasso",
     "recipes.initial_norms": "InitialNorms",
     "recipes.log_norm_penalty": "LogNormPenalty",
+    "recipes.log_sum_penalty": "LogSumPenalty",
     "recipes.loss_driven": "LossDrivenTraining",
     "recipes.nested": "NestedTraining",
     "recipes.prunable": "prunable_recipe",
