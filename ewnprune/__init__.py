@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ewnprune.pruning.separation import separate_attention as separate_attention
     from ewnprune.pruning.zeroing import mask_neurons as mask_neurons
     from ewnprune.recipes.alpha_rate import AlphaLearningRate as AlphaLearningRate
+    from ewnprune.recipes.factor_decay import FactorDecay as FactorDecay
     from ewnprune.recipes.group_lasso import GroupLasso as GroupLasso
     from ewnprune.recipes.initial_norms import InitialNorms as InitialNorms
     from ewnprune.recipes.log_norm_penalty import LogNormPenalty as LogNormPenalty
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from ewnprune.training.attach import attached_parametrizations as attached_parametrizations
     from ewnprune.training.attach import fold as fold
     from ewnprune.training.attach import reparametrize as reparametrize
+    from ewnprune.training.d_gating import DGating as DGating
     from ewnprune.training.loss_rate import LossController as LossController
     from ewnprune.training.loss_rate import LossDrivenRate as LossDrivenRate
     from ewnprune.training.losses import LogCrossEntropyLoss as LogCrossEntropyLoss
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from ewnprune.training.parametrizations import EWN as EWN
     from ewnprune.training.parametrizations import SWN as SWN
     from ewnprune.training.parametrizations import NeuronParametrization as NeuronParametrization
+    from ewnprune.training.powerpropagation import Powerpropagation as Powerpropagation
     from ewnprune.training.state_dict import fold_state_dict as fold_state_dict
 
 __version__ = "0.1.0"
@@ -83,6 +86,7 @@ _NAMES = {
     "pruning.separation": "SeparateAttention separate_attention",
     "pruning.zeroing": "mask_neurons",
     "recipes.alpha_rate": "AlphaLearningRate",
+    "recipes.factor_decay": "FactorDecay",
     "recipes.group_lasso": "GroupLasso",
     "recipes.initial_norms": "InitialNorms",
     "recipes.log_norm_penalty": "LogNormPenalty",
@@ -91,10 +95,12 @@ _NAMES = {
     "recipes.nested": "NestedTraining",
     "recipes.prunable": "prunable_recipe",
     "training.attach": "attached_parametrizations fold reparametrize",
+    "training.d_gating": "DGating",
     "training.loss_rate": "LossController LossDrivenRate",
     "training.losses": "LogCrossEntropyLoss LogExponentialLoss",
     "training.optimizers": "EWNSGD SWNSGD neuron_param_groups",
     "training.parametrizations": "EWN NeuronParametrization SWN",
+    "training.powerpropagation": "Powerpropagation",
     "training.state_dict": "fold_state_dict",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
