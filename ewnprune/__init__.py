@@ -36,12 +36,15 @@ if TYPE_CHECKING:
     from ewnprune.pruning.zeroing import mask_neurons as mask_neurons
     from ewnprune.recipes.alpha_rate import AlphaLearningRate as AlphaLearningRate
     from ewnprune.recipes.factor_decay import FactorDecay as FactorDecay
+    from ewnprune.recipes.group_hs import GroupHS as GroupHS
     from ewnprune.recipes.group_lasso import GroupLasso as GroupLasso
+    from ewnprune.recipes.ham import HAM as HAM
     from ewnprune.recipes.initial_norms import InitialNorms as InitialNorms
     from ewnprune.recipes.log_norm_penalty import LogNormPenalty as LogNormPenalty
     from ewnprune.recipes.log_sum_penalty import LogSumPenalty as LogSumPenalty
     from ewnprune.recipes.loss_driven import LossDrivenTraining as LossDrivenTraining
     from ewnprune.recipes.nested import NestedTraining as NestedTraining
+    from ewnprune.recipes.network_slimming import NetworkSlimming as NetworkSlimming
     from ewnprune.recipes.prunable import prunable_recipe as prunable_recipe
     from ewnprune.training.attach import attached_parametrizations as attached_parametrizations
     from ewnprune.training.attach import fold as fold
@@ -87,12 +90,15 @@ _NAMES = {
     "pruning.zeroing": "mask_neurons",
     "recipes.alpha_rate": "AlphaLearningRate",
     "recipes.factor_decay": "FactorDecay",
+    "recipes.group_hs": "GroupHS",
     "recipes.group_lasso": "GroupLasso",
+    "recipes.ham": "HAM",
     "recipes.initial_norms": "InitialNorms",
     "recipes.log_norm_penalty": "LogNormPenalty",
     "recipes.log_sum_penalty": "LogSumPenalty",
     "recipes.loss_driven": "LossDrivenTraining",
     "recipes.nested": "NestedTraining",
+    "recipes.network_slimming": "NetworkSlimming",
     "recipes.prunable": "prunable_recipe",
     "training.attach": "attached_parametrizations fold reparametrize",
     "training.d_gating": "DGating",
