@@ -20,10 +20,10 @@ class DGating(NeuronParametrization):
     https://arxiv.org/abs/2509.23898.
 
     The factors start balanced, ``|gamma_d| = ||omega|| = ||w||^(1/D)``, so that ``w`` starts as it
-    was. ``s`` holds the gates, of shape ``(D - 1, ...)``, and ``v`` is ``omega``. With
-    ``D = 2`` the learning rate of a neuron's weights is about its norm, with more
-    ``||w||^(2 - 2/D)`` times one number: small neurons learn slowly, and the authors take rates
-    3 to 4 times those of plain training.
+    was. ``original0`` holds the gates, of shape ``(D - 1, ...)``, and ``original1`` is ``omega``.
+    The learning rate of a neuron's weights is ``||w||^(2 - 2/D)``, and ``D`` times that along them
+    (docs/theory.md): small neurons learn slowly, and the authors take rates 3 to 4 times those of
+    plain training.
 
     Args:
         depth: ``D``, the number of factors, >= 2.

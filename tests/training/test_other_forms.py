@@ -162,6 +162,30 @@ def test_gradients_of_powerpropagation_are_scaled(exponent):
         np.testing.assert_allclose(found, matrix @ slope, atol=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("form", "power", "along"),
+    [
+        (DGating(2, dim=0), 1.0, 2.0),
+        (DGating(4, dim=0), 1.5, 4.0),
+        (DGating(400, dim=0), 1.995, 400.0),  # near EWN with a faster alpha
+        (Powerpropagation(3, per_neuron=True, dim=0), 4 / 3, 9.0),
+        (EWN(dim=0), 2.0, 1.0),
+    ],
+    ids=str,
+)
+def test_flow_of_the_weights_is_that_of_the_theory(form, power, along):
+    """dw/dt = -r^power (along * what (what . g) + P g), from balanced factors."""
+    generator = torch.Generator().manual_seed(4)
+    w, g = torch.randn(2, 3, 5, generator=generator, dtype=torch.double)
+    originals = tuple(x.clone().requires_grad_() for x in form.right_inverse(w))
+    (form(*originals) * g).sum().backward()
+    velocity = torch.autograd.functional.jvp(form, originals, tuple(-x.grad for x in originals))[1]
+    for row, slope, found in zip(w.numpy(), g.numpy(), velocity.numpy(), strict=True):
+        r = np.sqrt(row @ row)
+        radial = row / r * (row @ slope) / r
+        np.testing.assert_allclose(found, -(r**power) * (along * radial + slope - radial))
+
+
 def test_sixteen_bits_and_function_transforms():
     for form in FORMS:
         form = copy.deepcopy(form)
