@@ -76,20 +76,20 @@ METHODS: Mapping[str, Method] = {
     "ewn": Method(_parametrization("EWN")),
     "group_lasso": _penalized("GroupLasso", (1e-3, 2e-3, 3e-3, 6e-3), _parametrization(None)),
     "log_sum": _penalized("LogSumPenalty", (3e-4, 1e-3, 2e-3, 4e-3), _parametrization(None)),
-    "ewn_log_norm": _penalized("LogNormPenalty", (3e-4, 1e-3, 2e-3, 4e-3), _parametrization("EWN")),
+    "ewn_log_norm": _penalized("LogNormPenalty", (5e-4, 1e-3, 3e-3, 1e-2), _parametrization("EWN")),
     **{
         f"d_gating_{depth}": _penalized(
             "FactorDecay", (1e-3, 2e-3, 3e-3, 6e-3), _parametrization("DGating", depth=depth)
         )
         for depth in (2, 3, 4)
     },
-    "ham": _ham(False, ((200, 1e-3), (200, 1e-2), (20, 1e-2), (20, 3e-2))),
-    "ham_neurons": _ham(True, ((10, 1e-3), (10, 1e-2), (1, 1e-2), (1, 3e-2))),
+    "ham": _ham(False, ((200, 1e-3), (200, 3e-2), (20, 3e-2), (20, 1e-1))),
+    "ham_neurons": _ham(True, ((10, 1e-3), (10, 3e-2), (1, 3e-2), (1, 1e-1))),
     "powerprop": _powerpropagation(per_neuron=False),
     "powerprop_neurons": _powerpropagation(per_neuron=True),
-    "group_hs": _penalized("GroupHS", (1e-3, 3e-3, 1e-2, 3e-2), _parametrization(None)),
+    "group_hs": _penalized("GroupHS", (3e-3, 1e-2, 3e-2, 1e-1), _parametrization(None)),
     "network_slimming": _penalized(
-        "NetworkSlimming", (1e-3, 3e-3, 1e-2, 3e-2), _parametrization(None)
+        "NetworkSlimming", (3e-4, 1e-3, 3e-3, 1e-2), _parametrization(None)
     ),
     "random": _untrained("random"),
     "random_ratios": _untrained("ewnprune.scores.norm_shuffled"),
