@@ -38,11 +38,12 @@ from lightning_modules import MLP
 
 FILE = Path(__file__).with_suffix(".csv")
 LIBRARY, REGS = "torch_pruning", (1e-4, 3e-4, 1e-3, 3e-3)
-WANTED = [
+TRAINED = [
     *("none", "ewn"),
     *(name for name, m in METHODS.items() if m.candidates and name != "network_slimming"),
     LIBRARY,
 ]
+OF_WEIGHTS = {m.trains: name for name, m in METHODS.items() if "magnitude" in m.scores}
 
 Row = dict[str, Any]
 
@@ -83,14 +84,16 @@ def run(method: str, candidate: str, seed: int, epochs: int) -> Iterator[Row]:
             val, test = pruned_accuracies(model.network, level, *splits)
             yield head | _measured("its own", level, val, test, seconds)
     else:
+        scores = (*NEURON_SCORES, *(("magnitude",) if method in OF_WEIGHTS else ()))
         curves = [
-            sparsity_curve(model, loader, LEVELS, NEURON_SCORES)
+            sparsity_curve(model, loader, LEVELS, scores)
             for loader in (data.val_dataloader(), data.test_dataloader())
         ]
-        for score in NEURON_SCORES:
+        for score in scores:
+            name = OF_WEIGHTS[method] if score == "magnitude" else method
             for level in LEVELS:
                 rates = [c.where(score=score, sparsity=level).points[0].accuracy for c in curves]
-                yield head | _measured(score, level, *rates, seconds)
+                yield head | {"method": name} | _measured(score, level, *rates, seconds)
 
 
 def _measured(score: str, level: float, val: float, test: float, seconds: float) -> Row:
@@ -102,7 +105,7 @@ def table(rows: list[Row]) -> Iterator[str]:
     """Each method by what validation data chose: mean, and standard deviation over seeds."""
     yield "| method | chosen | score | seeds |" + "".join(f" {lv:.0%} |" for lv in LEVELS)
     yield "| --- | --- | --- | --- |" + " --- |" * len(LEVELS)
-    for method in WANTED:
+    for method in (*TRAINED, *OF_WEIGHTS.values()):
         found: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in rows:
             if row["method"] == method:
@@ -124,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", choices=WANTED, default=WANTED)
+    parser.add_argument("--methods", nargs="+", choices=TRAINED, default=TRAINED)
     parser.add_argument("--table", action="store_true", help="show what was measured before")
     args = parser.parse_args()
     torch.set_num_threads(1)
