@@ -37,10 +37,10 @@ from ewnprune.model.layers import select_layers
 from ewnprune.model.size import Count
 from ewnprune.study.dense import DenseOfPrunedSize
 from ewnprune.study.details import record_details
+from ewnprune.study.recorded import SETTINGS
 from ewnprune.training.norms import neuron_norms
 
 FINISHED = "curve.json"
-SETTINGS = "run.json"
 CONFIG = "config.yaml"
 _LAST = "checkpoints/last.ckpt"
 _FINAL = "checkpoints/final.ckpt"
