@@ -3,10 +3,13 @@ import signal
 import subprocess
 import sys
 from collections import OrderedDict
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torchvision import datasets
 from toys.processes import environment, run_python
@@ -54,8 +57,15 @@ def test_python_dash_m():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_shipped_config_runs_by_name(config, capsys):
+def test_every_shipped_config_runs_by_name(config, capsys, tmp_path):
     words = ["fit", "--config", config.name, *SMALL, "--trainer.fast_dev_run=2"]
+    if "cifar" in config.stem:  # images of that size: CIFAR-10 itself is 170 MB to get
+        noise = np.random.default_rng(0).integers(256, size=(10, 32, 32, 3), dtype=np.uint8)
+        for part, label, copy in product(("train", "test"), range(10), range(2)):
+            place = tmp_path / "images" / part / str(label)
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(noise[label]).save(place / f"{copy}.png")
+        words += ["--data=ImageFolderDataModule", "--data.data_dir=images", "--data.val_size=10"]
     if "fashion" in config.stem:
         words.append("--data.fashion=false")  # the data differ by this flag alone
     assert main(words) == 0, capsys.readouterr().err
