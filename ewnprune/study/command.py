@@ -16,6 +16,7 @@ from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.errors import UsageError
 from ewnprune.files import write_text
+from ewnprune.study.analysis import analyse
 from ewnprune.study.engines import Events, check_workers, run_locally
 from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.methods import Method, find_methods, parse_methods, parse_seeds
@@ -23,8 +24,9 @@ from ewnprune.study.options import check_options
 from ewnprune.study.plan import Run, expand, merge
 from ewnprune.study.progress import watch
 from ewnprune.study.ray_engine import import_ray, run_on_ray
-from ewnprune.study.run import CONFIG, FINISHED, SETTINGS
-from ewnprune.study.tables import analyse, write_tables
+from ewnprune.study.recorded import SETTINGS
+from ewnprune.study.run import CONFIG, FINISHED
+from ewnprune.study.tables import write_tables
 from ewnprune.study.text import format_study
 
 _STUDY = "study.yaml"
