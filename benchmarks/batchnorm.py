@@ -20,11 +20,17 @@ from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
-from torch import nn
 
 from benchmarks.machine import describe
-from ewnprune import EWN, SWN, AlphaLearningRate, LogNormPenalty, NestedTraining, sparsity_curve
+from ewnprune import (
+    EWN,
+    SWN,
+    AlphaLearningRate,
+    LogNormPenalty,
+    NestedTraining,
+    NetworkSlimming,
+    sparsity_curve,
+)
 from ewnprune.callback import WeightNormPruning
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
@@ -35,23 +41,6 @@ FILE = Path(__file__).with_suffix(".csv")
 LEVELS = (0.0, 0.5, 0.7, 0.8, 0.9)
 SCORES = ("raw_norm", "norm", "norm_product")
 BATCHES = 20
-
-
-class L1OfScales(pl.Callback):
-    """Network Slimming: a penalty on the absolute scales of BatchNorms, by its subgradient.
-
-    Liu et al. (2017), https://arxiv.org/abs/1708.06519.
-    """
-
-    def __init__(self, strength: float) -> None:
-        self.strength = strength
-
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        for module in pl_module.modules():
-            if isinstance(module, nn.BatchNorm2d) and module.weight.grad is not None:
-                module.weight.grad.add_(module.weight.detach().sign(), alpha=self.strength)
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,7 @@ METHODS = {
     "plain": Method(),
     "SWN": Method(SWN()),
     "EWN on the filter": Method(EWN()),
-    "L1 on gamma": Method(callbacks=lambda: [L1OfScales(3e-3)]),
+    "L1 on gamma": Method(callbacks=lambda: [NetworkSlimming(3e-3)]),
     "EWN of BatchNorm, penalty": Method(
         EWN(batchnorm=True), lambda: [AlphaLearningRate(10), LogNormPenalty(1e-3, until=0.8)]
     ),

@@ -16,6 +16,7 @@ from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.errors import UsageError
 from ewnprune.files import write_text
+from ewnprune.study.analysis import analyse
 from ewnprune.study.engines import Events, check_workers, run_locally
 from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.methods import Method, find_methods, parse_methods, parse_seeds
@@ -23,8 +24,9 @@ from ewnprune.study.options import check_options
 from ewnprune.study.plan import Run, expand, merge
 from ewnprune.study.progress import watch
 from ewnprune.study.ray_engine import import_ray, run_on_ray
-from ewnprune.study.run import CONFIG, FINISHED, SETTINGS
-from ewnprune.study.tables import analyse, write_tables
+from ewnprune.study.recorded import SETTINGS
+from ewnprune.study.run import CONFIG, FINISHED
+from ewnprune.study.tables import write_tables
 from ewnprune.study.text import format_study
 
 _STUDY = "study.yaml"
@@ -56,7 +58,9 @@ def compare(
 
     Args:
         methods: names with commas between: none, swn, ewn, group_lasso, random, random_ratios,
-            magnitude, dense, or your own.
+            magnitude, dense; log_sum, ewn_log_norm, d_gating_2, d_gating_3, d_gating_4, ham,
+            ham_neurons, ham_weights, powerprop, powerprop_neurons, powerprop_weights, group_hs,
+            network_slimming (docs/compare.md says what each is); or your own.
         seeds: such as 0-4 or 0,2,7.
         folder: where the study lies.
         fit: options of `ewnprune fit` for all runs, as in its YAML files.

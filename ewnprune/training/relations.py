@@ -67,11 +67,19 @@ def gradient_rows(layer: nn.Module) -> Tensor | None:
 
     Returns:
         One row per neuron, ``(neurons, inputs)``, or None where there is no gradient.
+
+    Raises:
+        ValueError: the layer is under a parametrization of another form.
     """
     weight = layer_weight(layer)
     if not nn.utils.parametrize.is_parametrized(layer, "weight"):
         return None if weight.grad is None else neuron_rows(layer, weight.grad)
     attached = attached_parametrizations(layer)[""]
+    if not attached.has_scale:
+        raise ValueError(
+            f"the asymptotic relations are of EWN, SWN and plain training, and a layer is under "
+            f"{type(attached).__name__}: leave AsymptoticRelations out"
+        )
     originals: Any = cast(nn.ModuleDict, layer.parametrizations)["weight"]
     s, v = originals.original0, originals.original1
     if s.grad is None or v.grad is None:

@@ -4,17 +4,21 @@ Three forms of the weight of a layer ``X`` are understood wherever one is read:
 
 * plain: ``X.weight``;
 * native: ``X.parametrizations.weight.original0`` (s) and ``original1`` (v), with the mark
-  ``X.parametrizations.weight.0._extra_state`` when it is EWN; without the mark it is SWN, which is
-  also what torch's ``parametrizations.weight_norm`` writes;
+  ``X.parametrizations.weight.0._extra_state``, whose first number is 1 for EWN, 2 for D-Gating and
+  3 for powerpropagation, which has ``original0`` alone; without the mark it is SWN, which is also
+  what torch's ``parametrizations.weight_norm`` writes;
 * torch's older ``nn.utils.weight_norm``: ``X.weight_g`` and ``X.weight_v``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from ewnprune.training.d_gating import DGating
 from ewnprune.training.parametrizations import EWN, SWN, NeuronParametrization
+from ewnprune.training.powerpropagation import Powerpropagation
 
 
 def fold_state_dict(
@@ -27,7 +31,7 @@ def fold_state_dict(
         state_dict: any of the forms above; entries of other kinds are passed on as they are.
         parametrizations: layer name to the parametrization on it, as from
             `attached_parametrizations`; only these layers are folded. By default all that the keys
-            show: EWN and SWN (with torch's weight norm) are told apart by the mark, but of other
+            show: our own and torch's weight norm are told apart by the mark, but of other
             parametrizations with two originals the keys cannot tell the formula.
 
     Raises:
@@ -68,23 +72,28 @@ def to_native(
     state_dict: dict[str, Any], prefix: str, parametrization: NeuronParametrization
 ) -> None:
     """Rewrite one layer's weight in ``state_dict``, in place, to the form its layer loads."""
-    native = [prefix + suffix for suffix in _SUFFIXES]
-    mark = prefix + _MARK
+    native = [prefix + suffix for suffix in _SUFFIXES[: parametrization.num_originals]]
     own_mark = type(parametrization).get_extra_state is not nn.Module.get_extra_state
-    if all(key in state_dict for key in native) and (mark in state_dict) == own_mark:
+    mark = parametrization.get_extra_state() if own_mark else None
+    if all(key in state_dict for key in native) and same_mark(state_dict.get(prefix + _MARK), mark):
         return  # native already
     if prefix + "weight" in state_dict:
         weight = state_dict.pop(prefix + "weight")
-    elif native[0] in state_dict or prefix + _LEGACY[0] in state_dict:
+    elif prefix + _SUFFIXES[0] in state_dict or prefix + _LEGACY[0] in state_dict:
         weight = _weight(state_dict, prefix, None)
         for end in _KEY_ENDS:
             state_dict.pop(prefix + end, None)
     else:
         return  # nothing here for this layer: load_state_dict names the missing keys
-    s, v = parametrization.right_inverse(weight)
-    state_dict[native[0]], state_dict[native[1]] = s, v
+    state_dict |= zip(native, parametrization.right_inverse(weight), strict=True)
     if own_mark:
-        state_dict[mark] = parametrization.get_extra_state()
+        state_dict[prefix + _MARK] = mark
+
+
+def same_mark(one: Any, other: Any) -> bool:
+    """Whether two marks, or none, tell of the same formula."""
+    first, second = ([] if mark is None else mark.flatten().tolist() for mark in (one, other))
+    return bool(first == second)
 
 
 _SUFFIXES = ("parametrizations.weight.original0", "parametrizations.weight.original1")
@@ -97,27 +106,49 @@ def _weight(
     state_dict: Mapping[str, Any], prefix: str, known: NeuronParametrization | None
 ) -> Tensor:
     """The plain weight of the layer from its native or older weight-norm keys."""
-    keys = _SUFFIXES if prefix + _SUFFIXES[0] in state_dict else _LEGACY
+    mark = state_dict.get(prefix + _MARK)
+    make = _kind(mark)
+    count = make().num_originals if known is None else known.num_originals
+    keys = _SUFFIXES[:count] if prefix + _SUFFIXES[0] in state_dict else _LEGACY
     missing = [prefix + key for key in keys if prefix + key not in state_dict]
     if missing:
         raise ValueError(
             f"state dict has a part of layer {prefix.removesuffix('.')!r} only: expected "
             f"{missing[0]!r} beside it; load a complete checkpoint"
         )
-    s, v = (state_dict[prefix + key] for key in keys)
+    originals = [state_dict[prefix + key] for key in keys]
     if known is None:
-        kind = EWN if prefix + _MARK in state_dict else SWN
-        known = _infer(kind, s, v)
-    weight: Tensor = known(s, v)
+        known = make()
+        if known.dim is None:
+            _bind(known, *originals)
+    weight: Tensor = known(*originals)
     return weight.detach()
 
 
-def _infer(kind: type[NeuronParametrization], s: Tensor, v: Tensor) -> NeuronParametrization:
-    """The parametrization with the dimension that the shape of ``s`` shows."""
-    grouped = s.dim() == v.dim() + 1
-    shape = s.shape[1:] if grouped else s.shape
-    counted = [d for d in range(v.dim()) if shape[d] > 1]
-    kept = counted or [d for d in range(v.dim()) if shape[d] == v.shape[d]]
-    parametrization = kind(dim=1 if grouped and not counted else kept[0])
-    parametrization.groups = s.shape[0] if grouped else 1
-    return parametrization
+def _kind(mark: Tensor | None) -> Callable[[], NeuronParametrization]:
+    """What the mark tells of."""
+    if mark is None:
+        return SWN
+    kind, *numbers = mark.flatten().tolist()
+    if kind == 1:
+        return EWN
+    return partial(DGating, int(*numbers)) if kind == 2 else partial(_powerpropagation, *numbers)
+
+
+def _powerpropagation(
+    exponent: float, per_neuron: float, dim: float, groups: float
+) -> Powerpropagation:
+    made = Powerpropagation(exponent, bool(per_neuron), int(dim))
+    made.groups = int(groups)
+    return made
+
+
+def _bind(parametrization: NeuronParametrization, s: Tensor, v: Tensor) -> None:
+    """Give a parametrization the dimension that the shape of ``s`` shows."""
+    shape = s.shape[1:] if isinstance(parametrization, DGating) else s.shape
+    grouped = len(shape) == v.dim() + 1
+    by_group = shape[1:] if grouped else shape
+    counted = [d for d in range(v.dim()) if by_group[d] > 1]
+    kept = counted or [d for d in range(v.dim()) if by_group[d] == v.shape[d]]
+    parametrization.dim = 1 if grouped and not counted else kept[0]
+    parametrization.groups = shape[0] if grouped else 1

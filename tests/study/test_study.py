@@ -1,5 +1,7 @@
+import re
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from ewnprune.cli import main
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import write_curve
 from ewnprune.curve.points import CurvePoint
-from ewnprune.study.command import _alone, _joined, collect
+from ewnprune.study.command import _alone, _joined, collect, compare
 from ewnprune.study.labels import Label
 from ewnprune.study.methods import METHODS, Method, find_methods, parse_methods, parse_seeds
 from ewnprune.study.plan import expand, merge
@@ -54,6 +56,25 @@ def test_runs_of_a_study():
     # the same settings have the same folder, others another
     assert _expand("none")[0].folder == _expand("none")[0].folder
     assert _expand("none")[0].folder != _expand("none", {"trainer": {"max_epochs": 9}})[0].folder
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_known_method_can_be_made_and_is_told(name):
+    method = METHODS[name]
+    for options in [*method.candidates.values(), *method.parts.values()] or [{}]:
+        config = merge(method.fit, options)
+        made = [config["prune"]["parametrization"], *config.get("trainer", {}).get("callbacks", [])]
+        for one in filter(None, made):
+            module, _, kind = one["class_path"].rpartition(".")
+            getattr(import_module(module), kind)(**one.get("init_args", {}))
+    page = (Path(__file__).parents[2] / "docs/compare.md").read_text(encoding="utf-8")
+    (row,) = [
+        r for r in page.splitlines() if r.startswith("| `") and f"`{name}`" in r.split("|")[1]
+    ]
+    for number in re.findall(r"[\d.]+", " ".join(method.candidates)):
+        assert number in row
+    assert re.search(rf"\b{name}\b", compare.__doc__)
+    assert len(method.candidates) in (0, 4)  # so that none is tuned more than another
 
 
 def test_values_in_brackets_are_no_candidates():
