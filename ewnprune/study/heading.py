@@ -34,6 +34,7 @@ def facts(found: "Evidence") -> list[tuple[str, str]]:
         "parameters": ", ".join(f"{total:,}" for total in totals),
         "epochs": _listed(str(epochs) for run in finished if (epochs := run.epochs)),
         "seeds": f"{len(seeds)}: {', '.join(seeds)}",
+        "runs": f"{len(finished)} of {len(found.runs)} finished" if found.runs else "",
         "measured": _measured(found, split),
         "date": " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "",
         "versions": "; ".join(_unique(_software(run) for run in finished)),

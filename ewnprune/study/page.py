@@ -65,8 +65,12 @@ def report(runs: str | Path, out: str | Path | None = None) -> Page:
     Raises:
         FileNotFoundError: the folder holds no points.csv.
     """
-    found = gather(Path(runs))
     folder = Path(runs) / "report" if out is None else Path(out)
+    return write_report(gather(Path(runs)), folder)
+
+
+def write_report(found: Evidence, folder: Path) -> Page:
+    """The same of what is gathered already."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tables(found.study, folder)
 
