@@ -22,7 +22,7 @@ def facts(found: "Evidence") -> list[tuple[str, str]]:
     told_by = _options(found.runs)
     split = {"val": "validation", "test": "test"}[found.study.split]
     totals = sorted({p.parameters.total for p in curve if p.parameters is not None})
-    seeds = sorted({str(point.seed) for point in curve})
+    seeds = sorted({point.seed for point in curve if point.seed is not None})
     dates = sorted(
         {run.versions["finished"][:10] for run in finished if "finished" in run.versions}
     )
@@ -33,7 +33,7 @@ def facts(found: "Evidence") -> list[tuple[str, str]]:
         "model": "; ".join(_unique(_class(options.get("model")) for options in told_by)),
         "parameters": ", ".join(f"{total:,}" for total in totals),
         "epochs": _listed(str(epochs) for run in finished if (epochs := run.epochs)),
-        "seeds": f"{len(seeds)}: {', '.join(seeds)}",
+        "seeds": f"{len(seeds)}: {', '.join(map(str, seeds))}",
         "runs": f"{len(finished)} of {len(found.runs)} finished" if found.runs else "",
         "measured": _measured(found, split),
         "date": " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "",
