@@ -135,8 +135,15 @@ def restore_originals(model: nn.Module, checkpoint: dict[str, Any]) -> None:
             )
     with torch.no_grad():
         for key, value in found["originals"].items():
-            if isinstance(state.get(key), Tensor):
-                state[key].copy_(value)
+            if not isinstance(state.get(key), Tensor):
+                continue
+            if state[key].shape != value.shape:  # rows in the one, columns in the other
+                raise ValueError(
+                    f"{key} is {tuple(value.shape)} in the checkpoint and "
+                    f"{tuple(state[key].shape)} in this run: resume with the parametrization of "
+                    "that run, EWN's dim and inputs too, or start anew from its weights"
+                )
+            state[key].copy_(value)
 
 
 def _path(parametrization: nn.Module) -> str:

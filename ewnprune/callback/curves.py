@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils._pytree import tree_leaves
 
 from ewnprune.callback.batches import TrainerBatches
-from ewnprune.callback.loggers import log_curve
+from ewnprune.callback.loggers import log_curve, monitored
 from ewnprune.callback.pruned import measure
 from ewnprune.callback.refusals import averaging_callbacks
 from ewnprune.callback.run_files import choose_paths, write_results
@@ -135,6 +135,8 @@ class Curves:
             note = f"measured on the first of {len(flat)} {split} data loaders"
             curve = Curve(curve.points, (*curve.notes, Note("run", note)))
         self.curve = curve if self.curve is None else self.curve + curve
+        # there for ModelCheckpoint and EarlyStopping, which come after this in an epoch
+        trainer.callback_metrics.update(monitored(curve, self._key()))
         if self._paths is None:
             name = "sensitivity" if self.finetuning.measuring.per_layer else "sparsity_curve"
             self._paths = choose_paths(trainer, split, name)
@@ -164,12 +166,14 @@ class Curves:
         self.take(trainer, pl_module, "val", loaders, limits, epoch)
         self._swept_at, self._swept = trainer.global_step, fingerprint(pl_module)
 
+    def _key(self) -> str:
+        return "prune" if self.finetuning.pruned is None else "prune_finetuned"
+
     def _write(self, trainer: Any, curve: Curve, newest: Curve) -> None:
         """All points to the files, and the newest to the loggers and the report."""
         assert self._paths is not None
         figure = write_results(curve, newest, self._paths)
-        key = "prune" if self.finetuning.pruned is None else "prune_finetuned"
-        log_curve(trainer.loggers, newest, figure, trainer.global_step, key)
+        log_curve(trainer.loggers, newest, figure, trainer.global_step, self._key())
         self.report = [str(newest)]
         if self._paths:
             kinds = ",".join(path.suffix[1:] for path in self._paths)

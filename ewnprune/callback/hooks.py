@@ -49,7 +49,7 @@ class PruningHooks:
         exclude: which of them to leave.
         scope: ``"layer"`` removes the same fraction of each layer, ``"global"`` the lowest scores
             of all layers; for others see `sparsity_curve`.
-        every_n_epochs: take the curve every so many epochs too.
+        every_n_epochs: take the curve every so many epochs too, to monitor ``prune/val/acc@0.9``.
         metric: any torchmetrics metric or collection, beside accuracy and loss.
         loss_fn: from outputs and targets to the loss, see `sparsity_curve`.
         batch: function from a batch to (inputs, targets); by default the batch is that pair.

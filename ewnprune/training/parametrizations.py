@@ -46,6 +46,7 @@ class NeuronParametrization(nn.Module):
     batchnorm = False
     has_scale = True  # False where the form is another than scale(s) * v / ||v||
     num_originals = 2  # of which the last has the weight's shape, and is zero where the weight is
+    inputs = False
     load_hook: RemovableHandle  # set by reparametrize: takes plain weights in state dicts
 
     def __init__(self, dim: int | None = None) -> None:
@@ -70,6 +71,12 @@ class NeuronParametrization(nn.Module):
                 f"{type(self).__name__}(dim={self.dim}): expected a dimension of a weight of shape "
                 f"{tuple(weight.shape)}; leave dim out to take the output dimension"
             )
+        return bound
+
+    def for_inputs(self, layer: nn.Module) -> Self:
+        """A copy bound to the other dimension: one number per input of ``layer``."""
+        bound = copy.deepcopy(self)
+        bound.dim = 1 - neuron_dim(layer)
         return bound
 
     def forward(self, *originals: Tensor) -> Tensor:
@@ -161,10 +168,16 @@ class EWN(NeuronParametrization):
     direction, and the BatchNorm's scale ``gamma`` the length. With ``batchnorm=True`` that scale is
     ``+-exp(alpha)``, and the weights of the layer are left plain.
 
+    A first layer can have its lengths by input feature: with ``inputs=True`` the column of feature
+    ``j`` is ``exp(alpha_j) * v_j / ||v_j||``, a gate ``exp(alpha_j)`` on the feature and a layer
+    that reads it with weights of length 1, as one. What the loss does not hold of the inputs then
+    goes as neurons go elsewhere, and the layer's neurons have no length of their own.
+
     Args:
         dim: see `NeuronParametrization`.
         batchnorm: whether to put the scale of a BatchNorm that directly follows a layer in the
             place of the layer's own length; layers that none follows are as without.
+        inputs: whether layers that read the model's inputs have a length per input feature.
 
     >>> import torch
     >>> weight = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
@@ -177,13 +190,15 @@ class EWN(NeuronParametrization):
     (tensor([0.0000, 0.6931]), tensor([ 1., -1.]))
     """
 
-    def __init__(self, dim: int | None = None, batchnorm: bool = False) -> None:
+    def __init__(
+        self, dim: int | None = None, batchnorm: bool = False, inputs: bool = False
+    ) -> None:
         super().__init__(dim)
-        self.batchnorm = batchnorm
+        self.batchnorm, self.inputs = batchnorm, inputs
 
     def extra_repr(self) -> str:
-        parts = [super().extra_repr(), "batchnorm=True" if self.batchnorm else ""]
-        return ", ".join(filter(None, parts))
+        asked = [f"{name}=True" for name in ("batchnorm", "inputs") if getattr(self, name)]
+        return ", ".join(filter(None, [super().extra_repr(), *asked]))
 
     def scale(self, s: Tensor) -> Tensor:
         return s.exp()
