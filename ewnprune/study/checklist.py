@@ -119,7 +119,7 @@ def _same_for_all(
     seeds = seeds_of(curve)
     every: set[Any] = set().union(*seeds.values())
     if any(found != every for found in seeds.values()):
-        listed = ",".join(map(str, sorted(every, key=str)))
+        listed = ",".join(map(str, sorted(seed for seed in every if seed is not None)))
         note = "not every method has every seed, and those of one seed share an initial network"
         return Item(demand, False, note, f"{same} --seeds {listed}")
     kinds: dict[str, set[Any]] = {
