@@ -257,16 +257,17 @@ def test_a_full_disk_is_one_line(capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_checkpoint_that_resumes_bit_for_bit(tmp_path):
+def test_ctrl_c_leaves_a_checkpoint_that_resumes_bit_for_bit(tmp_path, monkeypatch):
     """Interrupted in the middle of an epoch, then resumed: the uninterrupted run's weights."""
     options = [*SMALL, "--trainer.max_epochs=2", "--trainer.limit_val_batches=2"]
     options += ["--prune.sparsities=[0,0.5]", "--data.batch_size=512"]
     options += ["--trainer.limit_train_batches=50", "--model.network.hidden=[64]"]
-    whole = _run(["fit", *options], tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
-
-    folder = tmp_path / "cut"
+    whole, folder = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
     folder.mkdir()
+    monkeypatch.chdir(whole)
+    assert main(["fit", *options]) == 0
+
     slow = folder / "slow.py"  # gives the signal time to arrive in the middle of an epoch
     slow.write_text(_SLOW)
     command = [sys.executable, str(slow), "fit", *options]
@@ -286,17 +287,17 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes_bit_for_bit(tmp_path):
     assert process.returncode != 0
     assert "Traceback" not in out
     (command_line,) = [line.strip() for line in out.splitlines() if "--ckpt_path" in line]
-    resumed = _run(command_line.split()[1:], folder)
-    assert resumed.returncode == 0, resumed.stderr
+    monkeypatch.chdir(folder)
+    assert main(command_line.split()[1:]) == 0
     a, b = (
         torch.load(next(Path(p).glob("checkpoints/epoch=1*.ckpt")), weights_only=True)
-        for p in (tmp_path / "whole/runs/version_0", folder / "runs/version_1")
+        for p in (whole / "runs/version_0", folder / "runs/version_1")
     )
     for key, value in a["ewnprune"]["originals"].items():
         assert torch.equal(b["ewnprune"]["originals"][key], value), key
     curves = [
         read_curve(p / "sparsity_curve.csv")
-        for p in (tmp_path / "whole/runs/version_0", folder / "runs/version_1")
+        for p in (whole / "runs/version_0", folder / "runs/version_1")
     ]
     assert curves[0] == curves[1]
 
@@ -316,8 +317,3 @@ def training_step(self, batch, batch_idx):
 Classifier.training_step = training_step
 sys.exit(main())
 """
-
-
-def _run(words, folder):
-    folder.mkdir(exist_ok=True)
-    return run_python("-m", "ewnprune", *words, cwd=folder)
