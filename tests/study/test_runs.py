@@ -118,6 +118,9 @@ def test_a_study_with_a_death_and_a_failure_goes_on_and_grows(capsys):
     assert main(["compare", "--config", "study.yaml", "--engine", "ray", "--workers", "2"]) == 0
     out = capsys.readouterr().out
     assert "4 runs, 1 of them finished" in out
+    files = "differences.csv, levels.csv, points.csv, sizes.csv, study.txt, summaries.csv"
+    told = "".join(out.splitlines(keepends=True)[-3:])
+    assert " ".join(told.split()) == f"written to study: {files} next: ewnprune report study"
     assert (folders["none"] / "curve.json").stat().st_mtime_ns == finished
     assert not list(Path("study/runs").glob(".*"))
 
