@@ -98,7 +98,7 @@ _FUNCTIONS: dict[str, str] = {
     "reproduce": "ewnprune.experiments.command:reproduce",
     "export": "ewnprune.export.command:export",
     "compare": "ewnprune.study.command:compare",
-    "report": "ewnprune.study.page:report",
+    "report": "ewnprune.study.page:report_command",
 }
 _COMMANDS = ("fit", "sweep", "validate", "test", "predict", *_FUNCTIONS)
 

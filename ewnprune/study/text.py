@@ -1,6 +1,7 @@
 """A study's results as text, for the terminal."""
 
 from math import isnan
+from typing import TYPE_CHECKING
 
 from ewnprune.columns import blocks, fill
 from ewnprune.curve.equal_size import LEFT
@@ -12,10 +13,13 @@ from ewnprune.study.statistics import (
     Difference,
     values_at,
 )
-from ewnprune.study.tables import Study, size_rows
+from ewnprune.study.tables import size_rows
+
+if TYPE_CHECKING:
+    from ewnprune.study.analysis import Study
 
 
-def format_study(study: Study) -> str:
+def format_study(study: "Study") -> str:
     """The study as text, for a terminal of 80 columns."""
     names = labels_of(study.curve)
     measured = {point.sparsity for point in study.curve}

@@ -1,12 +1,12 @@
 """Sweeps of other layouts, of compiled models, under autocast, on a GPU and by two processes."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 import torch
 from torch import nn
+from toys.processes import run_together
 from toys.sweeps import Catch, logits, trained
 
 from ewnprune import EWN, reparametrize
@@ -131,13 +131,9 @@ if world > 1:
 
 @pytest.mark.slow
 def test_two_processes_count_together(tmp_path, monkeypatch):
-    runs = [
-        subprocess.Popen([sys.executable, "-c", ONE_PROCESS, rank, "2", str(tmp_path)])
-        for rank in ("0", "1")
-    ]
+    run_together(ONE_PROCESS, "2", tmp_path)
     monkeypatch.setattr(sys, "argv", ["", "0", "1", str(tmp_path)])
     exec(ONE_PROCESS, {})
-    assert [run.wait(timeout=300) for run in runs] == [0, 0]
     alone, *both = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("10", "20", "21"))
     assert alone[0][1] == 100
     for points in both:

@@ -1,7 +1,6 @@
 """Statistics of BatchNorms without the neurons that go, against a pass by hand in float64."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from itertools import islice
 
@@ -9,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from toys.processes import run_python
+from toys.processes import run_together
 from toys.sweeps import Catch, logits, trained
 
 from ewnprune import EWN, reparametrize
@@ -214,7 +213,9 @@ net = CNN(channels=(8, 12))
 net.load_state_dict(torch.load(f"{sys.argv[2]}/net.pt"))
 training, batches = torch.load(f"{sys.argv[2]}/data.pt")
 curve = sparsity_curve(net, batches[rank::2], (0, 0.5, 0.8), recalibrate=training[rank::2])
-print(json.dumps([(p.correct, p.total, p.loss) for p in curve]))
+with open(f"{sys.argv[2]}/{rank}.json", "w") as file:
+    json.dump([(p.correct, p.total, p.loss) for p in curve], file)
+torch.distributed.barrier()
 torch.distributed.destroy_process_group()
 """
 
@@ -227,11 +228,9 @@ def test_two_processes_have_the_statistics_of_one(tmp_path, batches, training):
     torch.save(net.state_dict(), tmp_path / "net.pt")
     torch.save((training, batches), tmp_path / "data.pt")
     one = sparsity_curve(net, batches, LEVELS, recalibrate=training)
-    with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda rank: run_python("-c", PROCESS, rank, tmp_path), range(2)))
-    for done in both:
-        assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout.splitlines()[-1])
+    run_together(PROCESS, tmp_path)
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
         for (correct, total, loss), point in zip(found, one, strict=True):
             assert (correct, total) == (point.correct, point.total)
             assert loss == pytest.approx(point.loss, rel=1e-5)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torchvision import datasets
 from torchvision.transforms import v2
 from toys.fits import make_trainer
-from toys.processes import run_python
+from toys.processes import run_together
 
 from lightning_modules import MLP, Classifier, MNISTDataModule
 from lightning_modules.loader import ImageLoader
@@ -212,28 +214,28 @@ def test_lightning_gives_each_epoch_its_order_unless_it_overfits(mnist_dir, tmp_
     assert torch.equal(torch.cat(seen[:2]), torch.cat(seen[2:])) == overfit
 
 
-TWO_PROCESSES = """
-import sys, torch, pytorch_lightning as pl
+TESTED = """
+import json, sys, torch, pytorch_lightning as pl
 from lightning_modules import MLP, Classifier, MNISTDataModule
 
-data = MNISTDataModule(sys.argv[1], batch_size=333)
-model = Classifier(MLP(hidden=(16,)))
-options = dict(accelerator="cpu", logger=False, enable_progress_bar=False)
-for more in ({}, dict(devices=2, strategy="ddp_fork")):
-    trainer = pl.Trainer(**options, **more)
-    trainer.test(model, data, verbose=False)
-    print(*(trainer.callback_metrics[key].item() for key in ("test/acc", "test/loss")))
+rank, devices, mnist, folder = sys.argv[1:]
+torch.manual_seed(0)
+data = MNISTDataModule(mnist, batch_size=333)
+options = dict(accelerator="cpu", logger=False, enable_progress_bar=False, devices=int(devices))
+trainer = pl.Trainer(strategy="ddp" if devices == "2" else "auto", **options)
+trainer.test(Classifier(MLP(hidden=(16,))), data, verbose=False)
+with open(f"{folder}/{devices}{rank}.json", "w") as file:
+    json.dump([trainer.callback_metrics[key].item() for key in ("test/acc", "test/loss")], file)
 """
 
 
 @pytest.mark.slow
-def test_two_processes_test_each_image_once(mnist_dir):
+def test_two_processes_test_each_image_once(mnist_dir, tmp_path, monkeypatch):
     """Accuracy and loss are those of one process, which an image seen twice would change."""
-    # a process of its own: forking after other tests have used threads may hang
-    done = run_python("-c", TWO_PROCESSES, mnist_dir)
-    assert done.returncode == 0, done.stderr
-    # older torch says on which ports its processes meet
-    lines = [line for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]
-    alone, both = (line.split() for line in lines[-2:])
-    assert float(both[0]) == pytest.approx(float(alone[0]), abs=1e-7)
-    assert float(both[1]) == pytest.approx(float(alone[1]), rel=1e-5)
+    run_together(TESTED, 2, mnist_dir, tmp_path)
+    monkeypatch.setattr(sys, "argv", ["", "0", "1", str(mnist_dir), str(tmp_path)])
+    exec(TESTED, {})
+    alone, *both = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("10", "20", "21"))
+    for accuracy, loss in both:
+        assert accuracy == pytest.approx(alone[0], abs=1e-7)
+        assert loss == pytest.approx(alone[1], rel=1e-5)

@@ -1,8 +1,6 @@
 """Features of the inputs that go: pixels, columns of a table, channels of a first convolution."""
 
 import json
-import subprocess
-import sys
 import warnings
 from copy import deepcopy
 
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys.processes import environment
+from toys.processes import run_together
 
 from ewnprune import (
     Budget,
@@ -396,7 +394,6 @@ ONE_OF_TWO = """
 import json, sys
 import torch
 from torch import nn
-from toys.processes import environment
 from ewnprune import sparsity_curve
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
@@ -419,11 +416,7 @@ torch.distributed.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_remove_the_same_features(tmp_path):
-    runs = [
-        subprocess.Popen([sys.executable, "-c", ONE_OF_TWO, rank, str(tmp_path)], env=environment())
-        for rank in ("0", "1")
-    ]
-    assert [run.wait(timeout=300) for run in runs] == [0, 0]
+    run_together(ONE_OF_TWO, tmp_path)
     one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert one[1][:2] == other[1][:2] and one[1][1] == 40
     torch.manual_seed(0)

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 from toys.fits import Net, make_trainer, sgd
 
-from ewnprune import EWN, WeightNormPruning
+from ewnprune import EWN, SWN, DGating, FactorDecay, WeightNormPruning, reparametrize
 from ewnprune.callback.checkpoint import read_checkpoint
 from ewnprune.pruning.ranking import rank
 from ewnprune.pruning.scores import Neurons, norm, norm_shuffled
-from ewnprune.recipes.group_lasso import GroupLasso, shrink_neurons
+from ewnprune.recipes.group_lasso import GroupLasso
+from ewnprune.recipes.log_sum_penalty import LogSumPenalty
+from ewnprune.recipes.proximal import shorten
 from ewnprune.study.dense import DenseOfPrunedSize
 
 
@@ -53,7 +55,7 @@ def test_the_proximal_step_is_the_minimiser(layer):
     before = torch.cat([neuron_rows(layer), layer.bias[:, None]], 1).detach().clone()
     norms = before.norm(dim=1).sort().values
     threshold = float(norms[1] + norms[2]) / 2  # between two, for one equal to it may go either way
-    shrink_neurons(layer, threshold)
+    shorten(layer, lambda r: GroupLasso(1).shortened(r, threshold))
     after = torch.cat([neuron_rows(layer), layer.bias[:, None]], 1).detach()
 
     def cost(x):
@@ -98,11 +100,123 @@ def test_group_lasso_follows_the_schedule_and_the_optimizer(accumulate):
     assert (model.net[0].weight.norm(dim=1) == 0).any()
 
 
-def test_group_lasso_refuses():
+@pytest.mark.parametrize("strength", [1e-7, 1e-4, 0.02, 0.3])  # below epsilon squared and above
+def test_the_log_sum_step_is_the_minimiser(strength):
+    """Against the least of (x - r)^2 / 2 + t log(x + epsilon) over a fine grid, in float64."""
+    penalty = LogSumPenalty(1, epsilon=0.01)
+    lengths = torch.linspace(0, 2, 81, dtype=torch.float64)
+    new = lengths * penalty.shortened(lengths, strength)
+    for r, x in zip(lengths.tolist(), new.tolist(), strict=True):
+        grid = np.linspace(0, r, 20_001)
+        costs = (grid - r) ** 2 / 2 + strength * np.log(grid + 0.01)
+        cost = (x - r) ** 2 / 2 + strength * np.log(x + 0.01)
+        assert cost <= costs.min() + 1e-12
+        assert abs(x - grid[costs.argmin()]) <= 2e-4 or abs(cost - costs.min()) < 1e-9
+    if strength > 1e-4:
+        assert 1 < (new == 0).sum() < 81
+
+
+@pytest.mark.parametrize("kind", [EWN, SWN])
+@pytest.mark.parametrize("layer", [nn.Linear(6, 5), nn.ConvTranspose2d(4, 6, 3, groups=2)])
+def test_under_weight_normalization_the_step_on_the_weights_is_the_same(kind, layer):
+    plain, attached = deepcopy(layer), deepcopy(layer)
+    reparametrize(nn.Sequential(attached), kind(), layers="0")
+    parts = attached.parametrizations["weight"]
+    with torch.no_grad():
+        parts.original1.mul_(1.7)  # whose length stays
+        if kind is SWN:
+            parts.original0[0].neg_()
+            plain.weight.copy_(attached.weight)
+    v = parts.original1.clone()
+    norms = plain.weight.detach().norm(), plain.bias.norm()
+    for one in (plain, attached):
+        shorten(one, lambda r: GroupLasso(1).shortened(r, float(norms[0]) / len(layer.bias)))
+    torch.testing.assert_close(attached.weight, plain.weight, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(attached.bias, plain.bias)
+    assert torch.equal(parts.original1, v)
+
+
+@pytest.mark.parametrize("kind", [EWN, SWN])
+def test_penalties_by_proximal_steps_are_felt_under_weight_normalization(kind, tmp_path):
+    pl.seed_everything(3)
+    model, callbacks = _Net(), (WeightNormPruning(kind(), (0,)), GroupLasso(0.3))
+    _trainer(*callbacks, default_root_dir=tmp_path).fit(model, datamodule=_Data())
+    gone = model.net[0].weight.norm(dim=1) < 1e-30
+    assert 0 < gone.sum() < 12
+    assert (model.net[0].bias[gone] == 0).all()
+
+
+def test_frozen_neurons_and_the_end_of_training_feel_no_proximal_step():
+    pl.seed_everything(3)
+    model = _Net()
+    model.net[0].requires_grad_(False)
+    before = deepcopy(model.net[0].state_dict())
+    _trainer(GroupLasso(0.3)).fit(model, datamodule=_Data())
+    for key, value in model.net[0].state_dict().items():
+        assert torch.equal(value, before[key])
+
+    ends = []
+    for penalty in (LogSumPenalty(0.5, until=0.0), LogSumPenalty(0.0), LogSumPenalty(0.5)):
+        pl.seed_everything(3)
+        model = _Net()
+        _trainer(penalty).fit(model, datamodule=_Data())
+        ends.append(model.net[0].weight.detach())
+    assert torch.equal(ends[0], ends[1])
+    assert (ends[2].norm(dim=1) == 0).any()
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_decay_of_all_factors_is_a_penalty_on_the_norm(depth):
+    """Descent on ||w - c||^2 / 2 ends in the minimum of it and strength * ||w||^(2 / D) near c."""
+    torch.manual_seed(0)
+    model, strength = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 1)).double(), 0.2
+    targets = model[0].weight.detach().clone()
+    targets /= targets.norm(dim=1, keepdim=True)
+    targets *= torch.tensor([[0.05], [0.1], [0.15], [1.0], [1.5], [2.0]])
+    model[0].weight.data.copy_(targets)
+    reparametrize(model, DGating(depth))
+    optimizer = torch.optim.SGD(model[0].parametrizations.weight.parameters(), lr=0.1)
+    decay = FactorDecay(strength)
+    decay.on_fit_start(None, model)
+    for _ in range(1200):
+        optimizer.zero_grad()
+        ((model[0].weight - targets).square().sum() / 2).backward()
+        decay.on_before_optimizer_step(None, model, optimizer)
+        optimizer.step()
+    found = model[0].weight.detach()
+    for row, target in zip(found.numpy(), targets.numpy(), strict=True):
+        length = np.linalg.norm(target)
+        grid = np.linspace(0, length, 20_001)
+        costs = (grid - length) ** 2 / 2 + strength * grid ** (2 / depth)
+        downhill = np.flatnonzero(np.diff(costs)[::-1] < 0)  # where the way down from c ends
+        expected = grid[len(grid) - 1 - downhill[0]] if len(downhill) else 0.0
+        np.testing.assert_allclose(row, target / length * expected, atol=3e-4)
+    assert (found.norm(dim=1) < 1e-3).tolist() == 3 * [True] + 3 * [False]
+
+
+def test_factor_decay_refuses():
+    with pytest.raises(ValueError, match="strength=-1"):
+        FactorDecay(-1)
+    with pytest.raises(ValueError, match="no layer is under it"):
+        _trainer(WeightNormPruning(EWN(), (0,)), FactorDecay(0.1)).fit(_Net(), datamodule=_Data())
+    with pytest.raises(ValueError, match="parametrization other than SWN and EWN"):
+        pruning = WeightNormPruning(DGating(), (0,))
+        _trainer(pruning, GroupLasso(0.1)).fit(_Net(), datamodule=_Data())
+
+
+def test_proximal_penalties_refuse():
     with pytest.raises(ValueError, match="strength=-1"):
         GroupLasso(-1)
-    with pytest.raises(ValueError, match="which is reparametrized"):
-        _trainer(WeightNormPruning(EWN(), (0,)), GroupLasso(0.1)).fit(_Net(), datamodule=_Data())
+    with pytest.raises(ValueError, match="until=2"):
+        LogSumPenalty(1, until=2)
+    with pytest.raises(ValueError, match="epsilon=0"):
+        LogSumPenalty(1, epsilon=0)
+    model = _Net()
+    nn.utils.parametrizations.weight_norm(model.net[0])
+    with pytest.raises(ValueError, match=r"GroupLasso on layer 'net\.0', which has"):
+        _trainer(GroupLasso(0.1)).fit(model, datamodule=_Data())
+    with pytest.raises(ValueError, match="length of the training"):
+        _trainer(GroupLasso(0.1, until=0.5), max_epochs=-1).fit(_Net(), datamodule=_Data())
 
 
 def test_dense_of_pruned_size(tmp_path):

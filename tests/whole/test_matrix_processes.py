@@ -8,13 +8,13 @@ from torch import nn
 from torch.distributed import fsdp
 from toys.data import points
 from toys.fits import mlp
-from toys.processes import run_python
+from toys.processes import run_together
 
 import ewnprune
 from ewnprune import EWN, fold_state_dict, sparsity_curve
 
 _SCRIPT = """
-import json, os, sys, warnings
+import json, sys, warnings
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
@@ -23,7 +23,8 @@ from toys import fits
 from toys.data import loader, points
 from ewnprune import EWN, WeightNormPruning, attached_parametrizations, fold, reparametrize
 
-folder, warnings_off = sys.argv[1], warnings.simplefilter("ignore")
+rank, folder = sys.argv[1:]
+warnings.simplefilter("ignore")
 
 class Net(fits.Net):
     def __init__(self):
@@ -47,8 +48,7 @@ def fit(name, model, strategy, epochs, ckpt_path=None):
     callback = WeightNormPruning(EWN(), (0, 0.5, 0.9))
     trainer = fits.make_trainer(f"{folder}/{name}", callback, devices=2, strategy=strategy,
         max_epochs=epochs)
-    rank = int(os.environ.get("LOCAL_RANK", 0))
-    sampler = DistributedSampler(points(), num_replicas=2, rank=rank, shuffle=False)
+    sampler = DistributedSampler(points(), num_replicas=2, rank=int(rank), shuffle=False)
     trainer.fit(model, DataLoader(points(), batch_size=8, sampler=sampler),
         loader(41, 1, 8), ckpt_path=ckpt_path, weights_only=True)
     state = {k: v.full_tensor() if hasattr(v, "full_tensor") else v
@@ -85,10 +85,7 @@ def test_ddp_and_fsdp2_are_one_process(tmp_path):
 
     41 validation samples over two processes: every one is counted once.
     """
-    script = tmp_path / "two.py"
-    script.write_text(_SCRIPT)
-    done = run_python(script, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_together(_SCRIPT, tmp_path)
 
     torch.manual_seed(0)
     net = mlp()
