@@ -36,7 +36,7 @@ for _name in dir(ewnprune):
 _USUAL = ["lightning_modules.Classifier", "lightning_modules.MNISTDataModule"]
 
 
-def run(words: list[str]) -> int:
+def run(words: list[str], made_by: "type[_CommandLine] | None" = None) -> int:
     """Run ``fit``, ``validate``, ``test``, ``predict`` or ``sweep``, and return 0."""
     # news of Lightning's own house, which its users can do nothing about
     warnings.filterwarnings("ignore", r"(?s)\s*(By default only one|.*was deprecated in v4)")
@@ -49,7 +49,7 @@ def run(words: list[str]) -> int:
     argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns when both have words
     strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
     try:
-        _CommandLine(
+        (made_by or _CommandLine)(
             LightningModule,
             LightningDataModule,
             subclass_mode_model=True,
