@@ -8,7 +8,8 @@ are estimated anew on 20 training batches.
 
     python -m benchmarks.batchnorm --epochs 2 --seeds 0 1 2
 
-writes ``benchmarks/batchnorm.csv`` as it goes; ``--table`` only shows the file.
+writes ``benchmarks/batchnorm.csv`` as it goes; ``--table`` only shows the file. With ``--fashion``
+it is Fashion-MNIST; give it a file of its own, ``--output benchmarks/batchnorm_fashion.csv``.
 """
 
 import argparse
@@ -19,11 +20,17 @@ from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
-from torch import nn
 
 from benchmarks.machine import describe
-from ewnprune import EWN, SWN, AlphaLearningRate, LogNormPenalty, NestedTraining, sparsity_curve
+from ewnprune import (
+    EWN,
+    SWN,
+    AlphaLearningRate,
+    LogNormPenalty,
+    NestedTraining,
+    NetworkSlimming,
+    sparsity_curve,
+)
 from ewnprune.callback import WeightNormPruning
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
@@ -34,23 +41,6 @@ FILE = Path(__file__).with_suffix(".csv")
 LEVELS = (0.0, 0.5, 0.7, 0.8, 0.9)
 SCORES = ("raw_norm", "norm", "norm_product")
 BATCHES = 20
-
-
-class L1OfScales(pl.Callback):
-    """Network Slimming: a penalty on the absolute scales of BatchNorms, by its subgradient.
-
-    Liu et al. (2017), https://arxiv.org/abs/1708.06519.
-    """
-
-    def __init__(self, strength: float) -> None:
-        self.strength = strength
-
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        for module in pl_module.modules():
-            if isinstance(module, nn.BatchNorm2d) and module.weight.grad is not None:
-                module.weight.grad.add_(module.weight.detach().sign(), alpha=self.strength)
 
 
 @dataclass(frozen=True)
@@ -74,7 +64,7 @@ METHODS = {
     "plain": Method(),
     "SWN": Method(SWN()),
     "EWN on the filter": Method(EWN()),
-    "L1 on gamma": Method(callbacks=lambda: [L1OfScales(3e-3)]),
+    "L1 on gamma": Method(callbacks=lambda: [NetworkSlimming(3e-3)]),
     "EWN of BatchNorm, penalty": Method(
         EWN(batchnorm=True), lambda: [AlphaLearningRate(10), LogNormPenalty(1e-3, until=0.8)]
     ),
@@ -85,10 +75,12 @@ METHODS = {
 }
 
 
-def train(method: str, epochs: int, seed: int) -> tuple[Classifier, MNISTDataModule]:
+def train(
+    method: str, epochs: int, seed: int, fashion: bool = False
+) -> tuple[Classifier, MNISTDataModule]:
     """A trained network, plain, and its data."""
     pl.seed_everything(seed, verbose=False)
-    data, model = MNISTDataModule(seed=seed, shift=1), Classifier(CNN())
+    data, model = MNISTDataModule(fashion=fashion, seed=seed, shift=1), Classifier(CNN())
     how = METHODS[method]
     pruning = WeightNormPruning(how.parametrization, (0,))
     trainer = pl.Trainer(
@@ -100,9 +92,9 @@ def train(method: str, epochs: int, seed: int) -> tuple[Classifier, MNISTDataMod
     return model, data
 
 
-def curves(method: str, epochs: int, seed: int) -> Iterator[Curve]:
+def curves(method: str, epochs: int, seed: int, fashion: bool = False) -> Iterator[Curve]:
     """The curves of one trained network, on the test data."""
-    model, data = train(method, epochs, seed)
+    model, data = train(method, epochs, seed, fashion)
     training = list(islice(data.train_dataloader(), BATCHES))
     for recalibrate in (None, training):
         curve = sparsity_curve(
@@ -136,6 +128,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--fashion", action="store_true", help="Fashion-MNIST in place of MNIST")
     parser.add_argument("--output", type=Path, default=FILE)
     parser.add_argument("--table", action="store_true", help="show what was measured before")
     args = parser.parse_args()
@@ -143,7 +136,7 @@ def main() -> None:
         curve = Curve()
         for seed in args.seeds:
             for method in args.methods:
-                for part in curves(method, args.epochs, seed):
+                for part in curves(method, args.epochs, seed, args.fashion):
                     curve = curve + part
                 write_curve(curve, args.output)
         print(describe())

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.machine import describe
 from benchmarks.memory import peak_bytes
 from ewnprune import EWN, Curve, neuron_param_groups, reparametrize, sparsity_curve
-from ewnprune.study.tables import analyse
+from ewnprune.study.analysis import analyse
 from ewnprune.training.optimizers import EWNSGD
 from lightning_modules import MLP
 

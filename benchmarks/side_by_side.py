@@ -1,8 +1,8 @@
-"""Plain, SWN and EWN side by side in the default budget of ``ewnprune fit``: the README's figure.
+"""Plain, SWN and EWN as they come, side by side, in the usual budget of 5 epochs.
 
     python -m benchmarks.side_by_side
 
-trains each method with each seed as ``ewnprune fit`` does, sweeps the checkpoints on test data and
+trains each method with each seed by its shipped config, sweeps the checkpoints on test data and
 writes ``docs/figures/side_by_side.csv``, ``.png`` and ``.svg``, and prints the table. With more
 threads, or sums in another order, the last bits of a step differ, and after 5 epochs the curve of
 one seed differs about as much as those of two seeds: so ten seeds, and their spread.

@@ -35,16 +35,21 @@ if TYPE_CHECKING:
     from ewnprune.pruning.separation import separate_attention as separate_attention
     from ewnprune.pruning.zeroing import mask_neurons as mask_neurons
     from ewnprune.recipes.alpha_rate import AlphaLearningRate as AlphaLearningRate
+    from ewnprune.recipes.factor_decay import FactorDecay as FactorDecay
+    from ewnprune.recipes.group_hs import GroupHS as GroupHS
     from ewnprune.recipes.group_lasso import GroupLasso as GroupLasso
+    from ewnprune.recipes.ham import HAM as HAM
     from ewnprune.recipes.initial_norms import InitialNorms as InitialNorms
     from ewnprune.recipes.log_norm_penalty import LogNormPenalty as LogNormPenalty
     from ewnprune.recipes.log_sum_penalty import LogSumPenalty as LogSumPenalty
     from ewnprune.recipes.loss_driven import LossDrivenTraining as LossDrivenTraining
     from ewnprune.recipes.nested import NestedTraining as NestedTraining
+    from ewnprune.recipes.network_slimming import NetworkSlimming as NetworkSlimming
     from ewnprune.recipes.prunable import prunable_recipe as prunable_recipe
     from ewnprune.training.attach import attached_parametrizations as attached_parametrizations
     from ewnprune.training.attach import fold as fold
     from ewnprune.training.attach import reparametrize as reparametrize
+    from ewnprune.training.d_gating import DGating as DGating
     from ewnprune.training.loss_rate import LossController as LossController
     from ewnprune.training.loss_rate import LossDrivenRate as LossDrivenRate
     from ewnprune.training.losses import LogCrossEntropyLoss as LogCrossEntropyLoss
@@ -55,6 +60,7 @@ if TYPE_CHECKING:
     from ewnprune.training.parametrizations import EWN as EWN
     from ewnprune.training.parametrizations import SWN as SWN
     from ewnprune.training.parametrizations import NeuronParametrization as NeuronParametrization
+    from ewnprune.training.powerpropagation import Powerpropagation as Powerpropagation
     from ewnprune.training.state_dict import fold_state_dict as fold_state_dict
 
 __version__ = "0.1.0"
@@ -83,18 +89,24 @@ _NAMES = {
     "pruning.separation": "SeparateAttention separate_attention",
     "pruning.zeroing": "mask_neurons",
     "recipes.alpha_rate": "AlphaLearningRate",
+    "recipes.factor_decay": "FactorDecay",
+    "recipes.group_hs": "GroupHS",
     "recipes.group_lasso": "GroupLasso",
+    "recipes.ham": "HAM",
     "recipes.initial_norms": "InitialNorms",
     "recipes.log_norm_penalty": "LogNormPenalty",
     "recipes.log_sum_penalty": "LogSumPenalty",
     "recipes.loss_driven": "LossDrivenTraining",
     "recipes.nested": "NestedTraining",
+    "recipes.network_slimming": "NetworkSlimming",
     "recipes.prunable": "prunable_recipe",
     "training.attach": "attached_parametrizations fold reparametrize",
+    "training.d_gating": "DGating",
     "training.loss_rate": "LossController LossDrivenRate",
     "training.losses": "LogCrossEntropyLoss LogExponentialLoss",
     "training.optimizers": "EWNSGD SWNSGD neuron_param_groups",
     "training.parametrizations": "EWN NeuronParametrization SWN",
+    "training.powerpropagation": "Powerpropagation",
     "training.state_dict": "fold_state_dict",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -50,7 +50,7 @@ def fetch(root: Path, name: str, replace: bool) -> None:
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _alone(root):
+        with alone(root):
             while (path := _damaged(root, name, replace)) is not None:
                 _say(f"{path} is damaged: getting it anew")
                 path.unlink()
@@ -85,7 +85,8 @@ def _damaged(root: Path, name: str, replace: bool) -> Path | None:
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
+def alone(root: Path) -> Iterator[None]:
+    """Lets one process at a time get data into `root`; others wait, and say so."""
     lock = FileLock(root / ".fetch.lock")
     try:
         lock.acquire(timeout=0)
@@ -123,15 +124,24 @@ def _fetch(scratch: Path, target: Path, name: str) -> None:
     )
 
 
+@contextmanager
+def time_limit(seconds: float = 30) -> Iterator[None]:
+    """Lets no connection be silent for longer.
+
+    torchvision sets no limit: a firewall that swallows packets would hold it for ever.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
 def _torchvision(dataset: type[datasets.MNIST]) -> Callable[[Path], Path]:
     def get(folder: Path) -> Path:
-        # torchvision sets no time limit: a firewall that swallows packets would hold it for ever
-        before = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(30)
-        try:
+        with time_limit():
             return Path(dataset(folder, download=True).raw_folder)
-        finally:
-            socket.setdefaulttimeout(before)
 
     return get
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,17 @@ class ImageLoader:
     batches; while shuffling, the few images that cannot be shared evenly sit that epoch out.
 
     Args:
-        images: Pixels, ``(N, H, W)`` uint8; batches come out on its device.
+        images: Pixels, ``(N, H, W)`` or ``(N, C, H, W)`` uint8; batches come out on its device.
         labels: Classes, ``(N,)``; None gives batches of images alone.
         batch_size: Number of images in a batch of each process; the last batch may differ.
-        mean: Mean pixel of the data set, where white is 1.
-        std: Standard deviation of its pixels.
+        mean: Mean pixel of the data set, where white is 1, or that of each channel.
+        std: Standard deviation of its pixels, or that of each channel.
         shuffle: Whether each epoch has an order of its own.
-        seed: Chooses the orders, and the shifts.
+        seed: Chooses the orders, the shifts and the flips.
         shift: Each image is moved by up to so many pixels each way, at random and anew in every
-            epoch; what moves in is black (0).
+            epoch; what moves in is black (0). It is what a random crop of an image padded by as
+            many pixels gives.
+        flip: Whether half of the images, drawn anew in every epoch, are mirrored left to right.
         rank: Number of this process, from 0.
         world_size: Number of processes.
         current_epoch: Called for the epoch when an iteration starts; None leaves it to `set_epoch`.
@@ -45,11 +47,12 @@ class ImageLoader:
         labels: Tensor | None,
         batch_size: int,
         *,
-        mean: float,
-        std: float,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
         shuffle: bool = False,
         seed: int = 0,
         shift: int = 0,
+        flip: bool = False,
         rank: int = 0,
         world_size: int = 1,
         current_epoch: Callable[[], int] | None = None,
@@ -61,7 +64,7 @@ class ImageLoader:
         self.images, self.labels = images, labels
         self.batch_size = batch_size
         self.mean, self.std = mean, std
-        self.shuffle, self.seed, self.shift = shuffle, seed, shift
+        self.shuffle, self.seed, self.shift, self.flip = shuffle, seed, shift, flip
         self.rank, self.world_size = rank, world_size
         self.current_epoch = current_epoch
         self.epoch = 0
@@ -83,7 +86,7 @@ class ImageLoader:
         return -(-share // self.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yields ``(x, y)``, or ``x`` where there are no labels; ``x`` is ``(B, 1, H, W)`` float32.
+        """Yields ``(x, y)``, or ``x`` where there are no labels; ``x`` is ``(B, C, H, W)`` float32.
 
         Nothing happens before the first batch is asked for: Lightning calls `iter` first and sets
         the epoch afterwards.
@@ -99,11 +102,21 @@ class ImageLoader:
             last = i == len(self) - 1
             index = share[i * self.batch_size : None if last else (i + 1) * self.batch_size]
             images = self.images[index]
+            if images.dim() == 3:
+                images = images.unsqueeze(1)
+            # by number of the batch, so that a resumed epoch goes on with the same draws
+            draw = (self.seed, self.epoch, i, self.rank)
             if self.shift:
-                # by number of the batch, so that a resumed epoch goes on with the same shifts
-                images = _shifted(images, self.shift, (self.seed, self.epoch, i, self.rank))
-            x = images.unsqueeze(1).float().div_(255).sub_(self.mean).div_(self.std)
+                images = _shifted(images, self.shift, draw)
+            if self.flip:
+                images = _flipped(images, (*draw, 1))
+            x = self.normalized(images)
             yield x if self.labels is None else (x, self.labels[index])
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """Images of uint8 as batches have them, float32 with mean 0 and deviation 1."""
+        x = images.float().div_(255)
+        return x.sub_(_per_channel(self.mean, x)).div_(_per_channel(self.std, x))
 
     def state_dict(self) -> dict[str, int]:
         """Where the iteration stands."""
@@ -123,11 +136,25 @@ class ImageLoader:
 
 
 def _shifted(images: Tensor, shift: int, seed: tuple[int, ...]) -> Tensor:
-    """Each of the images ``(B, H, W)`` moved by its own draw from -shift to shift, both ways."""
-    count, height, width = images.shape
-    draws = np.random.default_rng(seed).integers(2 * shift + 1, size=(2, count, 1, 1))
+    """Each of the images ``(B, C, H, W)`` moved by its own draw from -shift to shift, both ways."""
+    count, channels, height, width = images.shape
+    draws = np.random.default_rng(seed).integers(2 * shift + 1, size=(2, count, 1, 1, 1))
     down, right = torch.from_numpy(draws).to(images.device)
-    rows = down + torch.arange(height, device=images.device).view(1, -1, 1)
-    columns = right + torch.arange(width, device=images.device).view(1, 1, -1)
-    each = torch.arange(count, device=images.device).view(-1, 1, 1)
-    return functional.pad(images, (shift,) * 4)[each, rows, columns]
+    rows = down + torch.arange(height, device=images.device).view(1, 1, -1, 1)
+    columns = right + torch.arange(width, device=images.device).view(1, 1, 1, -1)
+    each = torch.arange(count, device=images.device).view(-1, 1, 1, 1)
+    channel = torch.arange(channels, device=images.device).view(1, -1, 1, 1)
+    return functional.pad(images, (shift,) * 4)[each, channel, rows, columns]
+
+
+def _flipped(images: Tensor, seed: tuple[int, ...]) -> Tensor:
+    """Half of the images ``(B, C, H, W)``, drawn one by one, mirrored left to right."""
+    draws = np.random.default_rng(seed).random(len(images)) < 0.5
+    mirrored = torch.from_numpy(draws).to(images.device).view(-1, 1, 1, 1)
+    return torch.where(mirrored, images.flip(3), images)
+
+
+def _per_channel(value: float | Sequence[float], images: Tensor) -> float | Tensor:
+    if isinstance(value, int | float):
+        return value
+    return torch.tensor(value, dtype=images.dtype, device=images.device).view(-1, 1, 1)

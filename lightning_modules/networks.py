@@ -1,4 +1,4 @@
-"""Two plain networks for small images; any other `torch.nn.Module` does as well."""
+"""Plain networks for small images; any other `torch.nn.Module` does as well."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class MLP(nn.Sequential):
 
     Args:
         in_features: Length of an input once flattened.
-        hidden: Number of neurons of each hidden layer, first to last; ``(300, 100)`` is
-            LeNet-300-100.
+        hidden: Number of neurons of each hidden layer, first to last; with ``(300, 100)`` and
+            ``output_bias=True`` it is LeNet-300-100.
         num_classes: Number of outputs.
         hidden_bias: Whether hidden layers have a bias.
         output_bias: Whether the output layer has a bias.
@@ -46,16 +46,16 @@ class MLP(nn.Sequential):
         hidden_bias: bool = True,
         output_bias: bool = False,
     ) -> None:
-        _check_sizes("hidden", *hidden)
-        _check_sizes("in_features", in_features)
-        _check_sizes("num_classes", num_classes)
+        check_sizes("hidden", *hidden)
+        check_sizes("in_features", in_features)
+        check_sizes("num_classes", num_classes)
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         for i, (n_in, n_out) in enumerate(pairwise([in_features, *hidden]), start=1):
             layers[f"fc{i}"] = nn.Linear(n_in, n_out, bias=hidden_bias)
             layers[f"relu{i}"] = nn.ReLU()
         layers[f"fc{len(hidden) + 1}"] = nn.Linear(hidden[-1], num_classes, bias=output_bias)
         super().__init__(layers)
-        _kaiming_normal(self)
+        kaiming_normal(self)
 
 
 class CNN(nn.Sequential):
@@ -91,10 +91,10 @@ class CNN(nn.Sequential):
         in_channels: int = 1,
         image_size: int = 28,
     ) -> None:
-        _check_sizes("channels", *channels)
-        _check_sizes("num_classes", num_classes)
-        _check_sizes("in_channels", in_channels)
-        _check_sizes("image_size", image_size)
+        check_sizes("channels", *channels)
+        check_sizes("num_classes", num_classes)
+        check_sizes("in_channels", in_channels)
+        check_sizes("image_size", image_size)
         side = image_size // 2 ** len(channels)
         if side == 0:
             raise ValueError(
@@ -112,17 +112,70 @@ class CNN(nn.Sequential):
         layers["flatten"] = nn.Flatten()
         layers["fc"] = nn.Linear(channels[-1] * side * side, num_classes)
         super().__init__(layers)
-        _kaiming_normal(self)
+        kaiming_normal(self)
 
 
-def _check_sizes(name: str, *sizes: int) -> None:
+class LeNet5(nn.Sequential):
+    """LeNet-5 as Caffe has it, the network of published tables on pruning.
+
+    Two 5 x 5 convolutions without padding, each followed by ReLU and 2 x 2 max pooling, and two
+    linear layers with a ReLU between them. Caffe's own has no ReLU behind the convolutions; those
+    that were pruned have, as of Louizos et al. (https://arxiv.org/abs/1705.08665) on. With biases
+    its multiply-adds are ``(25 + 1) 24^2 c1 + (25 c1 + 1) 8^2 c2 + (16 c2 + 1) h + (h + 1) 10``,
+    2,308,230.
+
+    Args:
+        channels: Number of filters of the two convolutions.
+        hidden: Number of neurons of the hidden linear layer.
+        num_classes: Number of outputs.
+
+    Shape:
+        Input ``(B, 1, 28, 28)``; output ``(B, num_classes)``.
+
+    Raises:
+        ValueError: If a size is not a positive whole number, or `channels` are not two.
+
+    Example:
+        >>> import torch
+        >>> from lightning_modules import LeNet5
+        >>> LeNet5()(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self, channels: tuple[int, int] = (20, 50), hidden: int = 500, num_classes: int = 10
+    ) -> None:
+        check_sizes("channels", *channels)
+        check_sizes("hidden", hidden)
+        check_sizes("num_classes", num_classes)
+        if len(channels) != 2:
+            raise ValueError(f"channels must be two numbers, such as (20, 50), got {channels}")
+        first, second = channels
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers["conv1"] = nn.Conv2d(1, first, kernel_size=5)
+        layers["relu1"] = nn.ReLU()
+        layers["pool1"] = nn.MaxPool2d(2)
+        layers["conv2"] = nn.Conv2d(first, second, kernel_size=5)
+        layers["relu2"] = nn.ReLU()
+        layers["pool2"] = nn.MaxPool2d(2)
+        layers["flatten"] = nn.Flatten()
+        layers["fc1"] = nn.Linear(16 * second, hidden)
+        layers["relu3"] = nn.ReLU()
+        layers["fc2"] = nn.Linear(hidden, num_classes)
+        super().__init__(layers)
+        kaiming_normal(self)
+
+
+def check_sizes(name: str, *sizes: int) -> None:
+    """Raises ValueError unless `sizes` are one or more positive whole numbers."""
     if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
         got = sizes[0] if len(sizes) == 1 else sizes
         raise ValueError(f"{name} must be one or more positive whole numbers, got {got}")
 
 
-def _kaiming_normal(network: nn.Sequential) -> None:
-    for layer in network:
+def kaiming_normal(network: nn.Module) -> None:
+    """Starts linear layers and convolutions as He et al. (2015) do, and their biases at zero."""
+    for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
             if layer.bias is not None:

@@ -40,7 +40,9 @@ class Attachment:
         layers: LayerPatterns | None,
         exclude: LayerPatterns | None,
     ) -> None:
-        in_space = type(parametrization) in (EWN, SWN) and not parametrization.batchnorm  # type: ignore[union-attr]
+        in_space = type(parametrization) in (EWN, SWN) and not (
+            parametrization.batchnorm or parametrization.inputs  # type: ignore[union-attr]
+        )
         if weight_space and not in_space:
             raise ValueError(
                 f"weight_space=True with parametrization={parametrization!r}: expected EWN() or "

@@ -31,7 +31,7 @@ from torch.serialization import safe_globals
 
 from ewnprune.model.sharding import is_sharded
 from ewnprune.training.attach import attached_parametrizations
-from ewnprune.training.state_dict import fold_state_dict
+from ewnprune.training.state_dict import fold_state_dict, same_mark
 
 KEY = "ewnprune"
 
@@ -126,10 +126,24 @@ def restore_originals(model: nn.Module, checkpoint: dict[str, Any]) -> None:
             "start anew from its weights"
         )
     state = model.state_dict(keep_vars=True)
+    for key, value in found["originals"].items():
+        if key.endswith("_extra_state") and not same_mark(value, state.get(key)):
+            layer = key.partition(".parametrizations.")[0]
+            raise ValueError(
+                f"layer {layer!r} of the checkpoint was trained with other options of the "
+                f"parametrization than this run's {attached[layer]}: resume with those"
+            )
     with torch.no_grad():
         for key, value in found["originals"].items():
-            if isinstance(state.get(key), Tensor):
-                state[key].copy_(value)
+            if not isinstance(state.get(key), Tensor):
+                continue
+            if state[key].shape != value.shape:  # rows in the one, columns in the other
+                raise ValueError(
+                    f"{key} is {tuple(value.shape)} in the checkpoint and "
+                    f"{tuple(state[key].shape)} in this run: resume with the parametrization of "
+                    "that run, EWN's dim and inputs too, or start anew from its weights"
+                )
+            state[key].copy_(value)
 
 
 def _path(parametrization: nn.Module) -> str:

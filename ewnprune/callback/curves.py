@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils._pytree import tree_leaves
 
 from ewnprune.callback.batches import TrainerBatches
-from ewnprune.callback.loggers import log_curve
+from ewnprune.callback.loggers import log_curve, monitored
 from ewnprune.callback.pruned import measure
 from ewnprune.callback.refusals import averaging_callbacks
 from ewnprune.callback.run_files import choose_paths, write_results
@@ -36,6 +36,8 @@ class Curves:
         curve: the points measured so far in this fit, those before it was resumed included; or by
             the last validate or test.
         report: lines to show when it is over.
+        beside: another network's curve, to be shown beside this one; the command sets it.
+        folder: where files go, if not where the Trainer's do; the command sets it.
         trained: whether this fit trained anything; a run may have ended before it was resumed.
     """
 
@@ -52,6 +54,8 @@ class Curves:
             )
         self.finetuning, self.gradual = finetuning, gradual
         self.every_n_epochs = every_n_epochs
+        self.beside = Curve()
+        self.folder: Path | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -135,9 +139,11 @@ class Curves:
             note = f"measured on the first of {len(flat)} {split} data loaders"
             curve = Curve(curve.points, (*curve.notes, Note("run", note)))
         self.curve = curve if self.curve is None else self.curve + curve
+        # there for ModelCheckpoint and EarlyStopping, which come after this in an epoch
+        trainer.callback_metrics.update(monitored(curve, self._key()))
         if self._paths is None:
             name = "sensitivity" if self.finetuning.measuring.per_layer else "sparsity_curve"
-            self._paths = choose_paths(trainer, split, name)
+            self._paths = choose_paths(trainer, split, name, self.folder)
         if trainer.is_global_zero:
             self._write(trainer, self.curve, self.finetuning.beside_one_shot(curve, self.curve))
 
@@ -164,13 +170,15 @@ class Curves:
         self.take(trainer, pl_module, "val", loaders, limits, epoch)
         self._swept_at, self._swept = trainer.global_step, fingerprint(pl_module)
 
+    def _key(self) -> str:
+        return "prune" if self.finetuning.pruned is None else "prune_finetuned"
+
     def _write(self, trainer: Any, curve: Curve, newest: Curve) -> None:
         """All points to the files, and the newest to the loggers and the report."""
         assert self._paths is not None
-        figure = write_results(curve, newest, self._paths)
-        key = "prune" if self.finetuning.pruned is None else "prune_finetuned"
-        log_curve(trainer.loggers, newest, figure, trainer.global_step, key)
-        self.report = [str(newest)]
+        figure = write_results(curve, self.beside + newest, self._paths)
+        log_curve(trainer.loggers, newest, figure, trainer.global_step, self._key())
+        self.report = [str(newest + self.beside)]
         if self._paths:
             kinds = ",".join(path.suffix[1:] for path in self._paths)
             self.report.append(f"ewnprune: {self._paths[0].with_suffix('')}.{{{kinds}}}")

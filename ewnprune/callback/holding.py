@@ -171,10 +171,10 @@ def set_to_zero(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         for name, keep in masks.items():
             layer = name.rpartition(".")[0]
             if name not in tensors:  # a weight that a parametrization makes
-                s, v = (tensors[key] for key in _originals(name))
-                new_s, new_v = attached[layer].masked(s, v, keep.to(v.device))
-                s.copy_(new_s)
-                v.copy_(new_v)
+                originals = [tensors[key] for key in _originals(name, tensors)]
+                masked = attached[layer].masked(keep.to(originals[-1].device), *originals)
+                for original, new in zip(originals, masked, strict=True):
+                    original.copy_(new)
             else:
                 tensors[name].masked_fill_(~keep.to(tensors[name].device), 0)
 
@@ -186,8 +186,8 @@ def hold_at_zero(
 
     Gradients there are zero, so that neither a norm to clip by nor an optimizer's state sees them,
     and every step is followed by setting the weights to zero again: no momentum, weight decay or
-    mixing of rows brings them back. The weight of a reparametrized layer is zero where its ``v``
-    is.
+    mixing of rows brings them back. The weight of a reparametrized layer is zero where the last of
+    its originals is.
 
     Args:
         model: the model, with zeros there already.
@@ -197,7 +197,7 @@ def hold_at_zero(
     parameters = dict(model.named_parameters())
     held = []
     for name, keep in masks.items():
-        found = parameters.get(name, parameters.get(_originals(name)[1]))
+        found = parameters.get((_originals(name, parameters) or [name])[-1])
         if found is not None:  # else a buffer, which stays at zero by itself
             held.append((found, ~keep.to(found.device)))
 
@@ -219,8 +219,8 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers()
 
 
-def _originals(name: str) -> tuple[str, str]:
-    """Names of ``s`` and ``v`` that a weight of this name is made of."""
+def _originals(name: str, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of what a weight of this name is made of; none where it is plain."""
     layer, _, weight = name.rpartition(".")
     prefix = f"{layer}.parametrizations.{weight}".lstrip(".")
-    return f"{prefix}.original0", f"{prefix}.original1"
+    return [key for key in (f"{prefix}.original0", f"{prefix}.original1") if key in tensors]

@@ -28,6 +28,7 @@ from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.tracing import call
 from ewnprune.pruning.budget import LevelOf
 from ewnprune.pruning.ranking import SPARSITIES, Scope, check_sparsities
+from ewnprune.pruning.score_names import SCORE
 from ewnprune.training.parametrizations import NeuronParametrization
 
 
@@ -49,7 +50,7 @@ class PruningHooks:
         exclude: which of them to leave.
         scope: ``"layer"`` removes the same fraction of each layer, ``"global"`` the lowest scores
             of all layers; for others see `sparsity_curve`.
-        every_n_epochs: take the curve every so many epochs too.
+        every_n_epochs: take the curve every so many epochs too, to monitor ``prune/val/acc@0.9``.
         metric: any torchmetrics metric or collection, beside accuracy and loss.
         loss_fn: from outputs and targets to the loss, see `sparsity_curve`.
         batch: function from a batch to (inputs, targets); by default the batch is that pair.
@@ -84,7 +85,7 @@ class PruningHooks:
         self,
         parametrization: NeuronParametrization | None,
         sparsities: Sequence[float] = SPARSITIES,
-        scores: Sequence[str] = ("norm",),
+        scores: Sequence[str] = (SCORE,),
         layers: LayerPatterns | None = None,
         exclude: LayerPatterns | None = None,
         scope: Scope = "layer",
@@ -226,9 +227,8 @@ class PruningHooks:
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         """The curve on test data."""
-        self.curves.take(
-            trainer, pl_module, "test", trainer.test_dataloaders, trainer.num_test_batches
-        )
+        data = trainer.test_dataloaders, trainer.num_test_batches
+        self.curves.take(trainer, pl_module, "test", *data)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Write the originals back, so that a resumed run goes on bit for bit."""

@@ -8,6 +8,7 @@ of truth; loggers are a mirror.
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ewnprune.curve.curve import Curve
@@ -15,6 +16,29 @@ from ewnprune.curve.points import CurvePoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_AXIS = "/over_thousandths_removed"
+"""What the steps of a scalar are where a logger has whole steps alone, for its name to say."""
+
+
+def monitored(curve: Curve, key: str = "prune") -> dict[str, Tensor]:
+    """Each level's measures, by names such as ``prune/val/acc@0.9``, for callbacks to monitor.
+
+    Args:
+        curve: points of one split, at one time; those of the first score count.
+        key: what the names begin with.
+
+    >>> points = (CurvePoint(sparsity=0.9, accuracy=0.5, split="val"),)
+    >>> monitored(Curve(points))
+    {'prune/val/acc@0.9': tensor(0.5000)}
+    """
+    first = curve.points[0].score
+    return {
+        f"{key}/{point.split}/{name}@{point.sparsity:g}": torch.tensor(value)
+        for point in curve.where(score=first, layer="")
+        for name, value in _measures(point).items()
+    }
 
 
 def log_curve(
@@ -34,15 +58,14 @@ def log_curve(
         if hasattr(logger, "log_table"):  # W&B and its like
             _log_table(logger, experiment, curve, key)
         elif hasattr(experiment, "add_figure"):  # TensorBoard
-            # its x-axis is the step, a whole number: the sparsity in thousandths
-            _log_points(logger, curve, key, lambda sparsity: round(1000 * sparsity))
+            _log_by_thousandths(logger, curve, key)
             experiment.add_figure(f"{key}/{curve.points[0].split}", figure, step)
         elif hasattr(experiment, "log_figure"):  # MLflow
-            _log_points(logger, curve, key, lambda sparsity: round(1000 * sparsity))
+            _log_by_thousandths(logger, curve, key)
             name = f"sparsity_curve_{curve.points[0].split}.png"
             experiment.log_figure(logger.run_id, figure, name)
         else:
-            _log_points(logger, curve, key, lambda _: step)
+            _log_points(logger, curve, key, step)
 
 
 def log_norms(loggers: Iterable[Any], norms: dict[str, Tensor], step: int) -> None:
@@ -60,32 +83,51 @@ def log_norms(loggers: Iterable[Any], norms: dict[str, Tensor], step: int) -> No
                 experiment.add_histogram(f"norms/{name}", values.float().cpu(), step)
 
 
+def _measures(point: CurvePoint) -> dict[str, float]:
+    found = {"acc": point.accuracy, "loss": point.loss, **point.metrics}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def _row(point: CurvePoint, key: str) -> dict[str, float]:
     """The point's measures by the names they are logged under."""
-    measures = {"acc": point.accuracy, "loss": point.loss, **point.metrics}
-    prefix = f"{key}/{point.split}_"
+    layer = f"/{point.layer}" if point.layer else ""
     return {
-        f"{prefix}{name}/{point.score}" + (f"/{point.layer}" if point.layer else ""): value
-        for name, value in measures.items()
-        if value is not None
+        f"{key}/{point.split}_{name}/{point.score}{layer}": value
+        for name, value in _measures(point).items()
     }
 
 
+def _row_of_epoch(point: CurvePoint, key: str) -> dict[str, float]:
+    """The same by names of this epoch alone: where sparsity is the axis, the next goes back."""
+    epoch = "" if point.epoch is None else f"/epoch_{point.epoch}"
+    return {name + epoch: value for name, value in _row(point, key).items()}
+
+
+def _log_by_thousandths(logger: Any, curve: Curve, key: str) -> None:
+    for level in dict.fromkeys(point.sparsity for point in curve):
+        rows = (_row_of_epoch(point, key) for point in curve.where(sparsity=level))
+        row = {name + _AXIS: value for one in rows for name, value in one.items()}
+        logger.log_metrics(row, round(1000 * level))
+
+
 def _log_points(
-    logger: Any, curve: Curve, key: str, step_of: Callable[[float], int | None]
+    logger: Any,
+    curve: Curve,
+    key: str,
+    step: int | None,
+    row_of: Callable[[CurvePoint, str], dict[str, float]] = _row,
 ) -> None:
-    levels = dict.fromkeys(point.sparsity for point in curve)
-    for level in levels:
+    for level in dict.fromkeys(point.sparsity for point in curve):
         row = {f"{key}/sparsity": level}
         for point in curve.where(sparsity=level):
-            row |= _row(point, key)
-        logger.log_metrics(row, step_of(level))
+            row |= row_of(point, key)
+        logger.log_metrics(row, step)
 
 
 def _log_table(logger: Any, experiment: Any, curve: Curve, key: str) -> None:
     if hasattr(experiment, "define_metric"):
         # by exact name, which comes before the "*" that Lightning ties to its global step
-        for name in dict.fromkeys(name for point in curve for name in _row(point, key)):
+        for name in dict.fromkeys(n for point in curve for n in _row_of_epoch(point, key)):
             experiment.define_metric(name, step_metric=f"{key}/sparsity")
     columns = ["score", "sparsity", "neurons left", "accuracy", "loss"]
     rows = [
@@ -96,4 +138,4 @@ def _log_table(logger: Any, experiment: Any, curve: Curve, key: str) -> None:
         columns = ["layer", *columns]
         rows = [[point.layer, *row] for point, row in zip(curve, rows, strict=True)]
     logger.log_table(f"{key}/{curve.points[0].split}_curve", columns=columns, data=rows)
-    _log_points(logger, curve, key, lambda _: None)
+    _log_points(logger, curve, key, None, _row_of_epoch)

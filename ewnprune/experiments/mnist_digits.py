@@ -27,7 +27,7 @@ def load_digits(data_dir: str | None, device: str = "cpu") -> tuple[Digits, Digi
     data.setup()
     parts = []
     for loader in (data.train_dataloader(), data.test_dataloader()):
-        x = (loader.images.flatten(1).float() / 255 - loader.mean) / loader.std
+        x = loader.normalized(loader.images).flatten(1)
         parts.append(Digits(x.to(device), cast(Tensor, loader.labels).to(device)))
     return parts[0], parts[1]
 

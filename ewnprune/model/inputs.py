@@ -7,11 +7,11 @@ from typing import Any
 from torch import Size, Tensor, fx, nn
 
 from ewnprune.model.dimensions import Channels
-from ewnprune.model.layers import conv_groups, type_name
+from ewnprune.model.layers import LAYER_TYPES, conv_groups, type_name
 from ewnprune.model.operations import is_elementwise
 from ewnprune.model.readers import Flow, Reader, Walk
 from ewnprune.model.selecting import can_select, selects_inputs
-from ewnprune.model.tracing import Trace
+from ewnprune.model.tracing import Trace, asks_fact
 
 _INPUTS = ""  # in place of a layer's name
 
@@ -58,6 +58,28 @@ def input_flow(trace: Trace) -> InputFlow:
     shape = trace.shapes[trace.nodes[0]]
     flows = [_along(trace, dim, shape) for dim in dict.fromkeys((1, len(shape) - 1))]
     return next((flow for flow in flows if not flow.unknown), flows[0])
+
+
+def first_layers(trace: Trace) -> list[str]:
+    """Layers that read the inputs and nothing that another layer made of them. No data are needed.
+
+    >>> from ewnprune.model.tracing import trace
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> first_layers(trace(net))
+    ['1']
+    """
+    reached, readers = {trace.nodes[0]}, dict[str, list[fx.Node]]()
+    for node in trace.nodes[1:]:
+        if asks_fact(node) or not reached.intersection(node.all_input_nodes):
+            continue
+        name = trace.layer(node)
+        if name is None:
+            reached.add(node)
+        elif isinstance(trace.module(name), LAYER_TYPES):
+            readers.setdefault(name, []).append(node)
+        elif all(parameter.dim() < 2 for parameter in trace.module(name).parameters()):
+            reached.add(node)  # a norm; what has weights of its own makes other features
+    return [name for name, nodes in readers.items() if nodes == trace.calls(name)]
 
 
 def _along(trace: Trace, dim: int, shape: Size) -> InputFlow:

@@ -29,16 +29,19 @@ class Selection:
         left: the other layers with weights of their own, each with its reason.
         scales: the BatchNorm whose scale stands for the length of a chosen layer's neurons, by
             the layer's name.
+        gates: chosen layers with a length for each input feature, in place of one for each neuron.
     """
 
     chosen: dict[str, nn.Module] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     scales: dict[str, str] = field(default_factory=dict)
+    gates: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [
             f"  chosen  {name}: {type_name(layer)}, {num_neurons(layer)} neurons"
             + (f", by the scale of {self.scales[name]}" if name in self.scales else "")
+            + (f", a gate for each of {num_inputs(layer)} inputs" if name in self.gates else "")
             for name, layer in self.chosen.items()
         ]
         lines += [f"  left    {name}: {reason}" for name, reason in self.left.items()]

@@ -25,7 +25,7 @@ class GroupLasso(ProximalPenalty):
 
     Raises:
         ValueError: a number out of range; at the start of a fit, a layer under a parametrization
-            that is not this package's.
+            other than SWN and EWN.
 
     >>> GroupLasso(2.0).shortened(torch.tensor([8.0, 2.0, 0.0]), 2.0)
     tensor([0.7500, 0.0000, 0.0000])

@@ -35,7 +35,7 @@ class LogSumPenalty(ProximalPenalty):
 
     Raises:
         ValueError: a number out of range; at the start of a fit, a layer under a parametrization
-            that is not this package's.
+            other than SWN and EWN.
 
     >>> LogSumPenalty(1.0).shortened(torch.tensor([10.0, 1.0, 0.0]), 0.5)
     tensor([0.9950, 0.0000, 0.0000])

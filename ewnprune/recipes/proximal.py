@@ -37,7 +37,7 @@ class ProximalPenalty(Callback):
 
     Raises:
         ValueError: a number out of range; at the start of a fit, a layer under a parametrization
-            that is not this package's.
+            other than SWN and EWN.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class ProximalPenalty(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._chosen = select_layers(pl_module, self.layers, self.exclude).chosen
-        ours = attached_parametrizations(pl_module)
+        scaled = [k for k, p in attached_parametrizations(pl_module).items() if p.has_scale]
         for name, layer in self._chosen.items():
-            if parametrize.is_parametrized(layer, "weight") and name not in ours:
+            if parametrize.is_parametrized(layer, "weight") and name not in scaled:
                 raise ValueError(
-                    f"{type(self).__name__} on layer {name!r}, which has a parametrization that is "
-                    f"not ewnprune's: remove that, or leave the layer with exclude={name!r}"
+                    f"{type(self).__name__} on layer {name!r}, which has a parametrization other "
+                    f"than SWN and EWN: remove that, or leave the layer with exclude={name!r}"
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,6 +1,7 @@
 """`ewnprune compare`: a study, methods by seeds, each run in a folder of its own."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,20 +12,24 @@ from typing import Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
+from ewnprune.columns import fill
 from ewnprune.configs import config_path
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.errors import UsageError
 from ewnprune.files import write_text
+from ewnprune.study.analysis import Study, gather
 from ewnprune.study.engines import Events, check_workers, run_locally
 from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.methods import Method, find_methods, parse_methods, parse_seeds
 from ewnprune.study.options import check_options
+from ewnprune.study.page import write_report
 from ewnprune.study.plan import Run, expand, merge
 from ewnprune.study.progress import watch
 from ewnprune.study.ray_engine import import_ray, run_on_ray
-from ewnprune.study.run import CONFIG, FINISHED, SETTINGS
-from ewnprune.study.tables import analyse, write_tables
+from ewnprune.study.recorded import SETTINGS
+from ewnprune.study.run import CONFIG, FINISHED
+from ewnprune.study.tables import write_tables
 from ewnprune.study.text import format_study
 
 _STUDY = "study.yaml"
@@ -52,11 +57,14 @@ def compare(
     chosen on validation data; accuracies are shown on test data.
 
     The folder then has points.csv (every point of every run), levels.csv, differences.csv,
-    summaries.csv and study.txt, what is printed.
+    summaries.csv and study.txt, what is printed; and report/index.html, the page of `ewnprune
+    report`, which is written anew whenever a run has finished.
 
     Args:
         methods: names with commas between: none, swn, ewn, group_lasso, random, random_ratios,
-            magnitude, dense, or your own.
+            magnitude, dense; log_sum, ewn_log_norm, d_gating_2, d_gating_3, d_gating_4, ham,
+            ham_neurons, ham_weights, powerprop, powerprop_neurons, powerprop_weights, group_hs,
+            network_slimming (docs/compare.md says what each is); or your own.
         seeds: such as 0-4 or 0,2,7.
         folder: where the study lies.
         fit: options of `ewnprune fit` for all runs, as in its YAML files.
@@ -96,18 +104,42 @@ def compare(
         write_text(folder / _STUDY, yaml.safe_dump(settings, sort_keys=False))
         todo = _prepare(runs)
         print(f"ewnprune: {len(runs)} runs, {len(runs) - len(todo)} of them finished: {folder}")
-        failed = watch(start([run.folder for run in todo], workers), todo) if todo else []
-        points = collect(folder, find_methods(settings["methods"], defined))
-        if points.points:
-            write_curve(points, folder / "points.csv")
-            study = analyse(points, settings["reference"])
-            write_tables(study, folder)
+        known = find_methods(settings["methods"], defined)
+        then, folders = partial(_write_so_far, folder, known), [run.folder for run in todo]
+        failed = watch(start(folders, workers), todo, then) if todo else []
+        study = _write_results(folder, known)
+        if study is not None:
             text = format_study(study)
             write_text(folder / "study.txt", text)
             print(text, end="")
     for path in failed:
         print(f"ewnprune: failed: {path.name}: {_last_line(path)} (all of it: {path}/log.txt)")
+    if study is not None:
+        files = sorted([*folder.glob("*.csv"), folder / "study.txt"])
+        print("", *fill(f"written to {folder}: {', '.join(path.name for path in files)}"), sep="\n")
+        print(f"page: {folder / 'report' / 'index.html'}")
+        print(f"the page anew: ewnprune report {shlex.quote(str(folder))}")
     return 1 if failed else 0
+
+
+def _write_results(folder: Path, methods: Mapping[str, Method]) -> Study | None:
+    """Points, tables and page of the runs that are finished; None where none is."""
+    points = collect(folder, methods)
+    if not points.points:
+        return None
+    write_curve(points, folder / "points.csv")
+    found = gather(folder)
+    write_tables(found.study, folder)
+    write_report(found, folder / "report")
+    return found.study
+
+
+def _write_so_far(folder: Path, methods: Mapping[str, Method]) -> None:
+    """The same while other runs go on, which it must not stop: at the end it is an error."""
+    try:
+        _write_results(folder, methods)
+    except ValueError as error:
+        print(f"ewnprune: no page of the runs so far: {error}", flush=True)
 
 
 def collect(folder: Path, methods: Mapping[str, Method]) -> Curve:

@@ -1,152 +1,153 @@
-"""The figures of a report: each as a drawing, and as the rows of the CSV file it shows."""
+"""The figures of a report: each as a chart, and as the rows of the CSV file it shows."""
 
-import csv
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from ewnprune.study.axes import Axis, accuracies, categories, linear, logarithmic
+from ewnprune.study.chart import Chart, Mark, Series, front
+from ewnprune.study.naming import short, shorten, styles
+from ewnprune.study.recorded_figures import Drawn, draw_classes, draw_norms, draw_training
+from ewnprune.study.rows import Rows
+from ewnprune.study.tables import candidate_rows, difference_rows, level_rows
 
-from ewnprune.curve.equal_size import LEFT
-from ewnprune.drawing import DASHES, line_styles
-from ewnprune.study.labels import labels_of
-from ewnprune.study.run import SETTINGS
-from ewnprune.study.tables import Study, difference_rows, level_rows, size_rows
+if TYPE_CHECKING:
+    from ewnprune.study.analysis import Study
+    from ewnprune.study.evidence import Evidence
 
-Rows = list[dict[str, Any]]
+_ROOM = 24  # texts that are beside each other along an axis
+_MUTED = "#767676"  # of what is no method
 
 
-def draw_curves(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
-    """Accuracy against sparsity: mean, band of one standard deviation, single seeds."""
-    figure, axes = _axes("removed (%)", f"accuracy on {study.split} data (%)")
-    rows = level_rows(study)
-    for label, style in _styles(study).items():
+def draw_curves(found: "Evidence") -> Drawn:
+    """Accuracy against what is left: mean, band of one standard deviation, single seeds."""
+    study, rows = found.study, level_rows(found.study)
+    series = []
+    for label, style in styles(study).items():
         of_method = [row for row in rows if row["method"] == label]
-        x = [100 * row["sparsity"] for row in of_method]
-        mean, sd = ([100 * row[key] for row in of_method] for key in ("mean", "sd"))
-        marker = "s" if len(x) == 1 else None
-        axes.plot(x, mean, label=label, linewidth=2, marker=marker, **style)
-        low = [m - s for m, s in zip(mean, sd, strict=True)]
-        high = [m + s for m, s in zip(mean, sd, strict=True)]
-        axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
-        for series in study.curve.where(method=label).series():
-            levels = [100 * point.sparsity for point in series]
-            values = [100 * point.measure() for point in series]
-            axes.plot(levels, values, color=style["color"], linewidth=0.5, alpha=0.6)
-    _legend(figure, axes)
-    return figure, rows
+        marks = [_level_mark(row, 100 * (1 - row["sparsity"])) for row in of_method]
+        for one in study.curve.where(method=label).series():
+            thin = tuple(Mark(100 * (1 - point.sparsity), point.measure()) for point in one)
+            series.append(Series(label, "", style["color"], thin, thin=True, dots=False))
+        series.append(Series(label, label, marks=marks, spread="band", **style))
+    left = [mark.x for one in series for mark in one.marks]
+    x = logarithmic("left of the neurons, or weights (%), log scale", left, backwards=True)
+    levels = {row["sparsity"]: (100 * (1 - row["sparsity"]),) for row in rows}
+    return Chart(x, _accuracy_axis(study, series), series, levels), rows
 
 
-def draw_differences(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
+def draw_parameters(found: "Evidence") -> Drawn:
+    """Accuracy against the parameters that are left of the whole network."""
+    return _draw_cost(found, "parameters", "parameters left (%), log scale")
+
+
+def draw_macs(found: "Evidence") -> Drawn:
+    """Accuracy against the multiply-accumulates of a forward pass."""
+    return _draw_cost(found, "macs", "MACs left (%), log scale")
+
+
+def draw_latency(found: "Evidence") -> Drawn:
+    """Accuracy against the time of a forward pass, where that was measured."""
+    return _draw_cost(found, "latency_ms", "latency (ms), log scale")
+
+
+def draw_differences(found: "Evidence") -> Drawn:
     """Paired differences to the reference with their intervals."""
-    rows = difference_rows(study)
+    rows = difference_rows(found.study)
     if not rows:
         return None, []
-    figure, axes = _axes("removed (%)", f"difference to {study.reference} (points)")
-    axes.axhline(0, color="#888", linewidth=1)
     names = list(dict.fromkeys(row["method"] for row in rows))
     levels = sorted({row["sparsity"] for row in rows})
+    series = []
     for index, label in enumerate(names):
-        found = [row for row in rows if row["method"] == label]
         # side by side, the levels evenly apart: intervals do not hide each other
         shift = (index - (len(names) - 1) / 2) * 0.8 / len(names)
-        x = [levels.index(row["sparsity"]) + shift for row in found]
-        mean = [100 * row["mean"] for row in found]
-        error = [[100 * abs(row["mean"] - row[end]) for row in found] for end in ("low", "high")]
-        color = _styles(study)[label]["color"]
-        bars = None if any(row["seeds"] < 2 for row in found) else error
-        axes.errorbar(x, mean, bars, fmt="o", color=color, capsize=3, label=label, markersize=4)
-    axes.set_xticks(range(len(levels)), [f"{100 * level:g}" for level in levels])
-    axes.grid(visible=False, axis="x")
-    for between in range(len(levels) - 1):
-        axes.axvline(between + 0.5, color="#888", linewidth=0.5, alpha=0.5)
-    _legend(figure, axes)
-    return figure, rows
+        marks = []
+        for row in (row for row in rows if row["method"] == label):
+            known = row["seeds"] > 1
+            low, high = (100 * row[end] if known else None for end in ("low", "high"))
+            text = f"{100 * row['mean']:+.2f} points to {row['reference']}"
+            text += f" [{low:.2f}, {high:.2f}]" if known else ""
+            tip = f"{label}: {text}, {100 * row['sparsity']:g} % removed"
+            place = levels.index(row["sparsity"]) + shift
+            marks.append(Mark(place, 100 * row["mean"], tip, low, high, row["sparsity"]))
+        color = styles(found.study)[label]["color"]
+        series.append(Series(label, label, color, marks, line=False, spread="bars"))
+    x = categories("removed (%)", [f"{100 * level:g}" for level in levels])
+    zero = Series("", "", _MUTED, (Mark(x.low, 0), Mark(x.high, 0)), dots=False)
+    ends = [v for one in series for m in one.marks for v in (m.y, m.low, m.high) if v is not None]
+    y = linear(f"difference to {found.study.reference} (points)", [0, *ends])
+    places = {level: (index,) for index, level in enumerate(levels)}
+    return Chart(x, y, [zero, *series], places), rows
 
 
-def draw_sizes(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
-    """Neurons against single weights: mean accuracy at equal parameters."""
-    rows = size_rows(study)
-    if not rows:
-        return None, []
-    figure, axes = _axes("parameters left (%)", f"accuracy on {study.split} data (%)")
-    axes.set_xscale("log")
-    for label, style in _styles(study).items():
-        found = [r for r in rows if r["method"] == label and r["size"] == "parameters"]
-        x, y = ([100 * row[key] for row in found] for key in ("left", "mean"))
-        if found:
-            name = f"{label} ({found[0]['unit']})"
-            axes.plot(x, y, marker="o", markersize=4, label=name, **style)
-    axes.set_xticks([100 * left for left in LEFT], [f"{100 * left:g}" for left in LEFT])
-    axes.set_xticks([], minor=True)
-    axes.invert_xaxis()
-    _legend(figure, axes)
-    return figure, rows
+def draw_candidates(found: "Evidence") -> Drawn:
+    """What there was to choose from, on validation data, and what was chosen."""
+    rows = candidate_rows(found)
+    shown = [row for row in rows if "mean" in row]
+    if len(shown) <= len({row["method"] for row in shown}):
+        return None, rows
+    places = list(dict.fromkeys((row["method"], row["candidate"]) for row in shown))
+    series = []
+    for label, style in styles(found.study).items():
+        marks = []
+        for row in (row for row in shown if row["method"] == label):
+            what = ", ".join(part for part in (row["candidate"], short(row["score"])) if part)
+            tip = f"{label}, {what}: {100 * row['mean']:.2f} % over the curve"
+            tip += ", chosen" if row["chosen"] else ""
+            place = places.index((label, row["candidate"]))
+            marks.append(Mark(place, row["mean"], tip, ringed=row["chosen"]))
+        series.append(Series(label, label, style["color"], marks, line=False))
+    names = [shorten(candidate or method) for method, candidate in places]
+    if len(places) > _ROOM:  # for the methods alone, in the middle of theirs
+        every = [method for method, _ in places]
+        middle = {every.index(m) + every.count(m) // 2: m for m in every}
+        names = [shorten(middle.get(place, "")) for place in range(len(places))]
+    y = accuracies("mean over the curve (%)", [row["mean"] for row in shown])
+    return Chart(categories("", names), y, series, slanted=True), rows
 
 
-def draw_norms(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
-    """Norms of the neurons, sorted, layer by layer, of the first seed of each method."""
-    rows = _of_taken(study, runs, "norms.csv")
-    first = min((row["seed"] for row in rows), default=None)
-    rows = [row for row in rows if row["seed"] == first]
-    figure, axes = _axes("neurons, largest norm first (%)", "norm of the incoming weights")
-    _logarithmic(axes)
-    shown = {row["method"] for row in rows}
-    for label, style in _styles(study).items():
-        if label not in shown:
-            continue
-        layers = dict.fromkeys(row["layer"] for row in rows if row["method"] == label)
-        for dash, layer in zip(DASHES * len(layers), layers, strict=False):
-            of_layer = [r for r in rows if r["method"] == label and r["layer"] == layer]
-            norms = sorted((float(row["norm"]) for row in of_layer), reverse=True)
-            # a logarithmic axis has no zero: exact zeros are where the line ends
-            positive = [norm for norm in norms if norm > 0]
-            x = [100 * (i + 1) / len(norms) for i in range(len(positive))]
-            name = label if len(layers) == 1 else f"{label}, {layer}"
-            axes.plot(x, positive, color=style["color"], linestyle=dash, label=name)
-    _legend(figure, axes)
-    return (figure if rows else None), rows
-
-
-def draw_training(study: Study, runs: Path) -> tuple[Figure | None, Rows]:
-    """Training loss epoch by epoch, every seed."""
-    rows = [row for row in _of_taken(study, runs, "training.csv") if row.get("train/loss")]
-    figure, axes = _axes("epoch", "training loss")
-    _logarithmic(axes)
-    styles = _styles(study)
-    named = set()
-    of_runs = {(row["method"], row["seed"]) for row in rows}
-    for method, seed in sorted(of_runs, key=lambda run: ([*styles].index(run[0]), run[1])):
-        of_run = [row for row in rows if (row["method"], row["seed"]) == (method, seed)]
-        name = "_nolegend_" if method in named else method
-        named.add(method)
-        epochs = [int(row["epoch"]) + 1 for row in of_run]
-        loss = [float(row["train/loss"]) for row in of_run]
-        axes.plot(epochs, loss, linewidth=1, marker=".", label=name, **styles[method])
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _legend(figure, axes)
-    return (figure if rows else None), rows
-
-
-FIGURES: dict[str, tuple[str, str, Callable[[Study, Path], tuple[Figure | None, Rows]]]] = {
+FIGURES: dict[str, tuple[str, str, Callable[["Evidence"], Drawn]]] = {
     "curves": (
-        "Accuracy against sparsity",
-        "Mean over seeds, one sample standard deviation either side, and each seed as a thin line.",
+        "Accuracy against what is left",
+        "Mean over seeds, one sample standard deviation either side, and each seed as a thin line. "
+        "Both axes are stretched where methods differ.",
         draw_curves,
+    ),
+    "parameters": (
+        "Accuracy against parameters",
+        "Of the whole network, mean over seeds. Grey: the front, which nothing here beats. Masks "
+        "of single weights save memory only where they are stored sparse.",
+        draw_parameters,
+    ),
+    "macs": (
+        "Accuracy against MACs",
+        "Multiply-accumulates of one forward pass, of the whole network; of masked single weights "
+        "on paper only. Grey: the front, which nothing here beats.",
+        draw_macs,
+    ),
+    "latency": (
+        "Accuracy against latency",
+        "Median time of a forward pass of the smaller network, as measured on the machine of the "
+        "runs. Grey: the front, which nothing here beats.",
+        draw_latency,
     ),
     "difference_plot": (
         "Paired differences",
         "Pairs of the same seed, with 95 % t intervals; uncorrected, see the table for Holm's p.",
         draw_differences,
     ),
-    "equal_sizes": (
-        "Neurons against single weights",
-        "Means at equal fractions of the parameters left, between levels by straight lines. Masks "
-        "of single weights save memory and products on paper only.",
-        draw_sizes,
+    "candidates": (
+        "What validation data chose",
+        "Each candidate by each score: mean over the curve on validation data, and over seeds. "
+        "Ringed: what was taken.",
+        draw_candidates,
+    ),
+    "classes": (
+        "What pruning forgets",
+        "Points that each class loses where about nine tenths are removed, mean over seeds; "
+        "on the left the classes that lose most.",
+        draw_classes,
     ),
     "norms": (
         "How norms are distributed",
@@ -161,44 +162,62 @@ FIGURES: dict[str, tuple[str, str, Callable[[Study, Path], tuple[Figure | None, 
 }
 
 
-def _axes(x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.8, 4.2), layout="constrained")  # legible on a phone as well
-    axes = figure.add_subplot()
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.grid(alpha=0.25)
-    return figure, axes
+def _draw_cost(found: "Evidence", cost: str, label: str) -> Drawn:
+    rows = accuracy_by_cost(found, cost)
+    if not rows:
+        return None, []
+    series: list[Series] = []
+    places: dict[float, list[float]] = {}
+    for name, style in styles(found.study).items():
+        marks = []
+        for row in (row for row in rows if row["method"] == name):
+            x = row["cost"]
+            how = "ms" if cost == "latency_ms" else "% of the " + cost.replace("macs", "MACs")
+            tip = f"{_tip(row)}, {x:.3g} {how}"
+            marks.append(Mark(x, row["mean"], tip, level=row["sparsity"]))
+            places.setdefault(row["sparsity"], []).append(x)
+        series.append(Series(name, name, marks=marks, **style))
+    every = [(mark.x, mark.y) for one in series for mark in one.marks]
+    stairs = Series("", "front", _MUTED, [Mark(*corner) for corner in front(every)], dots=False)
+    x_axis = logarithmic(label, [x for x, _ in every], backwards=True)
+    cursor = {level: sorted(set(at)) for level, at in places.items()}
+    return Chart(x_axis, _accuracy_axis(found.study, series), [stairs, *series], cursor), rows
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
-    """Above the axes: inside, there is always a study whose lines it hides."""
-    handles, names = axes.get_legend_handles_labels()
-    if names:
-        columns = max(1, min(len(names), 60 // max(len(name) + 5 for name in names)))
-        figure.legend(
-            handles, names, loc="outside upper center", ncols=columns, fontsize=8, frameon=False
-        )
+def accuracy_by_cost(found: "Evidence", cost: str) -> Rows:
+    """One row per method and level: mean accuracy, and what the network costs.
 
-
-def _logarithmic(axes: Axes) -> None:
-    axes.set_yscale("log")
-    for place in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        place(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
-
-
-def _styles(study: Study) -> dict[str, dict[str, Any]]:
-    labels = labels_of(study.curve)
-    return dict(zip(labels, line_styles(labels), strict=True))
-
-
-def _of_taken(study: Study, runs: Path, name: str) -> Rows:
-    """The rows of a file of every run whose points are shown, under the name they are shown by."""
-    trained = {label: method for method, (label, _) in reversed(study.taken.items())}
-    rows: Rows = []
-    for path in sorted(runs.glob(f"runs/*/{name}")):
-        settings = json.loads((path.parent / SETTINGS).read_text(encoding="utf-8"))
-        if settings["method"] in trained and settings["part"] is None:
-            tags = {"method": trained[settings["method"]], "seed": settings["seed"]}
-            with open(path, encoding="utf-8", newline="") as file:
-                rows += [tags | line for line in csv.DictReader(file)]
+    Args:
+        found: the study.
+        cost: ``"parameters"`` or ``"macs"``, in percent of the whole network's, or
+            ``"latency_ms"``. There are no rows where it was not measured.
+    """
+    rows = []
+    for row in level_rows(found.study):
+        at = found.study.curve.where(method=row["method"], sparsity=row["sparsity"])
+        costs = []
+        for point in at:
+            count = getattr(point, cost, None)
+            value = point.metrics.get(cost) if count is None else 100 * count.left / count.total
+            costs += [] if value is None else [value]
+        if costs:
+            kept = ("method", "sparsity", "seeds", "mean", "sd")
+            rows.append({key: row[key] for key in kept} | {"cost": fmean(costs)})
     return rows
+
+
+def _level_mark(row: dict[str, Any], x: float) -> Mark:
+    one = row["seeds"] < 2
+    low, high = (None if one else row["mean"] + sign * row["sd"] for sign in (-1, 1))
+    return Mark(x, row["mean"], _tip(row), low, high, row["sparsity"])
+
+
+def _tip(row: dict[str, Any]) -> str:
+    spread = "" if row["seeds"] < 2 else f" ± {100 * row['sd']:.2f}"
+    where = f"{100 * row['sparsity']:g} % removed"
+    return f"{row['method']}: {100 * row['mean']:.2f}{spread} % at {where}"
+
+
+def _accuracy_axis(study: "Study", series: Sequence[Series]) -> Axis:
+    values = [mark.y for one in series for mark in one.marks]
+    return accuracies(f"accuracy on {study.split} data (%)", values)

@@ -75,3 +75,11 @@ def check_names(method: str, candidates: Iterable[str] = ()) -> None:
 def labels_of(points: Iterable[CurvePoint]) -> list[str]:
     """The labels of points, in order of first appearance."""
     return list(dict.fromkeys(point.method for point in points))
+
+
+def seeds_of(points: Iterable[CurvePoint]) -> dict[str, set[int | None]]:
+    """The seeds that each label has points of."""
+    found: dict[str, set[int | None]] = {}
+    for point in points:
+        found.setdefault(point.method, set()).add(point.seed)
+    return found

@@ -35,28 +35,67 @@ def _callback(path: str, **options: Any) -> dict[str, Any]:
     return {"trainer": {"callbacks": [{"class_path": path, "init_args": options}]}}
 
 
-def _parametrization(name: str | None) -> dict[str, Any]:
-    return {"prune": {"parametrization": name and {"class_path": f"ewnprune.{name}"}}}
+def _parametrization(name: str | None, **options: Any) -> dict[str, Any]:
+    given = {"init_args": options} if options else {}
+    made = {"class_path": f"ewnprune.{name}", **given} if name else None
+    return {"prune": {"parametrization": made}}
 
 
-def _untrained(*scores: str) -> Method:
-    return Method(_parametrization(None), scores, trains="none")
+def _untrained(*scores: str, trains: str = "none") -> Method:
+    return Method(_parametrization(None), scores, trains=trains)
+
+
+def _penalized(name: str, strengths: Sequence[float], under: dict[str, Any]) -> Method:
+    """Training with a penalty, whose strength is chosen on validation data."""
+    callbacks = {f"{x:g}": _callback(f"ewnprune.{name}", strength=x) for x in strengths}
+    return Method(under, candidates=callbacks)
+
+
+def _ham(per_neuron: bool, pairs: Sequence[tuple[float, float]]) -> Method:
+    candidates = {
+        f"alpha={alpha:g} beta={beta:g}": _callback(
+            "ewnprune.HAM", alpha=alpha, beta=beta, per_neuron=per_neuron
+        )
+        for alpha, beta in pairs
+    }
+    return Method(_parametrization(None), candidates=candidates)
+
+
+def _powerpropagation(per_neuron: bool) -> Method:
+    exponents = (1.5, 2, 3, 4)
+    made = {
+        f"{a:g}": _parametrization("Powerpropagation", exponent=float(a), per_neuron=per_neuron)
+        for a in exponents
+    }
+    return Method(candidates=made)
 
 
 METHODS: Mapping[str, Method] = {
     "none": Method(_parametrization(None)),
     "swn": Method(_parametrization("SWN")),
     "ewn": Method(_parametrization("EWN")),
-    "group_lasso": Method(
-        _parametrization(None),
-        candidates={
-            f"{strength:g}": _callback("ewnprune.GroupLasso", strength=strength)
-            for strength in (1e-3, 2e-3, 3e-3, 6e-3)
-        },
+    "group_lasso": _penalized("GroupLasso", (1e-3, 2e-3, 3e-3, 6e-3), _parametrization(None)),
+    "log_sum": _penalized("LogSumPenalty", (3e-4, 1e-3, 2e-3, 4e-3), _parametrization(None)),
+    "ewn_log_norm": _penalized("LogNormPenalty", (5e-4, 1e-3, 3e-3, 1e-2), _parametrization("EWN")),
+    **{
+        f"d_gating_{depth}": _penalized(
+            "FactorDecay", (1e-3, 2e-3, 3e-3, 6e-3), _parametrization("DGating", depth=depth)
+        )
+        for depth in (2, 3, 4)
+    },
+    "ham": _ham(False, ((200, 1e-3), (200, 3e-2), (20, 3e-2), (20, 1e-1))),
+    "ham_neurons": _ham(True, ((10, 1e-3), (10, 3e-2), (1, 3e-2), (1, 1e-1))),
+    "powerprop": _powerpropagation(per_neuron=False),
+    "powerprop_neurons": _powerpropagation(per_neuron=True),
+    "group_hs": _penalized("GroupHS", (3e-3, 1e-2, 3e-2, 1e-1), _parametrization(None)),
+    "network_slimming": _penalized(
+        "NetworkSlimming", (3e-4, 1e-3, 3e-3, 1e-2), _parametrization(None)
     ),
     "random": _untrained("random"),
     "random_ratios": _untrained("ewnprune.scores.norm_shuffled"),
     "magnitude": _untrained("magnitude"),
+    "ham_weights": _untrained("magnitude", trains="ham"),
+    "powerprop_weights": _untrained("magnitude", trains="powerprop"),
     "dense": Method(
         _parametrization(None),
         scores=("norm",),
@@ -71,8 +110,13 @@ METHODS: Mapping[str, Method] = {
 }
 """By the name on the command line.
 
-none: plain training. swn, ewn: weight normalization of the hidden layers. group_lasso: plain
-training with a proximal penalty on neurons, its strength chosen on validation data among four.
+none: plain training. swn, ewn: weight normalization of the hidden layers. With a strength or the
+like that validation data choose among four: group_lasso and log_sum, plain training with a proximal
+penalty on the norms of neurons or on their logarithms; ewn_log_norm, EWN with the latter;
+d_gating_2, d_gating_3 and d_gating_4, D-Gating of that depth with decay of its factors; ham and
+powerprop, per weight as in their papers, of which ham_weights and powerprop_weights remove single
+weights by absolute value, and ham_neurons and powerprop_neurons, per neuron;
+group_hs, the Hoyer-square measure of norms; network_slimming, L1 on the scales of BatchNorms.
 random: neurons of the plainly trained network removed at random; random_ratios: the same with as
 many per layer as ``norm`` would take; magnitude: single weights by absolute value. dense: networks
 of the pruned size trained from scratch.

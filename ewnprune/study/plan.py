@@ -37,6 +37,10 @@ def expand(
 ) -> list[Run]:
     """The runs that a study needs, seed by seed, each once."""
     everything = {**METHODS, **own}
+    # all scores that any method may want of a run, so that a study grows without training anew; but
+    # where networks are built, a score of single weights is refused: those asked for then
+    built = (base.get("prune") or {}).get("realize", "mask") != "mask"
+    ranking = methods if built else everything
     runs: dict[Path, Run] = {}
     for seed, values in product(seeds, list(product(*vary.values()))):
         varied = dict(zip(vary, values, strict=True))
@@ -45,7 +49,7 @@ def expand(
             name = method.trains or asked
             method = everything[name]
             scores = dict.fromkeys(method.scores)
-            for other in everything.values():
+            for other in ranking.values():
                 scores |= dict.fromkeys(other.scores if other.trains == name else ())
             variants: list[tuple[str, float | None, Mapping[str, Any]]] = [
                 *((str(key), None, options) for key, options in method.candidates.items()),

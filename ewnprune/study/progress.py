@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,12 +13,15 @@ from ewnprune.study.run import FINISHED
 _BAR = "{percentage:3.0f} %|{bar}| {n:.1f}/{total} runs, {elapsed} gone, {remaining} left"
 
 
-def watch(events: Iterable[tuple[Path, int] | None], runs: Sequence[Run]) -> list[Path]:
+def watch(
+    events: Iterable[tuple[Path, int] | None], runs: Sequence[Run], finished: Callable[[], None]
+) -> list[Path]:
     """Wait for runs to end, and show how far they are.
 
     Args:
         events: a folder and its run's exit status as each ends; None after each look.
         runs: those that are to do.
+        finished: called when one has.
 
     Returns:
         The folders of those that failed.
@@ -37,6 +40,8 @@ def watch(events: Iterable[tuple[Path, int] | None], runs: Sequence[Run]) -> lis
                     ended.add(path)
                     if status or not (path / FINISHED).is_file():
                         failed.append(path)
+                    else:
+                        finished()
                 done = sum(1.0 if r.folder in ended else 0.95 * _progress(r.folder) for r in runs)
                 if drawn:
                     bar.update(done - bar.n)

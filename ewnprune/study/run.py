@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.utils._pytree import tree_leaves
 
 from ewnprune.callback.checkpoint import read_checkpoint
 from ewnprune.callback.command import run
@@ -34,10 +36,11 @@ from ewnprune.files import write_rows, write_text
 from ewnprune.model.layers import select_layers
 from ewnprune.model.size import Count
 from ewnprune.study.dense import DenseOfPrunedSize
+from ewnprune.study.details import record_details
+from ewnprune.study.recorded import SETTINGS
 from ewnprune.training.norms import neuron_norms
 
 FINISHED = "curve.json"
-SETTINGS = "run.json"
 CONFIG = "config.yaml"
 _LAST = "checkpoints/last.ckpt"
 _FINAL = "checkpoints/final.ckpt"
@@ -45,6 +48,8 @@ _FINAL = "checkpoints/final.ckpt"
 
 class Recorder(Callback):
     """Leave in a run's folder how far it is, its norms, and a checkpoint when it is trained.
+
+    When it is tested, its accuracy class by class too, and what pruning leaves of its layers.
 
     Args:
         folder: the run's folder.
@@ -72,6 +77,13 @@ class Recorder(Callback):
                 for index, value in enumerate(neuron_norms(layer).tolist())
             ]
             write_rows(self.folder / "norms.csv", rows)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        pruning = next(c for c in callbacks if isinstance(c, PruningHooks))
+        loaders, limits = tree_leaves(trainer.test_dataloaders), trainer.num_test_batches
+        if loaders and limits[0]:
+            record_details(self.folder, trainer, pl_module, pruning, loaders[0], limits[0])
 
 
 def main(folder: Path) -> int:
@@ -186,8 +198,19 @@ def _write_versions(folder: Path, seconds: float) -> None:
     found |= {"python": platform.python_version(), "platform": platform.platform()}
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     found["threads"] = str(torch.get_num_threads())
+    found["processor"] = _processor()
+    found["cores"] = str(os.cpu_count())
+    found["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     found["seconds"] = f"{seconds:.1f}"  # of the last attempt, measuring included
     write_text(folder / "versions.json", json.dumps(found, indent=1) + "\n")
+
+
+def _processor() -> str:
+    """The processor's name, which Python does not know on Linux."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def _end_with_stdin() -> None:

@@ -152,7 +152,7 @@ def chosen(curve: Curve) -> tuple[Curve, dict[str, tuple[str, str]]]:
     taken: dict[str, tuple[str, str]] = {}
     points: list[CurvePoint] = []
     for method, candidates in pairs.items():
-        areas = {pair: _validation_areas(curve, *pair) for pair in candidates}
+        areas = {pair: validation_areas(curve, *pair) for pair in candidates}
         shared = set.intersection(*(set(by_seed) for by_seed in areas.values()))
         if shared:
             pair = max(areas, key=lambda c: fmean(areas[c][s] for s in shared))
@@ -163,6 +163,7 @@ def chosen(curve: Curve) -> tuple[Curve, dict[str, tuple[str, str]]]:
     return Curve(tuple(points), curve.notes), taken
 
 
-def _validation_areas(curve: Curve, method: str, score: str) -> dict[int | None, float]:
+def validation_areas(curve: Curve, method: str, score: str) -> dict[int | None, float]:
+    """For each seed the mean accuracy over the curve on validation data, by which one chooses."""
     series = curve.where(method=method, score=score, split="val").series()
     return {one.points[0].seed: one.area() for one in series if len(one) > 1}

@@ -1,70 +1,20 @@
-"""A study's results as tables: what is analysed, and its CSV files."""
+"""A study's results as tables: their rows, and its CSV files."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ewnprune.curve.curve import Curve
 from ewnprune.curve.equal_size import LEFT
 from ewnprune.files import write_rows
-from ewnprune.study.checklist import Item, caveats, edges, reporting_items
 from ewnprune.study.estimates import estimate, estimate_accuracy
 from ewnprune.study.labels import Label, labels_of
-from ewnprune.study.statistics import (
-    Difference,
-    Summary,
-    chosen,
-    differences,
-    summaries,
-    values_at,
-)
+from ewnprune.study.statistics import validation_areas, values_at
+
+if TYPE_CHECKING:
+    from ewnprune.study.analysis import Study
+    from ewnprune.study.evidence import Evidence
 
 
-@dataclass(frozen=True)
-class Study:
-    """What a study's points show.
-
-    Attributes:
-        curve: the points reported: one score per method, on test data where there are any.
-        split: which data `curve` is on.
-        taken: for each method the label and score that were chosen.
-        reference: what the others are compared with.
-        differences: paired, per method and level.
-        summaries: per method.
-        items: the checklist.
-        caveats: what the number of seeds, and the grids of strengths, cannot show.
-    """
-
-    curve: Curve
-    split: str
-    taken: dict[str, tuple[str, str]]
-    reference: str
-    differences: list[Difference]
-    summaries: list[Summary]
-    items: list[Item]
-    caveats: list[str]
-
-
-def analyse(points: Curve, reference: str) -> Study:
-    """Choose on validation data, and compare on test data."""
-    best, taken = chosen(points)
-    split = "test" if best.where(split="test").points else "val"
-    curve = best.where(split=split)
-    known = [Label.parse(label).method for label in labels_of(curve)]
-    reference = reference if reference in known else known[0]
-    return Study(
-        curve,
-        split,
-        taken,
-        reference,
-        differences(curve, reference),
-        summaries(curve),
-        reporting_items(curve, taken),
-        caveats(curve) + edges(points, taken),
-    )
-
-
-def level_rows(study: Study) -> list[dict[str, Any]]:
+def level_rows(study: "Study") -> list[dict[str, Any]]:
     """One row per method and level: mean, sample standard deviation, and every seed."""
     rows = []
     for label in labels_of(study.curve):
@@ -91,7 +41,7 @@ def level_rows(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
-def size_rows(study: Study) -> list[dict[str, Any]]:
+def size_rows(study: "Study") -> list[dict[str, Any]]:
     """One row per method, size and fraction left, where neurons are compared with single weights.
 
     Accuracy at equal parameters, and at equal MACs, between the levels by straight lines.
@@ -123,7 +73,7 @@ def size_rows(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
-def difference_rows(study: Study) -> list[dict[str, Any]]:
+def difference_rows(study: "Study") -> list[dict[str, Any]]:
     """One row per method and level compared."""
     return [
         {
@@ -141,7 +91,7 @@ def difference_rows(study: Study) -> list[dict[str, Any]]:
     ]
 
 
-def summary_rows(study: Study) -> list[dict[str, Any]]:
+def summary_rows(study: "Study") -> list[dict[str, Any]]:
     """One row per method: its area, and the largest sparsity within 0.5, 1 and 2 points."""
     rows = []
     for summary in study.summaries:
@@ -157,7 +107,25 @@ def summary_rows(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
-def write_tables(study: Study, folder: Path) -> None:
+def candidate_rows(found: "Evidence") -> list[dict[str, Any]]:
+    """One row for each candidate and score, with the mean over its curve on validation data."""
+    rows = []
+    pairs = dict.fromkeys((point.method, point.score) for point in found.points)
+    for method in labels_of(found.study.curve):
+        for label, score in pairs:
+            if str(Label.parse(label).chosen()) != method:
+                continue
+            areas = validation_areas(found.points, label, score)
+            row: dict[str, Any] = {"method": method, "candidate": Label.parse(label).candidate}
+            row |= {"score": score, "chosen": found.study.taken[method] == (label, score)}
+            row |= {"seeds": len(areas)}
+            if areas:
+                row |= {"mean": sum(areas.values()) / len(areas)}
+            rows.append(row | {f"seed {seed}": value for seed, value in areas.items()})
+    return rows
+
+
+def write_tables(study: "Study", folder: Path) -> None:
     """levels.csv, differences.csv and summaries.csv, and sizes.csv where units differ."""
     write_rows(folder / "levels.csv", level_rows(study))
     write_rows(folder / "differences.csv", difference_rows(study))

@@ -1,6 +1,7 @@
 """A study's results as text, for the terminal."""
 
 from math import isnan
+from typing import TYPE_CHECKING
 
 from ewnprune.columns import blocks, fill
 from ewnprune.curve.equal_size import LEFT
@@ -12,16 +13,19 @@ from ewnprune.study.statistics import (
     Difference,
     values_at,
 )
-from ewnprune.study.tables import Study, size_rows
+from ewnprune.study.tables import size_rows
+
+if TYPE_CHECKING:
+    from ewnprune.study.analysis import Study
 
 
-def format_study(study: Study) -> str:
+def format_study(study: "Study") -> str:
     """The study as text, for a terminal of 80 columns."""
     names = labels_of(study.curve)
     measured = {point.sparsity for point in study.curve}
     levels = [level for level in (0.0, *REPORTED) if level in measured]
     data = {"test": "test", "val": "validation"}[study.split]
-    head = f"accuracy on {data} data, %, mean ± sample standard deviation over seeds"
+    head = f"accuracy (%) on {data} data, mean ± sample standard deviation over seeds"
     rows = [["removed", *(f"{100 * level:g} %" for level in levels)]]
     for name in names:
         cells = [_mean_sd(values_at(study.curve, name, level)) for level in levels]
@@ -33,7 +37,7 @@ def format_study(study: Study) -> str:
     for size, name in (("parameters", "parameters"), ("macs", "MACs (on paper for weights)")):
         means = {(r["method"], r["left"]): r["mean"] for r in sizes if r["size"] == size}
         if means:
-            head = f"mean accuracy at equal {name}, %, between levels by straight lines"
+            head = f"mean accuracy (%) at equal {name}, between levels by straight lines"
             rows = [["left", *(f"{100 * left:g} %" for left in LEFT)]]
             for label in dict.fromkeys(method for method, _ in means):
                 found = [means.get((label, left)) for left in LEFT]

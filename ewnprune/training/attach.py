@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from ewnprune.model.layers import LayerPatterns, Selection, layer_weight, select_layers, type_name
 from ewnprune.model.sharding import is_dtensor
+from ewnprune.training.gates import find_gates
 from ewnprune.training.parametrizations import EWN, NeuronParametrization
 from ewnprune.training.scales import find_scales
 from ewnprune.training.state_dict import to_native
@@ -26,6 +27,7 @@ def reparametrize(
     layer's ``weight`` is no parameter any more, ``s`` and ``v`` are
     (``layer.parametrizations.weight.original0`` and ``original1``). Under ``EWN(batchnorm=True)``
     they are those of the BatchNorm that directly follows a layer; ``v``, a sign, does not train.
+    Under ``EWN(inputs=True)`` a layer that reads the inputs has one ``s`` per input.
 
     Args:
         model: any module.
@@ -44,8 +46,8 @@ def reparametrize(
     Raises:
         ValueError: no layer matches, or a chosen layer is lazy, shares its weight with another
             module, is parametrized already, is sharded, has no real numbers as weights or zeros
-            only, or all are frozen; or no BatchNorm follows one, where its scale is asked for. The
-            model is then unchanged.
+            only, or all are frozen; or no BatchNorm follows any, where their scales are asked for,
+            or none reads the inputs, where gates are. The model is then unchanged.
 
     >>> from ewnprune import EWN
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -62,15 +64,19 @@ def reparametrize(
     selection = select_layers(model, layers, exclude)
     if getattr(parametrization, "batchnorm", False):
         selection = replace(selection, scales=find_scales(model, selection.chosen))
+    if getattr(parametrization, "inputs", False):
+        selection = replace(selection, gates=find_gates(model, selection.chosen))
     selection = _leave_frozen(model, selection)
     owners = _weight_owners(model)
     bound = {}
     for layer in selection.chosen:
-        name = selection.scales.get(layer, layer)
-        module, remedy = model.get_submodule(name), f"leave it with exclude={layer!r}"
-        _refuse_unfit(name, module, owners, remedy)
-        bound[name] = parametrization.for_layer(module)
-        _try(name, bound[name], module, remedy)
+        gated = [layer] if layer in selection.gates else []
+        for name in dict.fromkeys([selection.scales.get(layer, layer), *gated]):
+            module, remedy = model.get_submodule(name), f"leave it with exclude={layer!r}"
+            _refuse_unfit(name, module, owners, remedy)
+            bind = parametrization.for_inputs if name in gated else parametrization.for_layer
+            bound[name] = bind(module)
+            _try(name, bound[name], module, remedy)
     for name, parametrized in bound.items():
         module = model.get_submodule(name)
         parametrize.register_parametrization(module, "weight", parametrized)
@@ -140,7 +146,7 @@ def attached_parametrizations(
 
 
 def ewn_alphas(model: nn.Module, asking: str) -> list[Tensor]:
-    """The log-norms of all EWN layers, and log-scales of BatchNorms: one entry per neuron each.
+    """The log-norms of all EWN layers: one entry per neuron each, or per input of the first layers.
 
     Raises:
         ValueError: there is no such layer.
@@ -178,7 +184,8 @@ def _leave_frozen(model: nn.Module, selection: Selection) -> Selection:
             "others with layers=, or freeze them after they are reparametrized"
         )
     scales = {name: norm for name, norm in selection.scales.items() if name in chosen}
-    return Selection(chosen, {**selection.left, **frozen}, scales)
+    gates = (n for n in selection.gates if n in chosen and layer_weight(chosen[n]).requires_grad)
+    return Selection(chosen, {**selection.left, **frozen}, scales, tuple(gates))
 
 
 def _weight_owners(model: nn.Module) -> dict[int, list[str]]:

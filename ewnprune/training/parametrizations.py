@@ -10,7 +10,9 @@ Homogeneous Neural Nets", eqs. (1)-(4), https://arxiv.org/abs/2010.12909. SWN is
 https://arxiv.org/abs/1602.07868, and keeps the form that
 ``torch.nn.utils.parametrizations.weight_norm`` gives it, state-dict keys included.
 
-A further parametrization is one more subclass of `NeuronParametrization` with two short methods.
+A further parametrization of a scale and a direction is one more subclass of `NeuronParametrization`
+with two short methods; one of another form overrides ``forward``, ``right_inverse`` and ``masked``,
+as `DGating` and `Powerpropagation` do.
 """
 
 import copy
@@ -42,6 +44,9 @@ class NeuronParametrization(nn.Module):
 
     groups = 1
     batchnorm = False
+    has_scale = True  # False where the form is another than scale(s) * v / ||v||
+    num_originals = 2  # of which the last has the weight's shape, and is zero where the weight is
+    inputs = False
     load_hook: RemovableHandle  # set by reparametrize: takes plain weights in state dicts
 
     def __init__(self, dim: int | None = None) -> None:
@@ -68,40 +73,51 @@ class NeuronParametrization(nn.Module):
             )
         return bound
 
-    def forward(self, s: Tensor, v: Tensor) -> Tensor:
-        """The weight, in the shape and dtype of ``v``."""
-        rows = self._split(_at_least_float32(v))
-        weight = of_length(rows, self.scale(_at_least_float32(s)), self._reduced(rows))
+    def for_inputs(self, layer: nn.Module) -> Self:
+        """A copy bound to the other dimension: one number per input of ``layer``."""
+        bound = copy.deepcopy(self)
+        bound.dim = 1 - neuron_dim(layer)
+        return bound
+
+    def forward(self, *originals: Tensor) -> Tensor:
+        """The weight, in the shape and dtype of ``v``, from ``s`` and ``v``."""
+        s, v = originals
+        rows = self._split(at_least_float32(v))
+        weight = of_length(rows, self.scale(at_least_float32(s)), self._reduced(rows))
         return weight.reshape(v.shape).to(v.dtype)
 
-    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
         """``(s, v)`` that give this weight, with ``||v|| = 1`` as the paper's theory assumes."""
-        rows = self._split(_at_least_float32(weight))
+        norm, v = self.norm_and_direction(self._split(at_least_float32(weight)))
+        return self.scale_inverse(norm).to(weight.dtype), v.reshape(weight.shape).to(weight.dtype)
+
+    def norm_and_direction(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The length of each row, and the row over its length; 0 and 0 of a zero row."""
         # the squares of tiny entries underflow: take the norm of the rescaled row
         largest = rows.abs()
         if self._reduced(rows):  # an empty list would mean "all"
             largest = largest.amax(self._reduced(rows), keepdim=True)
         divisor = torch.where(largest > 0, largest, 1.0)
         norm = divisor * row_norms(rows / divisor, self._reduced(rows))
-        v = rows / divisor / torch.where(norm > 0, norm / divisor, 1.0)
-        return self.scale_inverse(norm).to(weight.dtype), v.reshape(weight.shape).to(weight.dtype)
+        return norm, rows / divisor / torch.where(norm > 0, norm / divisor, 1.0)
 
-    def masked(self, s: Tensor, v: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    def masked(self, keep: Tensor, *originals: Tensor) -> tuple[Tensor, ...]:
         """``(s, v)`` of the same weight with zeros where ``keep``, shaped as ``v``, is False.
 
         What stays of ``v`` is as it was, and so is ``s`` of neurons that nothing goes from.
 
         >>> import torch
         >>> gamma, v = SWN(dim=0).right_inverse(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
-        >>> SWN(dim=0)(*SWN(dim=0).masked(gamma, v, torch.tensor([[True, False], [True, True]])))
+        >>> SWN(dim=0)(*SWN(dim=0).masked(torch.tensor([[True, False], [True, True]]), gamma, v))
         tensor([[3., 0.],
                 [0., 2.]])
         """
-        rows = self._split(_at_least_float32(v))
+        s, v = originals
+        rows = self._split(at_least_float32(v))
         kept = torch.where(self._split(keep), rows, 0)
         before, after = row_norms(rows, self._reduced(rows)), row_norms(kept, self._reduced(rows))
         share = after / torch.where(before > 0, before, 1.0)
-        scale = self.scale(_at_least_float32(s))
+        scale = self.scale(at_least_float32(s))
         changed = self.scale_inverse(scale * share).to(s.dtype)
         return torch.where(after == before, s, changed), kept.reshape(v.shape).to(v.dtype)
 
@@ -152,10 +168,16 @@ class EWN(NeuronParametrization):
     direction, and the BatchNorm's scale ``gamma`` the length. With ``batchnorm=True`` that scale is
     ``+-exp(alpha)``, and the weights of the layer are left plain.
 
+    A first layer can have its lengths by input feature: with ``inputs=True`` the column of feature
+    ``j`` is ``exp(alpha_j) * v_j / ||v_j||``, a gate ``exp(alpha_j)`` on the feature and a layer
+    that reads it with weights of length 1, as one. What the loss does not hold of the inputs then
+    goes as neurons go elsewhere, and the layer's neurons have no length of their own.
+
     Args:
         dim: see `NeuronParametrization`.
         batchnorm: whether to put the scale of a BatchNorm that directly follows a layer in the
             place of the layer's own length; layers that none follows are as without.
+        inputs: whether layers that read the model's inputs have a length per input feature.
 
     >>> import torch
     >>> weight = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
@@ -168,13 +190,15 @@ class EWN(NeuronParametrization):
     (tensor([0.0000, 0.6931]), tensor([ 1., -1.]))
     """
 
-    def __init__(self, dim: int | None = None, batchnorm: bool = False) -> None:
+    def __init__(
+        self, dim: int | None = None, batchnorm: bool = False, inputs: bool = False
+    ) -> None:
         super().__init__(dim)
-        self.batchnorm = batchnorm
+        self.batchnorm, self.inputs = batchnorm, inputs
 
     def extra_repr(self) -> str:
-        parts = [super().extra_repr(), "batchnorm=True" if self.batchnorm else ""]
-        return ", ".join(filter(None, parts))
+        asked = [f"{name}=True" for name in ("batchnorm", "inputs") if getattr(self, name)]
+        return ", ".join(filter(None, [super().extra_repr(), *asked]))
 
     def scale(self, s: Tensor) -> Tensor:
         return s.exp()
@@ -191,5 +215,6 @@ class EWN(NeuronParametrization):
         """Nothing to restore: the mark tells which formula the keys beside it belong to."""
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor itself, or where it is of 16 bits in float32."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -67,11 +67,19 @@ def gradient_rows(layer: nn.Module) -> Tensor | None:
 
     Returns:
         One row per neuron, ``(neurons, inputs)``, or None where there is no gradient.
+
+    Raises:
+        ValueError: the layer is under a parametrization of another form.
     """
     weight = layer_weight(layer)
     if not nn.utils.parametrize.is_parametrized(layer, "weight"):
         return None if weight.grad is None else neuron_rows(layer, weight.grad)
     attached = attached_parametrizations(layer)[""]
+    if not attached.has_scale:
+        raise ValueError(
+            f"the asymptotic relations are of EWN, SWN and plain training, and a layer is under "
+            f"{type(attached).__name__}: leave AsymptoticRelations out"
+        )
     originals: Any = cast(nn.ModuleDict, layer.parametrizations)["weight"]
     s, v = originals.original0, originals.original1
     if s.grad is None or v.grad is None:
@@ -81,15 +89,16 @@ def gradient_rows(layer: nn.Module) -> Tensor | None:
         scale = attached.scale(leaf)
         (slope,) = torch.autograd.grad(scale.sum(), leaf)
 
-    def per_neuron(x: Tensor) -> Tensor:  # from the shape of s to (neurons, 1)
-        split = weight if attached.groups == 1 else weight.unflatten(0, (attached.groups, -1))
-        return neuron_rows(layer, x.expand(split.shape).reshape(weight.shape))[:, :1]
+    split = weight.shape if attached.groups == 1 else (attached.groups, -1, *weight.shape[1:])
 
+    def per_row(x: Tensor) -> Tensor:  # from the shape of s or v to (neurons, inputs)
+        return neuron_rows(layer, x.expand(v.reshape(split).shape).reshape(weight.shape))
+
+    length = per_row(v.detach().reshape(split).square().sum_to_size(s.shape).sqrt())
     rows, moved = neuron_rows(layer, v.detach()), neuron_rows(layer, v.grad)
-    length = rows.norm(dim=1, keepdim=True)
     direction = rows / torch.where(length > 0, length, 1.0)
-    along = _ratio(per_neuron(s.grad), per_neuron(slope))
-    return direction * along + moved * _ratio(length, per_neuron(scale.detach()))
+    along = _ratio(per_row(s.grad), per_row(slope))
+    return direction * along + moved * _ratio(length, per_row(scale.detach()))
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:

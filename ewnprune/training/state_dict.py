@@ -4,8 +4,9 @@ Three forms of the weight of a layer ``X`` are understood wherever one is read:
 
 * plain: ``X.weight``;
 * native: ``X.parametrizations.weight.original0`` (s) and ``original1`` (v), with the mark
-  ``X.parametrizations.weight.0._extra_state`` when it is EWN; without the mark it is SWN, which is
-  also what torch's ``parametrizations.weight_norm`` writes;
+  ``X.parametrizations.weight.0._extra_state``, whose first number is 1 for EWN, 2 for D-Gating and
+  3 for powerpropagation, which has ``original0`` alone; without the mark it is SWN, which is also
+  what torch's ``parametrizations.weight_norm`` writes;
 * torch's older ``nn.utils.weight_norm``: ``X.weight_g`` and ``X.weight_v``.
 """
 
@@ -14,7 +15,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ewnprune.training.d_gating import DGating
 from ewnprune.training.parametrizations import EWN, SWN, NeuronParametrization
+from ewnprune.training.powerpropagation import Powerpropagation
 
 
 def fold_state_dict(
@@ -27,7 +30,7 @@ def fold_state_dict(
         state_dict: any of the forms above; entries of other kinds are passed on as they are.
         parametrizations: layer name to the parametrization on it, as from
             `attached_parametrizations`; only these layers are folded. By default all that the keys
-            show: EWN and SWN (with torch's weight norm) are told apart by the mark, but of other
+            show: our own and torch's weight norm are told apart by the mark, but of other
             parametrizations with two originals the keys cannot tell the formula.
 
     Raises:
@@ -68,23 +71,31 @@ def to_native(
     state_dict: dict[str, Any], prefix: str, parametrization: NeuronParametrization
 ) -> None:
     """Rewrite one layer's weight in ``state_dict``, in place, to the form its layer loads."""
-    native = [prefix + suffix for suffix in _SUFFIXES]
-    mark = prefix + _MARK
+    native = [prefix + suffix for suffix in _SUFFIXES[: parametrization.num_originals]]
     own_mark = type(parametrization).get_extra_state is not nn.Module.get_extra_state
-    if all(key in state_dict for key in native) and (mark in state_dict) == own_mark:
+    mark = parametrization.get_extra_state() if own_mark else None
+    if all(key in state_dict for key in native) and same_mark(state_dict.get(prefix + _MARK), mark):
         return  # native already
     if prefix + "weight" in state_dict:
         weight = state_dict.pop(prefix + "weight")
-    elif native[0] in state_dict or prefix + _LEGACY[0] in state_dict:
+    elif prefix + _SUFFIXES[0] in state_dict or prefix + _LEGACY[0] in state_dict:
         weight = _weight(state_dict, prefix, None)
         for end in _KEY_ENDS:
             state_dict.pop(prefix + end, None)
     else:
         return  # nothing here for this layer: load_state_dict names the missing keys
-    s, v = parametrization.right_inverse(weight)
-    state_dict[native[0]], state_dict[native[1]] = s, v
+    state_dict |= zip(native, parametrization.right_inverse(weight), strict=True)
     if own_mark:
-        state_dict[mark] = parametrization.get_extra_state()
+        state_dict[prefix + _MARK] = mark
+
+
+def same_mark(one: Any, other: Any) -> bool:
+    """Whether two marks, or none, tell of the same formula."""
+    return _numbers(one) == _numbers(other)
+
+
+def _numbers(mark: Any) -> list[float]:
+    return mark.flatten().tolist() if isinstance(mark, Tensor) else []
 
 
 _SUFFIXES = ("parametrizations.weight.original0", "parametrizations.weight.original1")
@@ -97,27 +108,51 @@ def _weight(
     state_dict: Mapping[str, Any], prefix: str, known: NeuronParametrization | None
 ) -> Tensor:
     """The plain weight of the layer from its native or older weight-norm keys."""
-    keys = _SUFFIXES if prefix + _SUFFIXES[0] in state_dict else _LEGACY
+    found = _form(state_dict.get(prefix + _MARK), prefix) if known is None else known
+    keys = _SUFFIXES[: found.num_originals] if prefix + _SUFFIXES[0] in state_dict else _LEGACY
     missing = [prefix + key for key in keys if prefix + key not in state_dict]
     if missing:
         raise ValueError(
             f"state dict has a part of layer {prefix.removesuffix('.')!r} only: expected "
             f"{missing[0]!r} beside it; load a complete checkpoint"
         )
-    s, v = (state_dict[prefix + key] for key in keys)
-    if known is None:
-        kind = EWN if prefix + _MARK in state_dict else SWN
-        known = _infer(kind, s, v)
-    weight: Tensor = known(s, v)
+    originals = [state_dict[prefix + key] for key in keys]
+    if known is None and found.dim is None:
+        _bind(found, *originals)
+    weight: Tensor = found(*originals)
     return weight.detach()
 
 
-def _infer(kind: type[NeuronParametrization], s: Tensor, v: Tensor) -> NeuronParametrization:
-    """The parametrization with the dimension that the shape of ``s`` shows."""
-    grouped = s.dim() == v.dim() + 1
-    shape = s.shape[1:] if grouped else s.shape
-    counted = [d for d in range(v.dim()) if shape[d] > 1]
-    kept = counted or [d for d in range(v.dim()) if shape[d] == v.shape[d]]
-    parametrization = kind(dim=1 if grouped and not counted else kept[0])
-    parametrization.groups = s.shape[0] if grouped else 1
-    return parametrization
+def _form(mark: Any, prefix: str) -> NeuronParametrization:
+    """What the mark tells of, bound to a dimension if it tells that too.
+
+    Raises:
+        ValueError: it is none of this package's.
+    """
+    if mark is None:
+        return SWN()
+    kind, *numbers = _numbers(mark) or [0.0]
+    if kind == 1:
+        return EWN()
+    if kind == 2:
+        return DGating(int(numbers[0]))
+    if kind == 3:
+        exponent, per_neuron, dim, groups = numbers
+        made = Powerpropagation(exponent, bool(per_neuron), int(dim))
+        made.groups = int(groups)
+        return made
+    raise ValueError(
+        f"layer {prefix.removesuffix('.')!r} of the state dict has a parametrization that is not "
+        "this package's: give fold_state_dict what is on it, parametrizations="
+    )
+
+
+def _bind(parametrization: NeuronParametrization, s: Tensor, v: Tensor) -> None:
+    """Give a parametrization the dimension that the shape of ``s`` shows."""
+    shape = s.shape[1:] if isinstance(parametrization, DGating) else s.shape
+    grouped = len(shape) == v.dim() + 1
+    by_group = shape[1:] if grouped else shape
+    counted = [d for d in range(v.dim()) if by_group[d] > 1]
+    kept = counted or [d for d in range(v.dim()) if by_group[d] == v.shape[d]]
+    parametrization.dim = 1 if grouped and not counted else kept[0]
+    parametrization.groups = shape[0] if grouped else 1

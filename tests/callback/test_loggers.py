@@ -2,12 +2,16 @@
 
 import csv
 
+import pytest
 import torch
 from matplotlib.figure import Figure
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toys.data import loader
+from toys.fits import Net, fit
 
-from ewnprune import Curve, CurvePoint
+from ewnprune import EWN, Curve, CurvePoint, WeightNormPruning, sparsity_curve
 from ewnprune.callback.loggers import log_curve, log_norms
 
 CURVE = Curve(
@@ -28,15 +32,18 @@ CURVE = Curve(
 
 def test_tensorboard_gets_scalars_over_sparsity_a_figure_and_histograms(tmp_path):
     logger = TensorBoardLogger(tmp_path)
-    log_curve([logger], CURVE, Figure(), step=7)
+    for epoch in (3, 4):  # as it is taken every epoch
+        log_curve([logger], CURVE.tagged(epoch=epoch), Figure(), step=epoch + 4)
     log_norms([logger], {"fc1": torch.rand(20)}, step=7)
     logger.experiment.flush()
     events = EventAccumulator(logger.log_dir)
     events.Reload()
-    scalars = events.Scalars("prune/val_acc/norm")
+    scalars = events.Scalars("prune/val_acc/norm/epoch_4/over_thousandths_removed")
     assert [(e.step, round(e.value, 5)) for e in scalars] == [(0, 0.98), (500, 0.9)]
-    assert [e.step for e in events.Scalars("prune/val_f1/random")] == [0, 500]
-    assert events.Images("prune/val")[0].step == 7
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("prune/")]
+    assert len(tags) == 2 * 2 * 3  # epochs, scores, measures
+    assert {tuple(e.step for e in events.Scalars(tag)) for tag in tags} == {(0, 500)}
+    assert [image.step for image in events.Images("prune/val")] == [7, 8]
     assert events.Histograms("norms/fc1")[0].histogram_value.num == 20
 
 
@@ -95,3 +102,35 @@ def test_an_unknown_logger_gets_the_numbers():
         log_norms([logger], {"fc1": torch.rand(3)}, step=7)
         assert [args[1] for _, args, _ in logger.calls] == [7, 7]
         assert logger.calls[1][1][0]["prune/val_acc/random"] == 0.9
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["listed first", "listed last"])
+def test_the_checkpoint_that_prunes_best_can_be_kept(first, tmp_path):
+    """Beside the last one, which prunes worse here: the rate is too high to settle."""
+    torch.manual_seed(3)
+    pruning = WeightNormPruning(EWN(), (0, 0.8), every_n_epochs=1)
+    keep = ModelCheckpoint(
+        tmp_path, monitor="prune/val/acc@0.8", mode="max", filename="{epoch}", save_last=False
+    )
+    callbacks = [keep, pruning] if first else [pruning, keep]
+    model = Net(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=2.0))
+    trainer = fit(tmp_path, model, *callbacks, max_epochs=6)
+    found = [point.accuracy for point in pruning.curve.where(sparsity=0.8)]
+    best = found.index(max(found))
+    assert found[-1] < found[best], "the last would do"
+    assert keep.best_model_path == str(tmp_path / f"epoch={best}.ckpt")
+    # measured anew, of a network that has never heard of the callback
+    plain = Net()
+    plain.load_state_dict(torch.load(keep.best_model_path, weights_only=True)["state_dict"])
+    curve = sparsity_curve(plain, loader(40, 1), (0, 0.8))
+    assert [point.accuracy for point in curve] == [
+        point.accuracy for point in pruning.curve.where(epoch=best)
+    ]
+    assert float(trainer.callback_metrics["prune/val/acc@0.8"]) == pytest.approx(found[-1])
+
+
+def test_a_fit_stops_where_pruning_no_longer_gets_better(tmp_path):
+    pruning = WeightNormPruning(EWN(), (0, 0.5), every_n_epochs=1)
+    stop = EarlyStopping("prune/val/acc@0.5", mode="max", patience=1, min_delta=1.0)
+    trainer = fit(tmp_path, Net(), stop, pruning, max_epochs=6)
+    assert trainer.current_epoch == 2  # nothing gets better by a whole

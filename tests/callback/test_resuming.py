@@ -10,7 +10,8 @@ from pytorch_lightning.callbacks import (
 from toys.data import loader
 from toys.fits import Net, fit, make_trainer, mlp
 
-from ewnprune import EWN, SWN, WeightNormPruning
+from ewnprune import EWN, SWN, DGating, WeightNormPruning, reparametrize
+from ewnprune.callback.checkpoint import fold_checkpoint, restore_originals
 
 LEVELS = (0, 0.5, 0.9)
 
@@ -33,7 +34,7 @@ def test_checkpoints_are_plain(tmp_path, weights_only, parametrization):
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-@pytest.mark.parametrize("parametrization", [EWN(), SWN(), None], ids=["EWN", "SWN", "plain"])
+@pytest.mark.parametrize("parametrization", [EWN(), SWN(), DGating(3), None], ids=str)
 def test_resuming_is_the_uninterrupted_run_bit_for_bit(tmp_path, parametrization):
     def run(folder, epochs, ckpt_path=None):
         torch.manual_seed(0)
@@ -69,6 +70,16 @@ def test_resuming_with_another_method_is_refused(tmp_path):
         fit(tmp_path, Net(), WeightNormPruning(SWN(), LEVELS), ckpt_path=path, max_epochs=3)
 
 
+def test_resuming_with_other_options_of_the_method_is_refused():
+    first, second = Net(), Net()
+    reparametrize(first, DGating(2))
+    reparametrize(second, DGating(3))
+    checkpoint = {"state_dict": first.state_dict()}
+    fold_checkpoint(first, checkpoint, {})
+    with pytest.raises(ValueError, match=r"other options .* than this run's DGating\(depth=3"):
+        restore_originals(second, checkpoint)
+
+
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_testing_with_and_without_the_callback(tmp_path):
     torch.manual_seed(0)
@@ -81,7 +92,7 @@ def test_testing_with_and_without_the_callback(tmp_path):
         again = fresh.test(Net(), test, ckpt_path=checkpointing.best_model_path, verbose=False)
         assert again == best
     assert {p.split for p in callback.curve.points} == {"test"}
-    assert callback.curve.where(score="norm").points[0].total == 50
+    assert callback.curve.points[0].total == 50
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")

@@ -146,3 +146,58 @@ def test_shifts_are_new_in_each_epoch_and_the_same_when_resumed():
 def test_a_negative_shift_is_refused():
     with pytest.raises(ValueError, match="shift must not be negative, got -1"):
         loader(shift=-1)
+
+
+def coloured(**options: object) -> ImageLoader:
+    pixels = torch.arange(2000 * 2 * 2 * 3).remainder(251).to(torch.uint8).view(2000, 2, 2, 3)
+    whole = {"mean": (0.0, 0.0), "std": (1 / 255, 1 / 255), **options}
+    return ImageLoader(pixels, torch.arange(2000), 500, **whole)
+
+
+def test_channels_have_a_mean_and_a_deviation_each():
+    loader = coloured(mean=(0.1, 0.2), std=(0.5, 2.0))
+    x = next(iter(loader))[0]
+    expected = loader.images[:500].double() / 255
+    torch.testing.assert_close(x[:, 0].double(), (expected[:, 0] - 0.1) / 0.5)
+    torch.testing.assert_close(x[:, 1].double(), (expected[:, 1] - 0.2) / 2)
+
+
+def test_half_of_the_images_are_mirrored_left_to_right():
+    loader, mirrored = coloured(flip=True), 0
+    for x, y in loader:
+        for image, number in zip(x.round().to(torch.uint8), y, strict=True):
+            whole = loader.images[number]
+            back = torch.tensor(whole.numpy()[:, :, ::-1].copy())
+            assert torch.equal(image, whole) or torch.equal(image, back)
+            mirrored += torch.equal(image, back)
+    assert abs(mirrored - 1000) < 5 * (2000 / 4) ** 0.5  # five standard errors
+
+
+def test_all_channels_of_an_image_move_and_turn_together():
+    images = torch.arange(1, 13, dtype=torch.uint8).view(1, 1, 3, 4).expand(300, 3, 3, 4)
+    loader = ImageLoader(images, None, 300, mean=0.0, std=1 / 255, shift=1, flip=True)
+    (x,) = loader
+    assert torch.equal(x[:, 0], x[:, 1])
+    assert torch.equal(x[:, 0], x[:, 2])
+    seen = {tuple(image.flatten().round().int().tolist()) for image in x[:, 0]}
+    assert len(seen) == 9 * 2  # all shifts, mirrored or not
+
+
+def test_flips_leave_the_shifts_as_they_are():
+    moved = torch.cat([x for x, _ in coloured(shift=1)])
+    turned = torch.cat([x for x, _ in coloured(shift=1, flip=True)])
+    same = (moved == turned).flatten(1).all(1)
+    back = (moved == turned.flip(3)).flatten(1).all(1)
+    assert bool((same | back).all())
+    assert not bool(same.all())
+
+
+def test_flips_are_new_in_each_epoch_and_the_same_when_resumed():
+    def epoch(number: int, resumed: int = 0) -> list[torch.Tensor]:
+        loader = coloured(flip=True, seed=5)
+        loader.set_epoch(number)
+        loader.load_state_dict({"epoch": number, "batch": resumed})
+        return [x for x, _ in loader]
+
+    assert all(torch.equal(a, b) for a, b in zip(epoch(1)[2:], epoch(1, 2), strict=True))
+    assert not torch.equal(torch.cat(epoch(0)), torch.cat(epoch(1)))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from toys.fits import Net, make_trainer, sgd
 
-from ewnprune import EWN, SWN, WeightNormPruning, reparametrize
+from ewnprune import EWN, SWN, DGating, FactorDecay, WeightNormPruning, reparametrize
 from ewnprune.callback.checkpoint import read_checkpoint
 from ewnprune.pruning.ranking import rank
 from ewnprune.pruning.scores import Neurons, norm, norm_shuffled
@@ -137,10 +137,10 @@ def test_under_weight_normalization_the_step_on_the_weights_is_the_same(kind, la
 
 
 @pytest.mark.parametrize("kind", [EWN, SWN])
-def test_penalties_by_proximal_steps_are_felt_under_weight_normalization(kind):
+def test_penalties_by_proximal_steps_are_felt_under_weight_normalization(kind, tmp_path):
     pl.seed_everything(3)
-    model = _Net()
-    _trainer(WeightNormPruning(kind(), (0,)), GroupLasso(0.3)).fit(model, datamodule=_Data())
+    model, callbacks = _Net(), (WeightNormPruning(kind(), (0,)), GroupLasso(0.3))
+    _trainer(*callbacks, default_root_dir=tmp_path).fit(model, datamodule=_Data())
     gone = model.net[0].weight.norm(dim=1) < 1e-30
     assert 0 < gone.sum() < 12
     assert (model.net[0].bias[gone] == 0).all()
@@ -163,6 +163,45 @@ def test_frozen_neurons_and_the_end_of_training_feel_no_proximal_step():
         ends.append(model.net[0].weight.detach())
     assert torch.equal(ends[0], ends[1])
     assert (ends[2].norm(dim=1) == 0).any()
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_decay_of_all_factors_is_a_penalty_on_the_norm(depth):
+    """Descent on ||w - c||^2 / 2 ends in the minimum of it and strength * ||w||^(2 / D) near c."""
+    torch.manual_seed(0)
+    model, strength = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 1)).double(), 0.2
+    targets = model[0].weight.detach().clone()
+    targets /= targets.norm(dim=1, keepdim=True)
+    targets *= torch.tensor([[0.05], [0.1], [0.15], [1.0], [1.5], [2.0]])
+    model[0].weight.data.copy_(targets)
+    reparametrize(model, DGating(depth))
+    optimizer = torch.optim.SGD(model[0].parametrizations.weight.parameters(), lr=0.1)
+    decay = FactorDecay(strength)
+    decay.on_fit_start(None, model)
+    for _ in range(1200):
+        optimizer.zero_grad()
+        ((model[0].weight - targets).square().sum() / 2).backward()
+        decay.on_before_optimizer_step(None, model, optimizer)
+        optimizer.step()
+    found = model[0].weight.detach()
+    for row, target in zip(found.numpy(), targets.numpy(), strict=True):
+        length = np.linalg.norm(target)
+        grid = np.linspace(0, length, 20_001)
+        costs = (grid - length) ** 2 / 2 + strength * grid ** (2 / depth)
+        downhill = np.flatnonzero(np.diff(costs)[::-1] < 0)  # where the way down from c ends
+        expected = grid[len(grid) - 1 - downhill[0]] if len(downhill) else 0.0
+        np.testing.assert_allclose(row, target / length * expected, atol=3e-4)
+    assert (found.norm(dim=1) < 1e-3).tolist() == 3 * [True] + 3 * [False]
+
+
+def test_factor_decay_refuses():
+    with pytest.raises(ValueError, match="strength=-1"):
+        FactorDecay(-1)
+    with pytest.raises(ValueError, match="no layer is under it"):
+        _trainer(WeightNormPruning(EWN(), (0,)), FactorDecay(0.1)).fit(_Net(), datamodule=_Data())
+    with pytest.raises(ValueError, match="parametrization other than SWN and EWN"):
+        pruning = WeightNormPruning(DGating(), (0,))
+        _trainer(pruning, GroupLasso(0.1)).fit(_Net(), datamodule=_Data())
 
 
 def test_proximal_penalties_refuse():

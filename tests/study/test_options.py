@@ -81,7 +81,7 @@ def test_in_a_file_there_is_a_line_for_each_run_that_ends(tmp_path, capsys):
     (runs[0].folder / FINISHED).touch()
     (runs[2].folder / FINISHED).touch()
     events = [None, (runs[0].folder, 0), None, (runs[1].folder, 1), (runs[2].folder, 0), None]
-    assert watch(events, runs) == [runs[1].folder]
+    assert watch(events, runs, lambda: None) == [runs[1].folder]
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "run 1 of 3: a finished, 0 s, about 0 s left",
@@ -96,7 +96,7 @@ def test_at_a_terminal_there_is_a_bar(tmp_path, capsys, monkeypatch):
     (tmp_path / FINISHED).touch()
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    assert watch([(tmp_path, 0)], [run]) == []
+    assert watch([(tmp_path, 0)], [run], lambda: None) == []
     out, err = capsys.readouterr()
     assert "1.0/1 runs" in err and not out
 
@@ -105,7 +105,7 @@ def test_finished_runs_ask_for_no_check(tmp_path, monkeypatch):
     """A study that is done is shown again at once."""
     asked = []
     monkeypatch.setattr(command, "check_options", lambda runs, own: asked.append(list(runs)))
-    monkeypatch.setattr(command, "watch", lambda events, runs: [])
+    monkeypatch.setattr(command, "watch", lambda events, runs, finished: [])
     monkeypatch.setattr(command, "run_locally", lambda folders, workers: iter(()))
     command.compare("none", "0", folder=tmp_path / "s")
     (path,) = (tmp_path / "s" / "runs").iterdir()

@@ -1,56 +1,28 @@
 import csv
 import json
-import shutil
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import pytest
+from toys.studies import LEVELS, accuracy, write_study
 
 from ewnprune.cli import main
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
-from ewnprune.curve.points import CurvePoint
 from ewnprune.drawing import COLORS
 from ewnprune.model.size import Count
-from ewnprune.study.tables import analyse
+from ewnprune.study.analysis import analyse
+from ewnprune.study.page import Page, report
 from ewnprune.study.text import format_study
 
 EVIL = "ewn</script><b id=evil>&amp;"
-LEVELS = (0.0, 0.5, 0.8, 0.9, 0.95)
 
 
 @pytest.fixture
 def study(tmp_path):
     """A study of two methods and three seeds, the second named by someone unfriendly."""
-    folder = tmp_path / "study"
-    points = []
-    for number, method in enumerate(("none", EVIL)):
-        for seed in range(3):
-            for split in ("val", "test"):
-                for level in LEVELS:
-                    left = 1000 - round(1000 * level)
-                    points.append(
-                        CurvePoint(
-                            method=method,
-                            seed=seed,
-                            score="norm",
-                            split=split,
-                            sparsity=level,
-                            accuracy=0.98 - level * (0.2 + 0.1 * number) - 0.001 * seed * level,
-                            neurons=Count(left, 1000),
-                            parameters=Count(8 * left, 8000),
-                            macs=Count(7 * left, 7000),
-                        )
-                    )
-            run = folder / f"runs/{number}-{seed}"
-            run.mkdir(parents=True)
-            settings = {"method": method, "seed": seed, "part": None}
-            (run / "run.json").write_text(json.dumps(settings))
-            (run / "versions.json").write_text(json.dumps({"torch": "<b>2</b>", "seconds": "3"}))
-            (run / "norms.csv").write_text("layer,neuron,norm\nfc1,0,2.5\nfc1,1,0.0\nfc1,2,1.5\n")
-            (run / "training.csv").write_text("epoch,train/loss\n0,1.5\n1,0.5\n")
-    write_curve(Curve(tuple(points)), folder / "points.csv")
-    (folder / "study.yaml").write_text("fit: {note: '<b id=evil>'}\nreference: none\n")
-    return folder
+    write_study(tmp_path / "study", {"none": [], EVIL: []})
+    return tmp_path / "study"
 
 
 def _rows(path):
@@ -58,29 +30,161 @@ def _rows(path):
         return list(csv.DictReader(file))
 
 
+class _Text(HTMLParser):
+    """What a reader sees of a page."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.text, self.inside = "", ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.inside = tag
+
+    def handle_data(self, data):
+        self.text += "" if self.inside in ("script", "style") else data
+
+
 def test_files_of_a_report(study, capsys):
     assert main(["report", str(study)]) == 0
     out = study / "report"
     assert str(out / "index.html") in capsys.readouterr().out
-    for name in ("curves", "difference_plot", "norms", "training"):
+    for name in ("curves", "parameters", "macs", "difference_plot", "candidates", "classes"):
         assert (out / f"{name}.svg").read_text().startswith("<?xml")
         assert _rows(out / f"{name}.csv")
     at_90 = [row for row in _rows(out / "curves.csv") if row["sparsity"] == "0.9"]
-    seeds = [0.98 - 0.9 * 0.2 - 0.0009 * seed for seed in range(3)]
+    seeds = [accuracy("none", seed, 0.9) for seed in range(3)]
     assert at_90[0]["method"] == "none"
     assert float(at_90[0]["mean"]) == pytest.approx(sum(seeds) / 3)
-    assert float(at_90[0]["sd"]) == pytest.approx(0.0009)
     assert [float(at_90[0][f"seed {seed}"]) for seed in range(3)] == pytest.approx(seeds)
-    assert COLORS["plain"].lower() in (out / "curves.svg").read_text()
-    page = (out / "index.html").read_text()
-    assert "<b id=evil>" not in page
+    assert COLORS["plain"].lower() in (out / "curves.svg").read_text().lower()
     again = {path.name: path.read_bytes() for path in out.iterdir()}
     assert main(["report", str(study)]) == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == again
 
 
+def test_names_of_the_user_are_text(study):
+    """On the page, in each figure, and in Markdown, where HTML would be HTML."""
+    write_curve(  # one whose grid has an end, so that a sentence names it
+        read_curve(study / "points.csv").where(seed=0), study / "points.csv"
+    )
+    page = report(study).path
+    for path in (page, *page.parent.glob("*.svg"), page.parent / "index.md"):
+        assert "<b id" not in path.read_text().replace("```\nfit:\n  note: <b id=evil>", "")
+    assert "nan" not in _Text(page.read_text()).text
+
+
+def test_what_stands_on_top(study):
+    text = _Text(report(study).path.read_text()).text
+    for fact in ("my.Data", "my.Model", "8,000", "2026-01-01 to 2026-01-03", "Some Processor"):
+        assert fact in text
+    assert "torch 2.9.0" in text
+    (winner,) = [line for line in _winners(study) if line.startswith("| 2 points")]
+    assert "| none |" in winner
+    # 2 points: 0.01 (exp(2 s ** 2) - 1) is 0.0065 at a half, and 0.026 at 0.8
+    assert "| 50.0 \\[50.0, 50.0\\] | 98.00 |" in winner
+    assert "p = 0.25, so it can reach 5 % at no level" in text
+
+
+def _winners(study):
+    text = (study / "report/index.md").read_text()
+    return text.partition("## The winner")[2].partition("\n## ")[0].splitlines()
+
+
+@pytest.mark.parametrize(("others", "told"), [(1, True), (2, False)])
+def test_seeds_that_tell_the_winner_from_others(tmp_path, others, told):
+    """Six seeds of a half against six of nothing: p = 2 / 2**6, which Holm doubles for two."""
+    slower = [f"a method of which little can go {number}" for number in range(others)]
+    write_study(tmp_path, {"none": [], **{name: [] for name in slower}}, 6, scores=("norm",))
+    report(tmp_path)
+    (line,) = [line for line in _winners(tmp_path) if line.startswith("| 2 points")]
+    assert line.startswith("| 2 points | none | 50.0 ")
+    assert line.endswith("told from all others |" if told else f"| {', '.join(slower)} |")
+
+
+def test_settings_that_differ_and_costs(study):
+    report(study)
+    text = (study / "report/index.md").read_text()
+    settings = text.partition("## Settings that differ")[2].partition("##")[0]
+    assert "| none | prune.method | none |" in settings
+    assert "my.Data" not in settings  # the same for all
+    (cost, _) = _rows(study / "report/effort.csv")
+    assert cost["runs"] == "3"
+    assert cost["epochs"] == "9"
+    assert float(cost["seconds"]) == pytest.approx(3 * 3.5)
+    assert cost["scores"] == "2"
+
+
+def test_classes_and_layers(study):
+    report(study)
+    rows = _rows(study / "report/class_accuracy.csv")
+    found = {(r["method"], float(r["sparsity"]), r["class"]): float(r["mean"]) for r in rows}
+    mean = sum(accuracy("none", seed, 0.9) for seed in range(3)) / 3
+    assert found["none", 0.9, "5"] == pytest.approx(mean - 5 * 0.9 / 50)
+    text = (study / "report/index.md").read_text()
+    table = text.partition("## Accuracy of each class")[2].partition("\n## ")[0]
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [str(n) for n in range(9, -1, -1)]
+    assert f"98.0 → {100 * (mean - 0.09):.1f}" in table
+    assert "| fc1 | 800 | 400 | 80 | 40 |" in text.partition("## Neurons left")[2]
+
+
+def test_what_was_chosen_is_marked(tmp_path):
+    write_study(tmp_path, {"none": ["random"], "lasso[0.1]": [], "lasso[10]": []})
+    report(tmp_path)
+    rows = _rows(tmp_path / "report/candidates.csv")
+    assert [(r["candidate"], r["score"]) for r in rows if r["chosen"] == "True"] == [
+        ("", "norm"),
+        ("", "random"),
+        ("0.1", "norm"),
+    ]
+    assert len(rows) == 2 + 1 + 2 * 2
+    svg = (tmp_path / "report/candidates.svg").read_text()
+    assert svg.count('r="8"') == 3
+    page = (tmp_path / "report/index.html").read_text()
+    data = json.loads(page.partition('type="application/json">')[2].partition("</script>")[0])
+    commands = {r["method"]: r["command"] for r in data["rows"] if r["sparsity"] == 0.9}
+    # seed 0 is the best; random takes the networks of none
+    assert commands["random"].endswith("/0-0/checkpoints/final.ckpt --sparsity 0.9 --score random")
+    assert "/1-0/" in commands["lasso"]
+
+
+def test_a_study_without_its_runs_says_what_is_missing(study):
+    """As older versions left it, or a folder of which the tables alone were kept."""
+    for path in study.glob("runs/*/run.json"):
+        path.unlink()
+    text = _Text(report(study).path.read_text()).text
+    for sentence in (
+        "Not known: the folders of the runs are not there.",
+        "Not known: no run recorded its time.",
+        "Not recorded: runs of older versions, or of which costs",
+        "Not recorded: runs of older versions, without test data",
+    ):
+        assert sentence in text
+    assert "not recorded" in text
+
+
+def test_latency_where_it_was_measured(study):
+    points = [
+        replace(point, metrics={"latency_ms": 4 * (1 - point.sparsity)})
+        for point in read_curve(study / "points.csv")
+    ]
+    page = report(study).path
+    assert not (page.parent / "latency.svg").exists()
+    write_curve(Curve(tuple(points)), study / "points.csv")
+    report(study)
+    rows = _rows(page.parent / "latency.csv")
+    assert [float(row["cost"]) for row in rows[: len(LEVELS)]] == pytest.approx(
+        [4 * (1 - level) for level in LEVELS]
+    )
+    assert "latency (ms)" in (page.parent / "latency.svg").read_text()
+
+
 def test_neurons_are_compared_with_weights_at_equal_size(study):
-    neurons = read_curve(study / "points.csv").where(method="none")
+    neurons = [
+        replace(point, accuracy=0.98 - point.sparsity * 0.2)
+        for point in read_curve(study / "points.csv").where(method="none", score="norm")
+    ]
     weights = [
         replace(
             point,
@@ -92,14 +196,13 @@ def test_neurons_are_compared_with_weights_at_equal_size(study):
         )
         for point in neurons
     ]
-    write_curve(Curve(neurons.points + tuple(weights)), study / "points.csv")
+    write_curve(Curve(tuple(neurons + weights)), study / "points.csv")
     assert main(["report", str(study)]) == 0
-    rows = _rows(study / "report/equal_sizes.csv")
-    assert _rows(study / "report/sizes.csv") == rows
+    rows = _rows(study / "report/sizes.csv")
     for row in rows:
         left = float(row["left"])
         if row["method"] == "none":  # a level of s leaves 1 - s, and lines are exact on lines
-            assert float(row["mean"]) == pytest.approx(0.98 - (1 - left) * 0.201)
+            assert float(row["mean"]) == pytest.approx(0.98 - (1 - left) * 0.2)
         elif row["size"] == "parameters":  # a level of s leaves 1 - 8 s / 9
             assert float(row["mean"]) == pytest.approx(0.98 - (1 - left) * 9 / 8 * 0.1)
     lefts = {(r["method"], r["size"]): [] for r in rows}
@@ -109,14 +212,8 @@ def test_neurons_are_compared_with_weights_at_equal_size(study):
     assert lefts["magnitude", "parameters"] == [0.5, 0.2]
     text = format_study(analyse(read_curve(study / "points.csv"), "none"))
     assert "at equal MACs (on paper for weights)" in text
-    assert (study / "report/equal_sizes.svg").is_file()
-
-
-def test_a_study_of_one_seed_has_no_intervals(study):
-    points = read_curve(study / "points.csv")
-    write_curve(points.where(seed=0), study / "points.csv")
-    assert main(["report", str(study)]) == 0
-    assert "nan" not in (study / "report/index.html").read_text().partition("<h2>Differences")[2]
+    page = (study / "report/index.html").read_text()
+    assert '"unit": "weights"' in page  # of which nothing can be exported
 
 
 def test_no_study_is_one_line(tmp_path, capsys):
@@ -126,100 +223,18 @@ def test_no_study_is_one_line(tmp_path, capsys):
     assert err.count("\n") == 1
 
 
-@pytest.fixture
-def browser(tmp_path):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium is installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium with chromedriver is installed (Debian: chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
-        *("disable-background-networking", "disable-component-update", "disable-sync"),
-        *("window-size=1200,900", f"user-data-dir={tmp_path / 'profile'}"),
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made = webdriver.Chrome(options, webdriver.ChromeService(executable_path=driver))
-    yield made
-    made.quit()
+def test_in_a_notebook(tmp_path):
+    path = tmp_path / "index.html"
+    path.write_text('<p title="a">&amp;</p><script>1 < 2</script>')
+    shown = Page(path)._repr_html_()
+    frames = []
 
+    class Frames(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            frames.append((tag, dict(attributes)))
 
-def _table(browser, name="at-level"):
-    script = """return [...document.querySelectorAll(`#${arguments[0]} tbody tr`)].map(
-        row => [...row.cells].map(cell => cell.textContent))"""
-    return browser.execute_script(script, name)
-
-
-def _interval(row, names, digits):
-    mean, low, high = (f"{100 * float(row[name]):.{digits}f}" for name in names)
-    return f"{mean} [{low}, {high}]"
-
-
-def test_in_a_browser(study, browser):
-    """It renders, the slider moves the numbers, and they are those of the CSV file."""
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
-
-    main(["report", str(study)])
-    rows = _rows(study / "report/curves.csv")
-    browser.get((study / "report/index.html").as_uri())
-    slider = browser.find_element(By.ID, "level")
-    slider.send_keys(Keys.HOME)
-    seen = set()
-    for level in LEVELS:
-        asked = browser.find_element(By.ID, "asked").text
-        assert float(asked.removesuffix("%")) == pytest.approx(100 * level)
-        expected = [row for row in rows if float(row["sparsity"]) == level]
-        shown = _table(browser)
-        assert [line[0] for line in shown] == ["none", EVIL]
-        for line, row in zip(shown, expected, strict=True):
-            mean, sd = (100 * float(row[key]) for key in ("mean", "sd"))
-            assert line[1] == f"{mean:.2f} ± {sd:.2f}"
-            assert line[5] == "3"
-            for cell, name in zip(line[2:5], ("neurons", "parameters", "macs"), strict=True):
-                left, total = (int(row[f"{name}_{part}"]) for part in ("left", "total"))
-                assert cell == f"{100 * left / total:.1f} % {left:,}"
-        seen.add(str(shown))
-        slider.send_keys(Keys.ARROW_RIGHT)
-    assert len(seen) == len(LEVELS)
-    assert len(browser.find_elements(By.CSS_SELECTOR, "figure svg")) == 4
-    assert not browser.find_elements(By.ID, "evil")
-    for link in browser.find_elements(By.CSS_SELECTOR, "figcaption a"):
-        assert (study / "report" / link.text).is_file()
-
-    of_differences = _rows(study / "report/differences.csv")
-    for line, row in zip(_table(browser, "differences"), of_differences, strict=True):
-        assert line[0] == row["method"]
-        assert float(line[1]) == pytest.approx(100 * float(row["sparsity"]))
-        assert line[2] == _interval(row, ("mean", "low", "high"), 2)
-        assert [float(cell) for cell in line[3:]] == [
-            float(f"{float(row[name]):.3g}") for name in ("p", "p_holm", "seeds")
-        ]
-    of_summaries = _rows(study / "report/summaries.csv")
-    for line, row in zip(_table(browser, "summaries"), of_summaries, strict=True):
-        assert line[0] == row["taken"] + row["score"]
-        assert line[1] == _interval(row, ("area", "area_low", "area_high"), 2)
-        for cell, points in zip(line[2:], ("0.5", "1", "2"), strict=True):
-            names = (f"within_{points}", f"within_{points}_low", f"within_{points}_high")
-            assert cell == _interval(row, names, 1)
-
-    for width in (1200, 360):
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600},
-        )
-        size = "return [document.documentElement.scrollWidth, innerWidth]"
-        content, window = browser.execute_script(size)
-        assert content <= window == width
-    colors = set()
-    for scheme in ("light", "dark"):
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        colors.add(browser.execute_script("return getComputedStyle(document.body).color"))
-    assert len(colors) == 2
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    assert not slider.is_displayed()
-    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
-    assert browser.get_log("browser") == []
+    Frames().feed(shown)
+    ((tag, attributes),) = frames
+    assert tag == "iframe"
+    assert attributes["srcdoc"] == path.read_text()
+    assert attributes["sandbox"] == "allow-scripts"  # and no way out of the frame

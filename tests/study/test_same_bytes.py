@@ -11,9 +11,10 @@ from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import write_curve
 from ewnprune.curve.points import CurvePoint
 from ewnprune.model.size import Count
+from ewnprune.study.analysis import analyse
 from ewnprune.study.methods import find_methods
 from ewnprune.study.plan import expand
-from ewnprune.study.tables import analyse, write_tables
+from ewnprune.study.tables import write_tables
 from ewnprune.study.text import format_study
 
 KEPT = Path(__file__).parents[1] / "data" / "study"

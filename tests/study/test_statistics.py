@@ -9,7 +9,7 @@ from scipy import stats
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.points import CurvePoint
 from ewnprune.model.size import Count
-from ewnprune.study.checklist import caveats, edges, reporting_items
+from ewnprune.study.checklist import reporting_items
 from ewnprune.study.estimates import (
     bootstrap_estimate,
     estimate,
@@ -17,6 +17,7 @@ from ewnprune.study.estimates import (
     holm,
     sign_flip_p,
 )
+from ewnprune.study.limits import caveats, edges
 from ewnprune.study.statistics import chosen, differences, summaries, values_at
 
 

@@ -1,5 +1,8 @@
+import json
+import re
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,16 @@ from ewnprune.cli import main
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import write_curve
 from ewnprune.curve.points import CurvePoint
-from ewnprune.study.command import _alone, _joined, collect
+from ewnprune.study.command import _alone, _joined, collect, compare
 from ewnprune.study.labels import Label
-from ewnprune.study.methods import METHODS, Method, find_methods, parse_methods, parse_seeds
+from ewnprune.study.methods import (
+    METHODS,
+    NEURON_SCORES,
+    Method,
+    find_methods,
+    parse_methods,
+    parse_seeds,
+)
 from ewnprune.study.plan import expand, merge
 from ewnprune.study.ray_engine import _look, run_on_ray
 
@@ -54,6 +64,32 @@ def test_runs_of_a_study():
     # the same settings have the same folder, others another
     assert _expand("none")[0].folder == _expand("none")[0].folder
     assert _expand("none")[0].folder != _expand("none", {"trainer": {"max_epochs": 9}})[0].folder
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_known_method_can_be_made_and_is_told(name):
+    method = METHODS[name]
+    for options in [*method.candidates.values(), *method.parts.values()] or [{}]:
+        config = merge(method.fit, options)
+        made = [config["prune"]["parametrization"], *config.get("trainer", {}).get("callbacks", [])]
+        for one in filter(None, made):
+            module, _, kind = one["class_path"].rpartition(".")
+            getattr(import_module(module), kind)(**one.get("init_args", {}))
+    page = (Path(__file__).parents[2] / "docs/compare.md").read_text(encoding="utf-8")
+    (row,) = [
+        r for r in page.splitlines() if r.startswith("| `") and f"`{name}`" in r.split("|")[1]
+    ]
+    for number in re.findall(r"[\d.]+", " ".join(method.candidates)):
+        assert number in row
+    assert re.search(rf"\b{name}\b", compare.__doc__)
+    assert len(method.candidates) in (0, 4)  # so that none is tuned more than another
+
+
+def test_single_weights_are_asked_for_only_where_networks_are_not_built():
+    base = {"prune": {"realize": "remove"}}
+    for methods, scores in (("none", NEURON_SCORES), ("none,random", (*NEURON_SCORES, "random"))):
+        (run,) = _expand(methods, base)
+        assert tuple(run.config["prune"]["scores"]) == scores
 
 
 def test_values_in_brackets_are_no_candidates():
@@ -181,3 +217,33 @@ def test_seeds_and_methods():
     assert find_methods("none", own)["none"] == Method(scores=["norm"])
     with pytest.raises(ValueError, match="without"):
         find_methods(["a[b]"], {"a[b]": Method()})
+
+
+def test_the_page_is_written_anew_after_each_run(tmp_path, monkeypatch, capsys):
+    """And one that cannot be written stops no run, but is an error in the end."""
+    pages = []
+    page = tmp_path / "study/report/index.html"
+
+    def train(folders, workers):
+        for folder in folders:
+            seed = json.loads((folder / "run.json").read_text())["seed"]
+            accuracy = 0.9 if seed < 2 else None
+            points = (
+                CurvePoint(method="none", seed=seed, split="test", sparsity=s, accuracy=accuracy)
+                for s in (0.0, 0.5)
+            )
+            write_curve(Curve(tuple(points)).tagged(score="norm"), folder / "curve.json")
+            (folder / "versions.json").write_text('{"torch": "2.9.0", "device": "cpu"}')
+            yield folder, 0
+            pages.append(page.read_text())
+
+    monkeypatch.setattr("ewnprune.study.command.run_locally", train)
+    monkeypatch.setattr("ewnprune.study.command.check_options", lambda runs, own: None)
+    words = ["compare", "--methods", "none", "--folder", str(tmp_path / "study"), "--seeds"]
+    assert main([*words, "0-1"]) == 0
+    for number, text in enumerate(pages):
+        assert f"<dd>{number + 1} of 2 finished</dd>" in text
+    assert main([*words, "0-3"]) == 1
+    told = capsys.readouterr()
+    assert told.out.count("no page of the runs so far: 'accuracy' was not measured") == 2
+    assert "'accuracy' was not measured" in told.err

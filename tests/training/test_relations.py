@@ -22,7 +22,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda x: type(x).__name__)
-@pytest.mark.parametrize("kind", [EWN, SWN])
+@pytest.mark.parametrize("kind", [EWN, SWN, lambda: EWN(dim=1)], ids=["EWN", "SWN", "dim=1"])
 def test_gradient_of_the_weight_from_those_of_s_and_v(layer, kind):
     plain = copy.deepcopy(layer).double()
     attached = copy.deepcopy(plain)

@@ -1,0 +1,137 @@
+"""What a run records beside its curve: accuracy class by class, and what is left of each layer."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from ewnprune.callback.batches import TrainerBatches, global_seed
+from ewnprune.callback.hooks import PruningHooks
+from ewnprune.callback.pruned import measure
+from ewnprune.curve.classes import IGNORED, class_targets, classifies
+from ewnprune.files import write_rows
+from ewnprune.model.copying import plain_network
+from ewnprune.model.preserve import evaluating
+from ewnprune.pruning.choice import Choice
+from ewnprune.pruning.score_names import find_scores
+from ewnprune.study.statistics import REPORTED
+
+CLASSES = "classes.csv"
+LAYERS = "layers.csv"
+_CLASS = "class "
+
+
+class AccuracyByClass(Metric):
+    """For each class the fraction of its samples that are classified right.
+
+    Of other tasks there is nothing to compute.
+
+    >>> found = AccuracyByClass()
+    >>> found.update(torch.tensor([[2.0, 1.0], [2.0, 1.0], [1.0, 3.0]]), torch.tensor([0, 1, 1]))
+    >>> {name: float(value) for name, value in found.compute().items()}
+    {'class 0': 1.0, 'class 1': 0.5}
+    """
+
+    right: Tensor
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("right", "total"):  # as long as there are classes, once outputs are seen
+            self.add_state(name, torch.zeros(0, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch of class scores ``(B, C, ...)`` and classes ``(B, ...)``."""
+        if not classifies(outputs, targets):
+            return
+        count = outputs.shape[1]
+        classes = class_targets(targets, count)
+        highest, predicted = outputs.max(dim=1)
+        known = (classes != IGNORED) & (classes < count)
+        right = known & (predicted == classes) & ~highest.isnan()
+        if not len(self.total):
+            self.total = torch.zeros(count, dtype=torch.long, device=outputs.device)
+            self.right = self.total.clone()
+        self.total += torch.bincount(classes[known], minlength=count)
+        self.right += torch.bincount(classes[right], minlength=count)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The fractions; classes without a sample are left out."""
+        found = (self.right / self.total).tolist()
+        totals = self.total.tolist()
+        return {
+            f"{_CLASS}{index}": torch.tensor(value)
+            for index, (value, total) in enumerate(zip(found, totals, strict=True))
+            if total
+        }
+
+
+def record_details(
+    folder: Path, trainer: Any, pl_module: Any, pruning: PruningHooks, loader: Any, limit: Any
+) -> None:
+    """Write ``classes.csv`` and ``layers.csv``, of the network and of it pruned at few levels.
+
+    Args:
+        folder: where to.
+        trainer: which evaluates the network.
+        pl_module: the network.
+        pruning: how it is pruned.
+        loader: the data.
+        limit: how many batches of them are evaluated.
+    """
+    measuring = pruning.measuring
+    levels = [s for s in measuring.sparsities if s == 0 or s in REPORTED]
+    batches = TrainerBatches(trainer, loader, limit)
+    pruned = pruning.finetuning.network() or pruning.gradual.network()
+    by_class = replace(measuring, metric=AccuracyByClass(), realize="mask")
+    found = measure(by_class, pruning.attachment, pruned, trainer, pl_module, batches, levels)
+    classes = [
+        {
+            "score": point.score,
+            "sparsity": point.sparsity,
+            "class": name.removeprefix(_CLASS),
+            "accuracy": value,
+        }
+        for point in found
+        for name, value in point.metrics.items()
+    ]
+    layers = [] if pruned else _layers(trainer, pl_module, pruning, batches, levels)
+    if trainer.is_global_zero:
+        for name, rows in ((CLASSES, classes), (LAYERS, layers)):
+            if rows:
+                write_rows(folder / name, rows)
+
+
+def _layers(
+    trainer: Any,
+    pl_module: Any,
+    pruning: PruningHooks,
+    batches: TrainerBatches,
+    levels: list[float],
+) -> list[dict[str, Any]]:
+    """What is left of each group of neurons that go together; none where costs decide how many."""
+    how = pruning.measuring
+    if how.level_of != "units" or how.inputs:
+        return []
+    choice = Choice(
+        layers=how.layers,
+        exclude=how.exclude,
+        scope=how.scope,
+        max_per_layer=how.max_per_layer,
+        initial_norms=pruning.attachment.initial_norms,
+        seed=global_seed(),
+    )
+    rows = []
+    with evaluating(pl_module, batches), trainer.precision_plugin.forward_context():
+        inputs, _ = how.batch(next(iter(batches)))
+        found = choice.find(plain_network(pl_module), how.forward, inputs)
+        for name, function in find_scores(how.scores).items():
+            ranking, _ = choice.rank(found, name, function)
+            for level in levels if ranking.unit == "neurons" else ():
+                for layer, keep in choice.units(found, ranking, level).items():
+                    row = {"score": name, "sparsity": level, "layer": layer}
+                    rows.append(row | {"left": int(keep.sum()), "total": len(keep)})
+    return rows

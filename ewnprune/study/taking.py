@@ -1,0 +1,34 @@
+"""The command that exports a point of a report: which run of a method, at which level."""
+
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from ewnprune.study.statistics import values_at
+
+if TYPE_CHECKING:
+    from ewnprune.study.evidence import Evidence
+
+
+def export_commands(found: "Evidence") -> dict[str, dict[float, str]]:
+    """For each method and level the command, of the seed that is best there on validation data.
+
+    Methods have none where single weights are masked, which no smaller network has, and where no
+    checkpoint lies.
+    """
+    commands: dict[str, dict[float, str]] = {}
+    for method, (label, score) in found.study.taken.items():
+        of_method = found.study.curve.where(method=method)
+        units = {point.unit for point in of_method}
+        runs = {
+            r.seed: r for r in found.runs_of(method) if r.part is None and r.checkpoint.is_file()
+        }
+        if units != {"neurons"} or not runs:
+            continue
+        val = found.points.where(method=label, score=score, split="val")
+        for level in sorted({point.sparsity for point in of_method}):
+            values: dict[Any, float] = values_at(val, label, level)
+            seed = max(runs, key=lambda s: (values.get(s, -1.0), -s))
+            run = quote(str(runs[seed].checkpoint))
+            words = f"ewnprune export {run} --sparsity {level:g} --score {quote(score)}"
+            commands.setdefault(method, {})[level] = words
+    return commands
