@@ -36,7 +36,7 @@ def _whole(parsers: dict[str, Any]) -> ArgumentParser:
         for action in parser._actions:
             if action.help == SUPPRESS:
                 continue
-            # without jsonargparse's --name+, which appends: shtab < 1.8 makes no shell's names of it
+            # without --name+, which appends: shtab 1.7 makes no names that a shell takes of it
             options = [name for name in action.option_strings if not name.endswith("+")]
             names = options or [action.dest]
             told = _first_line(action.help)
