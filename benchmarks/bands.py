@@ -17,7 +17,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from ewnprune.drawing import DASHES, method_colors, save_figure
+from ewnprune.drawing import DASHES, STYLE, method_colors, save_figure
 
 RECIPE = {
     "random": "plain, random neurons",
@@ -28,14 +28,6 @@ RECIPE = {
 }
 _LEVELS = (0, 50, 80, 90, 95, 98)
 _ACCURACIES = (20, 40, 60, 80, 90, 95, 98, 99)
-_STYLE = {
-    "font.size": 17,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "0.9",
-    "legend.frameon": False,
-}
 
 
 @dataclass
@@ -56,7 +48,7 @@ def _left(percent: Sequence[float]) -> np.ndarray:  # type: ignore[type-arg]
 
 def draw_bands(lines: Sequence[Line], title: str, *paths: Path) -> None:
     """Draw the lines, the last on top, and write the figure to files."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE | {"font.size": 17}):
         figure = Figure(figsize=(7.8, 6.4), dpi=150, layout="constrained")
         axes = figure.add_subplot()
         colors = method_colors(line.method for line in lines)

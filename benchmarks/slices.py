@@ -16,17 +16,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib as mpl
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from torch import nn
 
 from ewnprune import EWN, SWN, sparsity_curve
 from ewnprune.callback import WeightNormPruning
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
-from ewnprune.drawing import line_styles, save_figure
+from ewnprune.drawing import STYLE, line_styles, save_figure
 from ewnprune.model.latency import measure_latency
 from lightning_modules import CNN, MLP, Classifier, MNISTDataModule
 
@@ -115,20 +117,32 @@ def show(path: Path) -> None:
             cells.append(f"{rates.mean():.2f}{spread} |")
             times = [p.metrics["latency_ms"] for p in points if "latency_ms" in p.metrics]
             if times:
-                latency.setdefault(method, []).append((np.median(times), rates.mean()))
+                latency.setdefault(method, []).append(
+                    (np.median(times), rates.mean(), rates.std(ddof=1))
+                )
         small = curve.where(method=methods[0], sparsity=float(level)).points[0]
         print(f"| {100 * level:g} % | {small.parameters.left:,} |", *cells)
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for (method, rows), style in zip(latency.items(), line_styles([*latency]), strict=True):
-        axes.plot(*zip(*rows, strict=True), marker="o", label=method, **style)
-    axes.set(
-        xlabel="measured latency, 128 images, one CPU thread, ms",
-        ylabel="test accuracy, %",
-        xscale="log",
-    )
-    axes.legend()
-    axes.grid(alpha=0.3)
-    save_figure(figure, path.with_suffix(".png"), dpi=110)
+    draw(latency, path.with_suffix(".png"))
+
+
+def draw(latency: dict[str, list[tuple[float, float, float]]], path: Path) -> None:
+    """Draw each method's accuracy against milliseconds, with the standard deviation over seeds."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.5, 5), layout="constrained")
+        axes = figure.add_subplot()
+        for (method, rows), style in zip(latency.items(), line_styles([*latency]), strict=True):
+            times, means, deviations = zip(*rows, strict=True)
+            axes.errorbar(
+                times, means, deviations, marker="o", lw=2, capsize=4, elinewidth=1.2,
+                label=method, **style,
+            )  # fmt: skip
+        axes.set(xlabel="ms for 128 images, one thread, log scale", ylabel="test accuracy (%)")
+        axes.set(xscale="log", ylim=(None, 102))
+        axes.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+        axes.legend(loc="lower right")
+        save_figure(figure, path, dpi=130)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What all figures share: a colour for each method, and files that are the same each time."""
+"""What all figures share: a colour for each method, a style, files that are the same each time."""
 
 import os
 import re
@@ -24,6 +24,14 @@ COLORS = {
     "dense": "#882255",
 }
 DASHES: Any = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 3)))
+STYLE: Any = {
+    "font.size": 13,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "legend.frameon": False,
+}
 _ALIASES = {"none": "plain", "lasso": "group_lasso", "grouplasso": "group_lasso"}
 _ALIASES |= {"from scratch": "dense"}
 _METADATA: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}

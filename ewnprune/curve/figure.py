@@ -10,7 +10,7 @@ from ewnprune.curve.curve import Curve
 from ewnprune.curve.equal_size import fraction_left
 from ewnprune.curve.naming import level_name, line_key, series_names, shared_facts
 from ewnprune.curve.points import CurvePoint
-from ewnprune.drawing import DASHES, line_styles, method_colors, save_figure
+from ewnprune.drawing import DASHES, STYLE, line_styles, method_colors, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,14 +18,6 @@ if TYPE_CHECKING:
 
 _GREY = "0.4"
 X = Literal["sparsity", "parameters", "macs", "latency"]
-_STYLE: Any = {
-    "font.size": 13,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "0.9",
-    "legend.frameon": False,
-}
 # by how readily they are shown
 _TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.98, 20, 70, 60, 40, 30, 10)
 
@@ -62,7 +54,7 @@ def plot_curve(
         raise ValueError("the curve is empty: there is nothing to draw")
     if x not in get_args(X):
         raise ValueError(f"x={x!r}: expected one of {', '.join(get_args(X))}")
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.8), dpi=150, layout="constrained")
         axes = figure.add_subplot()
         _draw(axes, curve.series(), measure, x)
