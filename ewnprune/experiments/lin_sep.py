@@ -5,6 +5,7 @@ equal, under SWN their quotients ||g|| / ||w||. relu^2 makes room for that: Eule
 the sum of w_u.g_u over a layer as the degree of the layer times one number, and here 2 : 1.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -126,31 +127,36 @@ def _judge_angles(courses: dict[Method, Course], far: Course) -> list[Criterion]
 
 
 def _figure(courses: dict[Method, Course], far: Course) -> Figure:
-    figure = Figure(figsize=(9.5, 6.4), layout="constrained")
-    axes = figure.subplots(2, 2, sharex=True, sharey=True)
+    figure = Figure(figsize=(5.2, 10.5), layout="constrained")
+    panels = iter(figure.subplots(4, sharex=True, sharey=True))
     names = (("product", "wg", r"$\|w\|\,\|g\|$"), ("quotient", "g_over_w", r"$\|g\|/\|w\|$"))
-    for row, (method, course) in zip(axes, courses.items(), strict=True):
+    for method, course in courses.items():
         logged = [r for r in read("lin_sep_levels") if r["method"] == method]
-        for ax, (quantity, column, label) in zip(row, names, strict=True):
+        wild = course.wild(method)
+        for quantity, column, label in names:
+            ax = next(panels)
             for style, c in (("-", course), ("--", far)):
                 if c is far and method != "EWN":
                     continue
                 values = getattr(c.found, quantity)[:, GROWING[method]]
                 values = values / values.mean(1, keepdim=True)
-                for k, (u, line) in enumerate(zip(GROWING[method], (1.6, 1.0, 0.6), strict=True)):
+                if c is course:
+                    values[wild] = math.nan
+                for k, (u, line) in enumerate(zip(GROWING[method], (3, 1.8, 0.9), strict=True)):
                     name = f"neuron {u}" if c is course else None
                     ax.plot(
                         (-c.log_loss).tolist(), values[:, k].tolist(), style,
                         color=COLORS[method], linewidth=line, label=name,
                     )  # fmt: skip
+            ax.axvspan(
+                *(-course.log_loss[wild][[0, -1]]).tolist(), color="0.88", label="step too large"
+            )
             for r in logged:
                 three = torch.tensor([float(r[f"{column}{x}"]) for x in "ABC"])
                 ax.plot([-float(r["log_loss"])] * 3, (three / three.mean()).tolist(), "k_")
             ax.set(title=f"{method}: {label} over the mean", xscale="log", xlim=(1, FAR))
-            ax.set(ylim=(0, 2.5))
+            ax.set(ylim=(0, 2.4))
             ax.axhline(1, color="gray", linewidth=0.5)
-    for ax in axes[1]:
-        ax.set_xlabel(r"$-\log L$")
-    for ax in axes[:, 0]:
-        ax.legend(fontsize="small", title="marks: the authors' logs", title_fontsize="small")
+            ax.legend(fontsize="small", loc="upper right")
+    ax.set_xlabel(r"$-\log L$, log scale")
     return figure

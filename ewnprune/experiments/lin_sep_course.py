@@ -39,6 +39,17 @@ class Course:
         values = getattr(self.found, quantity)[point, GROWING[method]]
         return float(values.max() / values.min())
 
+    def wild(self, method: Method) -> slice:
+        """From the first to the last point where a product jumps to and fro: the step is too large.
+
+        A jump is by more than a fiftieth of the mean of the neurons that grow.
+        """
+        values = self.found.product[:, GROWING[method]]
+        jumps = (values / values.mean(1, keepdim=True)).diff(dim=0)
+        to_and_fro = (jumps[1:] * jumps[:-1] < 0) & (jumps[1:].abs() > 0.02)
+        points = to_and_fro.any(1).nonzero().flatten() + 1
+        return slice(int(points[0]), int(points[-1]) + 2)
+
 
 class _Recorder:
     def __init__(self) -> None:

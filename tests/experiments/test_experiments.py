@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,6 +54,14 @@ def test_xor_start_leaves_the_global_generator_alone():
     first = xor._start([9156, 3])
     assert torch.equal(torch.random.get_rng_state(), before)
     assert first[0].norm(dim=1)[0].item() == pytest.approx(0.375782, abs=1e-6)  # the log's
+
+
+def test_lin_sep_jumps_to_and_fro_are_found():
+    product = torch.ones(9, 9)
+    # smooth up to 1.3, then up and down, and smooth again
+    product[:, 5] = torch.tensor([1, 1.1, 1.2, 1.3, 1.6, 1.2, 1.7, 1.31, 1.32])
+    course = lin_sep_course.Course(SimpleNamespace(product=product), None, None)
+    assert course.wild("EWN") == slice(4, 8)
 
 
 def test_lin_sep_ewn_follows_the_authors_run(bar):
