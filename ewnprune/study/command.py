@@ -1,6 +1,7 @@
 """`ewnprune compare`: a study, methods by seeds, each run in a folder of its own."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
+from ewnprune.columns import fill
 from ewnprune.configs import config_path
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
@@ -112,6 +114,11 @@ def compare(
             print(text, end="")
     for path in failed:
         print(f"ewnprune: failed: {path.name}: {_last_line(path)} (all of it: {path}/log.txt)")
+    if study is not None:
+        files = sorted([*folder.glob("*.csv"), folder / "study.txt"])
+        print("", *fill(f"written to {folder}: {', '.join(path.name for path in files)}"), sep="\n")
+        print(f"page: {folder / 'report' / 'index.html'}")
+        print(f"the page anew: ewnprune report {shlex.quote(str(folder))}")
     return 1 if failed else 0
 
 

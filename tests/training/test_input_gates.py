@@ -78,6 +78,19 @@ def test_a_step_of_descent_is_that_by_hand():
     torch.testing.assert_close(net[1].weight, expected)
 
 
+def test_the_flow_of_docs_theory():
+    net, x, rate = mlp(), torch.randn(8, 2, 3).double(), 1e-8
+    plain = deepcopy(net)
+    reparametrize(net, EWN(inputs=True), layers="1")
+    optimizer = torch.optim.SGD(net.parameters(), lr=rate)
+    net(x).square().sum().backward()
+    plain(x).square().sum().backward()
+    before = net[1].weight.detach().clone()
+    optimizer.step()
+    expected = -before.square().sum(0) * plain[1].weight.grad
+    torch.testing.assert_close((net[1].weight - before) / rate, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("layer", "x"),
     [
