@@ -3,7 +3,6 @@
 import logging
 import re
 import sys
-import time
 import warnings
 from argparse import ArgumentError
 from pathlib import Path
@@ -20,19 +19,24 @@ import ewnprune
 import lightning_modules  # noqa: F401  its classes can then be named without the module
 from ewnprune.callback import WeightNormPruning
 from ewnprune.callback.checkpoint import HARMLESS, read_checkpoint
+from ewnprune.callback.closing import closing_lines
+from ewnprune.callback.first_run import plain_beside
 from ewnprune.callback.interruption import Interruption
 from ewnprune.callback.names import class_error, score_name, with_class_names
 from ewnprune.callback.predictions import PredictionFile
 from ewnprune.callback.progress import progress_bar
 from ewnprune.callback.recipe import put_first, with_recipe
-from ewnprune.callback.sweeping import SweepingTrainer
+from ewnprune.callback.sweeping import SweepingTrainer, folder_of_run
 from ewnprune.errors import UsageError, unknown_option
 
 for _name in dir(ewnprune):
     getattr(ewnprune, _name)  # and so can its own, once they are imported
 
 
-def run(words: list[str]) -> int:
+_USUAL = ["lightning_modules.Classifier", "lightning_modules.MNISTDataModule"]
+
+
+def run(words: list[str], made_by: "type[_CommandLine] | None" = None) -> int:
     """Run ``fit``, ``validate``, ``test``, ``predict`` or ``sweep``, and return 0."""
     # news of Lightning's own house, which its users can do nothing about
     warnings.filterwarnings("ignore", r"(?s)\s*(By default only one|.*was deprecated in v4)")
@@ -45,7 +49,7 @@ def run(words: list[str]) -> int:
     argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns when both have words
     strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
     try:
-        _CommandLine(
+        (made_by or _CommandLine)(
             LightningModule,
             LightningDataModule,
             subclass_mode_model=True,
@@ -70,8 +74,10 @@ def run(words: list[str]) -> int:
             | strict,
             args=_with_values(words),
         )
-    except BaseException:
+    except BaseException as error:
         interruption.remove_stillborn()
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None  # Lightning exits with 1 after Ctrl-C
         raise
     finally:
         sys.argv = argv
@@ -93,14 +99,16 @@ def _with_values(words: list[str]) -> list[str]:
 
 
 class _CommandLine(LightningCLI):
-    _begun = 0.0
-
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {**LightningCLI.subcommands(), "sweep": {"model", "datamodule"}}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self._parse_words(parser, args)
+        # a run's config says where runs go, so what says it of a sweep is the command line
+        place = ("--trainer.default_root_dir", "--trainer.logger")
+        told = isinstance(args, list) and any(word.startswith(place) for word in args)
+        self._beside_run = self.config.subcommand == "sweep" and not told
         self._add_recipe(parser, args)
         config = self.config[self.config.subcommand]
         config.prune.scores = [score_name(score) for score in config.prune.scores]
@@ -159,12 +167,11 @@ class _CommandLine(LightningCLI):
         parser.set_defaults(
             {
                 "prune.parametrization": {"class_path": "ewnprune.EWN"},
-                "prune.scores": ["norm", "norm_product"],
                 "model": {
-                    "class_path": "lightning_modules.Classifier",
+                    "class_path": _USUAL[0],
                     "init_args": {"network": {"class_path": "lightning_modules.MLP"}},
                 },
-                "data": {"class_path": "lightning_modules.MNISTDataModule"},
+                "data": {"class_path": _USUAL[1]},
             }
         )
 
@@ -196,6 +203,9 @@ class _CommandLine(LightningCLI):
             added.append(PredictionFile())
         if given.barebones:  # which has no logger
             given.logger = None
+        if self._beside_run:
+            self.save_config_callback = None  # that of the run stays
+            given.logger = False if type(given.logger) is CSVLogger else given.logger
         if type(given.logger) is CSVLogger and given.default_root_dir is not None:
             options = self.config[self.subcommand].trainer.logger.init_args.as_dict()
             if options["save_dir"] == ".":  # our default, not the user's
@@ -211,7 +221,11 @@ class _CommandLine(LightningCLI):
             super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
-        self._begun = time.time() - 1  # clocks of files are coarse
+        self._pruning().curves.beside = plain_beside(self.config.fit, self.parser.parse_args)
+
+    def before_sweep(self) -> None:
+        if self._beside_run:
+            self._pruning().curves.folder = folder_of_run(self.config.sweep.ckpt_path)
 
     def before_validate(self) -> None:
         self._say_if_untrained()
@@ -227,12 +241,15 @@ class _CommandLine(LightningCLI):
             print("ewnprune: the network is untrained: no --ckpt_path was given", flush=True)
 
     def after_fit(self) -> None:
-        folder = Path(self.trainer.log_dir or ".")
-        if self.trainer.is_global_zero and (folder / "config.yaml").is_file():
-            # without a logger the folder is the user's, with other files in it
-            written = sorted(
-                path
-                for path in folder.rglob("*")
-                if path.is_file() and path.stat().st_mtime > self._begun
-            )
-            print("written:", *(f"  {path}" for path in written), sep="\n")
+        trainer: Any = self.trainer
+        folder = Path(trainer.log_dir or ".")
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            checkpoint = str(getattr(trainer.checkpoint_callback, "best_model_path", ""))
+            config = self.config.fit
+            compares = [config[part].class_path for part in ("model", "data")] == _USUAL
+            curve = self._pruning().curve
+            print(closing_lines(folder, curve, checkpoint, compares), flush=True)
+
+    def _pruning(self) -> WeightNormPruning:
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return next(each for each in callbacks if isinstance(each, WeightNormPruning))

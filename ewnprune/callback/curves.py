@@ -36,6 +36,8 @@ class Curves:
         curve: the points measured so far in this fit, those before it was resumed included; or by
             the last validate or test.
         report: lines to show when it is over.
+        beside: another network's curve, to be shown beside this one; the command sets it.
+        folder: where files go, if not where the Trainer's do; the command sets it.
         trained: whether this fit trained anything; a run may have ended before it was resumed.
     """
 
@@ -52,6 +54,8 @@ class Curves:
             )
         self.finetuning, self.gradual = finetuning, gradual
         self.every_n_epochs = every_n_epochs
+        self.beside = Curve()
+        self.folder: Path | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -139,7 +143,7 @@ class Curves:
         trainer.callback_metrics.update(monitored(curve, self._key()))
         if self._paths is None:
             name = "sensitivity" if self.finetuning.measuring.per_layer else "sparsity_curve"
-            self._paths = choose_paths(trainer, split, name)
+            self._paths = choose_paths(trainer, split, name, self.folder)
         if trainer.is_global_zero:
             self._write(trainer, self.curve, self.finetuning.beside_one_shot(curve, self.curve))
 
@@ -172,9 +176,9 @@ class Curves:
     def _write(self, trainer: Any, curve: Curve, newest: Curve) -> None:
         """All points to the files, and the newest to the loggers and the report."""
         assert self._paths is not None
-        figure = write_results(curve, newest, self._paths)
+        figure = write_results(curve, self.beside + newest, self._paths)
         log_curve(trainer.loggers, newest, figure, trainer.global_step, self._key())
-        self.report = [str(newest)]
+        self.report = [str(newest + self.beside)]
         if self._paths:
             kinds = ",".join(path.suffix[1:] for path in self._paths)
             self.report.append(f"ewnprune: {self._paths[0].with_suffix('')}.{{{kinds}}}")

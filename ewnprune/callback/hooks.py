@@ -28,6 +28,7 @@ from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.tracing import call
 from ewnprune.pruning.budget import LevelOf
 from ewnprune.pruning.ranking import SPARSITIES, Scope, check_sparsities
+from ewnprune.pruning.score_names import SCORE
 from ewnprune.training.parametrizations import NeuronParametrization
 
 
@@ -84,7 +85,7 @@ class PruningHooks:
         self,
         parametrization: NeuronParametrization | None,
         sparsities: Sequence[float] = SPARSITIES,
-        scores: Sequence[str] = ("norm",),
+        scores: Sequence[str] = (SCORE,),
         layers: LayerPatterns | None = None,
         exclude: LayerPatterns | None = None,
         scope: Scope = "layer",
@@ -226,9 +227,8 @@ class PruningHooks:
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         """The curve on test data."""
-        self.curves.take(
-            trainer, pl_module, "test", trainer.test_dataloaders, trainer.num_test_batches
-        )
+        data = trainer.test_dataloaders, trainer.num_test_batches
+        self.curves.take(trainer, pl_module, "test", *data)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Write the originals back, so that a resumed run goes on bit for bit."""

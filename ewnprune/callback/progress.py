@@ -16,6 +16,20 @@ def progress_bar() -> ProgressBar:
     return ThrottledProgressBar() if sys.stdout.isatty() else EpochLines()
 
 
+def _in_percent(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics with accuracies as they are read everywhere else here.
+
+    >>> _in_percent({"val/acc": 0.975, "val/loss": 0.1})
+    {'val/acc': '97.50 %', 'val/loss': 0.1}
+    """
+    return {
+        name: f"{100 * value:.2f} %"
+        if name.rpartition("/")[2] == "acc" and isinstance(value, float) and 0 <= value <= 1
+        else value
+        for name, value in metrics.items()
+    }
+
+
 class ThrottledProgressBar(TQDMProgressBar):
     """Lightning's bar, drawn ten times a second at most, and after the last batch.
 
@@ -27,6 +41,9 @@ class ThrottledProgressBar(TQDMProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._drawn = 0.0
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return _in_percent(super().get_metrics(trainer, pl_module))
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         draw = super().on_train_batch_end
@@ -67,6 +84,9 @@ class EpochLines(ProgressBar):
         super().__init__()
         self._enabled = True
         self._begun, self._done_before = 0.0, 0.0
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return _in_percent(super().get_metrics(trainer, pl_module))
 
     def disable(self) -> None:
         self._enabled = False

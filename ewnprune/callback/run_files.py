@@ -17,15 +17,23 @@ if TYPE_CHECKING:
 _KINDS = (".csv", ".json", ".png", ".svg")
 
 
-def choose_paths(trainer: Any, split: str, name: str = "sparsity_curve") -> list[Path]:
+def choose_paths(
+    trainer: Any, split: str, name: str = "sparsity_curve", folder: Path | None = None
+) -> list[Path]:
     """``sparsity_curve.csv`` and its like in the run's folder, or numbered ones where those exist.
 
     All processes must call. Under ``fast_dev_run``, which leaves nothing behind, there are none.
+
+    Args:
+        trainer: the Trainer.
+        split: of the data.
+        name: what the files' names begin with.
+        folder: another than the Trainer's.
     """
-    folder = Path(trainer.log_dir or trainer.default_root_dir)  # the first asks all processes
+    usual = Path(trainer.log_dir or trainer.default_root_dir)  # the first asks all processes
     if trainer.fast_dev_run:
         return []
-    return unused(folder, name if split == "val" else f"{name}_{split}", _KINDS)
+    return unused(folder or usual, name if split == "val" else f"{name}_{split}", _KINDS)
 
 
 def unused(folder: Path, stem: str, kinds: Iterable[str]) -> list[Path]:
@@ -38,8 +46,8 @@ def unused(folder: Path, stem: str, kinds: Iterable[str]) -> list[Path]:
     return paths
 
 
-def write_results(curve: Curve, newest: Curve, paths: list[Path]) -> "Figure":
-    """Write all points measured so far as CSV and JSON, and draw the newest: a heat map per layer.
+def write_results(curve: Curve, drawn: Curve, paths: list[Path]) -> "Figure":
+    """Write all points measured so far as CSV and JSON, and draw some: a heat map per layer.
 
     Each file is replaced whole or not at all.
     """
@@ -47,7 +55,7 @@ def write_results(curve: Curve, newest: Curve, paths: list[Path]) -> "Figure":
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix in (".csv", ".json"):
             write_curve(curve, path)
-    drawn = [path for path in paths if path.suffix in (".png", ".svg")]
-    if newest.points[0].layer:
-        return plot_heat_map(newest, *drawn)
-    return plot_curve(newest, *drawn, measure=measured(newest.points[0])[0])
+    figures = [path for path in paths if path.suffix in (".png", ".svg")]
+    if drawn.points[0].layer:
+        return plot_heat_map(drawn, *figures)
+    return plot_curve(drawn, *figures, measure=measured(drawn.points[0])[0])

@@ -1,10 +1,21 @@
 """The Trainer of the command line, which has a sweep beside fit, validate, test and predict."""
 
+from pathlib import Path
 from typing import Literal
 
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
 from ewnprune.callback import WeightNormPruning
+
+
+def folder_of_run(checkpoint: str) -> Path:
+    """Where a checkpoint's run lies; the checkpoint's own folder where there is no run around it.
+
+    >>> folder_of_run("elsewhere/weights.ckpt").as_posix()
+    'elsewhere'
+    """
+    folder = Path(checkpoint).parent
+    return folder.parent if (folder.parent / "config.yaml").is_file() else folder
 
 
 class SweepingTrainer(Trainer):
@@ -20,7 +31,7 @@ class SweepingTrainer(Trainer):
         per_layer: bool = False,
         weights_only: bool | None = True,
     ) -> None:
-        """Accuracy against sparsity for a checkpoint, on validation or test data.
+        """Accuracy against sparsity for a checkpoint, on validation or test data, beside its run.
 
         Args:
             model: the model that was trained.

@@ -50,7 +50,8 @@ def format_curve(curve: "Curve", measure: str | None = None) -> str:
             for name, one in zip(names, series, strict=True)
             if cost != measure and all(cost in point.metrics for point in one)
         ]
-    parts = [shared_facts(curve), *blocks(shared, columns)]
+    facts = [shared_facts(curve)] if len(series) == 1 else [_heading(measure), shared_facts(curve)]
+    parts = [", ".join(filter(None, facts)), *blocks(shared, columns)]
     if len({point.unit for point in curve}) > 1:
         parts += [format_at_equal(curve, size, measure) for size in ("parameters", "macs")]
     who = [["", *names]] if len(series) > 1 else []

@@ -11,6 +11,9 @@ from ewnprune.pruning.scores import FROM_DATA, Neurons
 
 Score = Callable[[Neurons], Tensor]
 
+SCORE = "norm_with_bias_product"
+"""The score where none is given: `ewnprune.scores` and docs/recipe.md say what it counts."""
+
 
 def find_scores(wanted: str | Score | Sequence[str | Score]) -> dict[str, Score]:
     """Scores by the name they go by.

@@ -24,7 +24,7 @@ from ewnprune.pruning.found import Found
 from ewnprune.pruning.groups import Group, Places
 from ewnprune.pruning.neurons import rank_groups
 from ewnprune.pruning.ranking import Ranking, check_sparsities
-from ewnprune.pruning.score_names import find_scores
+from ewnprune.pruning.score_names import SCORE, find_scores
 from ewnprune.pruning.seen import Facts
 from ewnprune.recipes.level_statistics import batch_norms_behind, normalize_apart
 
@@ -66,7 +66,7 @@ class NestedTraining(Callback):
         self,
         share: float,
         sparsities: Sequence[float] = (0.9, 0.95, 0.98),
-        score: str = "norm_with_bias_product",
+        score: str = SCORE,
         layers: LayerPatterns | None = None,
         exclude: LayerPatterns | None = None,
         batch: Callable[[Any], tuple[Any, Any]] | None = None,

@@ -42,7 +42,6 @@ def prunable_recipe(
     >>> [type(callback).__name__ for callback in prunable_recipe(sparsities=(0, 0.9))]
     ['AlphaLearningRate', 'NestedTraining', 'LogNormPenalty', 'WeightNormPruning']
     """
-    options = {"scores": ("norm_with_bias_product", "norm"), **options}
     where: dict[str, Any] = {"layers": layers, "exclude": exclude}
     called: dict[str, Any] = {"batch": batch, "forward": forward}
     return [

@@ -55,7 +55,7 @@ class Series:
         dash: of that line, as SVG has it.
         thin: whether it only stands behind others.
         spread: how intervals are drawn.
-        dots: whether values have dots.
+        dots: whether values have dots; else those that say something show when pointed at.
     """
 
     method: str
@@ -197,7 +197,9 @@ def _series(chart: Chart, series: Series) -> Markup:
                 stroke_dasharray=series.dash or None,
             )
         )
-    for (x, y), mark in zip(places, series.marks, strict=True) if series.dots else ():
+    for (x, y), mark in zip(places, series.marks, strict=True):
+        if not (series.dots or mark.tip):
+            continue
         level = None if mark.level is None else f"{mark.level:g}"
         if mark.ringed:
             parts.append(
@@ -211,6 +213,7 @@ def _series(chart: Chart, series: Series) -> Markup:
                 cy=y,
                 r=3,
                 fill="currentColor",
+                fill_opacity=None if series.dots else 0,
                 data_tip=mark.tip or None,
                 data_level=level,
             )

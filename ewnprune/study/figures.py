@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ewnprune.study.analysis import Study
     from ewnprune.study.evidence import Evidence
 
+_ROOM = 24  # texts that are beside each other along an axis
 _MUTED = "#767676"  # of what is no method
 
 
@@ -98,6 +99,10 @@ def draw_candidates(found: "Evidence") -> Drawn:
             marks.append(Mark(place, row["mean"], tip, ringed=row["chosen"]))
         series.append(Series(label, label, style["color"], marks, line=False))
     names = [shorten(candidate or method) for method, candidate in places]
+    if len(places) > _ROOM:  # for the methods alone, in the middle of theirs
+        every = [method for method, _ in places]
+        middle = {every.index(m) + every.count(m) // 2: m for m in every}
+        names = [shorten(middle.get(place, "")) for place in range(len(places))]
     y = accuracies("mean over the curve (%)", [row["mean"] for row in shown])
     return Chart(categories("", names), y, series, slanted=True), rows
 

@@ -19,21 +19,21 @@ def facts(found: "Evidence") -> list[tuple[str, str]]:
     curve = found.study.curve
     labels = [Label.parse(label) for label in labels_of(curve)]
     finished = [run for run in found.runs if run.versions]
-    configs = _configs(found.runs)
+    told_by = _options(found.runs)
     split = {"val": "validation", "test": "test"}[found.study.split]
     totals = sorted({p.parameters.total for p in curve if p.parameters is not None})
-    seeds = sorted({str(point.seed) for point in curve})
+    seeds = sorted({point.seed for point in curve if point.seed is not None})
     dates = sorted(
         {run.versions["finished"][:10] for run in finished if "finished" in run.versions}
     )
     told = {
         "methods": _listed(label.method for label in labels),
         "settings": "; ".join(_unique(label.settings for label in labels)),
-        "data": "; ".join(_unique(_class(c.get("data")) for c in configs)),
-        "model": "; ".join(_unique(_class(c.get("model")) for c in configs)),
+        "data": "; ".join(_unique(_class(options.get("data")) for options in told_by)),
+        "model": "; ".join(_unique(_class(options.get("model")) for options in told_by)),
         "parameters": ", ".join(f"{total:,}" for total in totals),
         "epochs": _listed(str(epochs) for run in finished if (epochs := run.epochs)),
-        "seeds": f"{len(seeds)}: {', '.join(seeds)}",
+        "seeds": f"{len(seeds)}: {', '.join(map(str, seeds))}",
         "runs": f"{len(finished)} of {len(found.runs)} finished" if found.runs else "",
         "measured": _measured(found, split),
         "date": " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "",
@@ -45,15 +45,15 @@ def facts(found: "Evidence") -> list[tuple[str, str]]:
     return [(name, text or _UNKNOWN) for name, text in told.items()]
 
 
-def _configs(runs: "Iterable[Recorded]") -> list[dict[str, Any]]:
-    """The whole configs of the first run of each label that has one: others differ in the seed."""
+def _options(runs: "Iterable[Recorded]") -> list[dict[str, Any]]:
+    """Of the first run of each method what the study says, and by default all: seeds differ."""
     first: dict[str, Recorded] = {}
     for run in runs:
         first.setdefault(str(Label.parse(run.method).chosen()), run)
-    return [config for run in first.values() if (config := run.whole_config())]
+    return [{**run.whole_config(), **run.fit} for run in first.values()]
 
 
-def _class(options: Any, most: int = 160) -> str:
+def _class(options: Any, most: int = 300) -> str:
     """A class and what it was made with.
 
     >>> _class({"class_path": "my.Data", "init_args": {"seed": 3, "size": 28, "folder": None}})

@@ -11,9 +11,11 @@ from ewnprune.study.labels import Label, labels_of, seeds_of
 def caveats(curve: Curve) -> list[str]:
     """What the number of seeds cannot show, in sentences."""
     sentences = []
-    for n in sorted({len(found) for found in seeds_of(curve).values()}):
-        of = [label for label, found in seeds_of(curve).items() if len(found) == n]
-        who = f"With n = {n} seed{'s' if n > 1 else ''} ({', '.join(of)})"
+    counts = {label: len(found) for label, found in seeds_of(curve).items()}
+    for n in sorted({*counts.values()}):
+        of = [label for label, count in counts.items() if count == n]
+        who = f"With n = {n} seed{'s' if n > 1 else ''}"
+        who += f" ({', '.join(of)})" if len(of) < len(counts) else ""
         if n == 1:
             sentences.append(f"{who} nothing can be said about how runs differ.")
             continue

@@ -1,5 +1,7 @@
 """The figures of what runs recorded beside their curves."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ewnprune.study.axes import categories, linear, logarithmic
@@ -60,17 +62,13 @@ def draw_norms(found: "Evidence") -> Drawn:
             norms = sorted((float(row["norm"]) for row in of_layer), reverse=True)
             # a logarithmic axis has no zero: exact zeros are where the line ends
             kept = {round(i * (len(norms) - 1) / 200) for i in range(201)}  # as many as show
+            pointed = {round(i * (len(norms) - 1) / 20) for i in range(21)}
+            told = partial(_tell_norm, f"{label}, {layer}", norms)
             marks = [
-                Mark(
-                    100 * (i + 1) / len(norms),
-                    norm,
-                    f"{label}, {layer}: {100 * (i + 1) / len(norms):.0f} % of the neurons have a "
-                    f"norm of {norm:.3g} or more",
-                )
+                Mark(100 * (i + 1) / len(norms), norm, told(i) if i in pointed else "")
                 for i, norm in enumerate(norms)
-                if norm > 0 and i in kept
+                if norm > 0 and i in kept | pointed
             ]
-            # the marks are values to point at: a line of them would be a line of dots
             name = label if len(layers) == 1 else f"{label}, {layer}"
             series.append(Series(label, name, style["color"], marks, dash=dash, dots=False))
     y = logarithmic("norm of incoming weights, log", [m.y for one in series for m in one.marks])
@@ -97,3 +95,8 @@ def draw_training(found: "Evidence") -> Drawn:
     places = [mark for one in series for mark in one.marks]
     y = logarithmic("training loss, log scale", [mark.y for mark in places])
     return Chart(linear("epoch", [mark.x for mark in places]), y, series), rows
+
+
+def _tell_norm(who: str, norms: Sequence[float], index: int) -> str:
+    part = 100 * (index + 1) / len(norms)
+    return f"{who}: {part:.0f} % of the neurons have a norm of {norms[index]:.3g} or more"

@@ -56,7 +56,7 @@ def winner_table(found: "Evidence") -> Table:
         if winner.settings:
             loss += f", {winner.settings}"
         if not winner.methods:
-            rows.append([loss, "none: the lowest level loses more", "0", "", ""])
+            rows.append([loss, "no method: the lowest level loses more", "0", "", ""])
             continue
         names = [Label.parse(method).method for method in winner.methods]
         of = dense[winner.methods[0]]
@@ -72,13 +72,13 @@ def winner_table(found: "Evidence") -> Table:
             ]
         )
         if not others and winner.told:
-            rows[-1][-1] = "none: told from all others"
+            rows[-1][-1] = "told from all others"
     text = (
         "The largest part of the neurons that goes at such a loss against the same network whole, "
         "mean over seeds, with its bootstrap interval of 95 %. What these seeds do not tell from "
         "the winner is named (exact permutation test over pairs of one seed, corrected by Holm)."
     )
-    columns = ("loss", "winner", "removed, %", "whole, %", "not told from it")
+    columns = ("loss", "winner", "removed, %", "accuracy before, %", "not told from it")
     return Table("winners", "The winner at your loss", text, columns, rows)
 
 
@@ -88,7 +88,7 @@ def difference_table(found: "Evidence") -> Table:
     levels = sorted({row["sparsity"] for row in data})
     cells = {
         (row["method"], row["sparsity"]): f"{interval(row['mean'], row['low'], row['high'], 2)}, "
-        f"p {row['p_holm']:.3g}"
+        f"p\u00a0{row['p_holm']:.3g}"
         for row in data
     }
     methods = dict.fromkeys(row["method"] for row in data)
@@ -142,14 +142,18 @@ def setting_table(found: "Evidence") -> Table:
         for run in found.runs_of(method)[:1]:
             if Label.parse(method).method not in found.trains:
                 flat = flatten(run.fit).items()
-                chosen[method] = {k: v for k, v in flat if not k.endswith(("seed", "_everything"))}
+                # what is measured of it stands among the candidates, and seeds are those of all
+                alike = ("seed", "_everything", "prune.scores")
+                chosen[method] = {k: v for k, v in flat if not k.endswith(alike)}
     names = [*dict.fromkeys(key for options in chosen.values() for key in options)]
     differing = [n for n in names if len({options.get(n, "") for options in chosen.values()}) > 1]
     title, text = "Settings that differ", "All else is the same for every method."
     if not any(chosen.values()):
         return Table("settings", title, "Not known: the folders of the runs are not there.")
     if not differing:
-        return Table("settings", title, "None: methods differ in how neurons are ranked alone.")
+        return Table(
+            "settings", title, "No option differs: methods differ in how neurons are ranked."
+        )
     rows = [[m, n, o[n]] for m, o in chosen.items() for n in differing if n in o]
     return Table("settings", title, text, ("method", "option", "value"), rows)
 

@@ -25,7 +25,7 @@ def format_study(study: "Study") -> str:
     measured = {point.sparsity for point in study.curve}
     levels = [level for level in (0.0, *REPORTED) if level in measured]
     data = {"test": "test", "val": "validation"}[study.split]
-    head = f"accuracy on {data} data, %, mean ± sample standard deviation over seeds"
+    head = f"accuracy (%) on {data} data, mean ± sample standard deviation over seeds"
     rows = [["removed", *(f"{100 * level:g} %" for level in levels)]]
     for name in names:
         cells = [_mean_sd(values_at(study.curve, name, level)) for level in levels]
@@ -37,7 +37,7 @@ def format_study(study: "Study") -> str:
     for size, name in (("parameters", "parameters"), ("macs", "MACs (on paper for weights)")):
         means = {(r["method"], r["left"]): r["mean"] for r in sizes if r["size"] == size}
         if means:
-            head = f"mean accuracy at equal {name}, %, between levels by straight lines"
+            head = f"mean accuracy (%) at equal {name}, between levels by straight lines"
             rows = [["left", *(f"{100 * left:g} %" for left in LEFT)]]
             for label in dict.fromkeys(method for method, _ in means):
                 found = [means.get((label, left)) for left in LEFT]

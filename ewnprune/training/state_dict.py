@@ -10,8 +10,7 @@ Three forms of the weight of a layer ``X`` are understood wherever one is read:
 * torch's older ``nn.utils.weight_norm``: ``X.weight_g`` and ``X.weight_v``.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -92,8 +91,11 @@ def to_native(
 
 def same_mark(one: Any, other: Any) -> bool:
     """Whether two marks, or none, tell of the same formula."""
-    first, second = ([] if mark is None else mark.flatten().tolist() for mark in (one, other))
-    return bool(first == second)
+    return _numbers(one) == _numbers(other)
+
+
+def _numbers(mark: Any) -> list[float]:
+    return mark.flatten().tolist() if isinstance(mark, Tensor) else []
 
 
 _SUFFIXES = ("parametrizations.weight.original0", "parametrizations.weight.original1")
@@ -106,10 +108,8 @@ def _weight(
     state_dict: Mapping[str, Any], prefix: str, known: NeuronParametrization | None
 ) -> Tensor:
     """The plain weight of the layer from its native or older weight-norm keys."""
-    mark = state_dict.get(prefix + _MARK)
-    make = _kind(mark)
-    count = make().num_originals if known is None else known.num_originals
-    keys = _SUFFIXES[:count] if prefix + _SUFFIXES[0] in state_dict else _LEGACY
+    found = _form(state_dict.get(prefix + _MARK), prefix) if known is None else known
+    keys = _SUFFIXES[: found.num_originals] if prefix + _SUFFIXES[0] in state_dict else _LEGACY
     missing = [prefix + key for key in keys if prefix + key not in state_dict]
     if missing:
         raise ValueError(
@@ -117,30 +117,34 @@ def _weight(
             f"{missing[0]!r} beside it; load a complete checkpoint"
         )
     originals = [state_dict[prefix + key] for key in keys]
-    if known is None:
-        known = make()
-        if known.dim is None:
-            _bind(known, *originals)
-    weight: Tensor = known(*originals)
+    if known is None and found.dim is None:
+        _bind(found, *originals)
+    weight: Tensor = found(*originals)
     return weight.detach()
 
 
-def _kind(mark: Tensor | None) -> Callable[[], NeuronParametrization]:
-    """What the mark tells of."""
+def _form(mark: Any, prefix: str) -> NeuronParametrization:
+    """What the mark tells of, bound to a dimension if it tells that too.
+
+    Raises:
+        ValueError: it is none of this package's.
+    """
     if mark is None:
-        return SWN
-    kind, *numbers = mark.flatten().tolist()
+        return SWN()
+    kind, *numbers = _numbers(mark) or [0.0]
     if kind == 1:
-        return EWN
-    return partial(DGating, int(*numbers)) if kind == 2 else partial(_powerpropagation, *numbers)
-
-
-def _powerpropagation(
-    exponent: float, per_neuron: float, dim: float, groups: float
-) -> Powerpropagation:
-    made = Powerpropagation(exponent, bool(per_neuron), int(dim))
-    made.groups = int(groups)
-    return made
+        return EWN()
+    if kind == 2:
+        return DGating(int(numbers[0]))
+    if kind == 3:
+        exponent, per_neuron, dim, groups = numbers
+        made = Powerpropagation(exponent, bool(per_neuron), int(dim))
+        made.groups = int(groups)
+        return made
+    raise ValueError(
+        f"layer {prefix.removesuffix('.')!r} of the state dict has a parametrization that is not "
+        "this package's: give fold_state_dict what is on it, parametrizations="
+    )
 
 
 def _bind(parametrization: NeuronParametrization, s: Tensor, v: Tensor) -> None:

@@ -44,7 +44,7 @@ def test_attaches_before_the_optimizer_wherever_layers_are_built(tmp_path, model
     assert not attached_parametrizations(model)
     assert "configure_model" not in vars(model)
     assert "on_save_checkpoint" not in vars(model)
-    assert [p.sparsity for p in callback.curve.where(score="norm").points] == list(LEVELS)
+    assert [p.sparsity for p in callback.curve.points] == list(LEVELS)
 
 
 def test_training_moves_the_attached_parameters_as_by_hand(tmp_path):
@@ -78,7 +78,7 @@ def test_both_lightning_namespaces(tmp_path):
         torch.manual_seed(0)
         callback, logger = callback_class(SWN(), LEVELS), package.loggers.CSVLogger(tmp_path)
         fit(tmp_path, model_class(), callback, kind=package.Trainer, logger=logger)
-        assert len(callback.curve.where(score="norm").points) == len(LEVELS)
+        assert len(callback.curve.points) == len(LEVELS)
         curves.append([point.accuracy for point in callback.curve])
     assert curves[0] == curves[1]
 
@@ -264,7 +264,7 @@ def test_compiled_modules_are_swept(tmp_path):
     model, callback = Net(), WeightNormPruning(EWN(), LEVELS)
     compiled = torch.compile(model, backend="eager")
     fit(tmp_path, compiled, callback)
-    assert len(callback.curve.where(score="norm")) == len(LEVELS)
+    assert len(callback.curve) == len(LEVELS)
     assert not attached_parametrizations(model)
 
 

@@ -275,7 +275,7 @@ def test_several_fits_and_an_evaluation(tmp_path, capsys):
         trainer = _fit(tmp_path, model, callback, keep, max_epochs=1)
         assert trainer.current_epoch == 2
         assert "finetuned at 0.5" in capsys.readouterr().out
-    again = WeightNormPruning(SWN(), LEVELS)
+    again = WeightNormPruning(SWN(), LEVELS, scores=["norm"])
     tester = make_trainer(tmp_path, again)
     tester.validate(Net(), _loader(40, 1), ckpt_path=keep.best_model_path, verbose=False)
     assert {point.method for point in again.curve} == {"SWN, finetuned at 0.5"}

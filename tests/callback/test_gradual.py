@@ -255,7 +255,7 @@ def test_an_evaluation_of_its_checkpoint_and_curves_on_the_way(tmp_path):
     level = _by_hand(15, 0.8, 8, 24, 3)
     left = 30 - round(level * 20) - round(level * 10)
     assert [p.neurons.left for p in on_the_way if p.sparsity < level] == [left] * 2
-    again = WeightNormPruning(SWN(), LEVELS)
+    again = WeightNormPruning(SWN(), LEVELS, scores=["norm"])
     tester = make_trainer(tmp_path, again)
     tester.validate(Net(), _loader(40, 1), ckpt_path=keep.best_model_path, verbose=False)
     last = callback.curve.where(epoch=3, score="norm")

@@ -92,7 +92,7 @@ def test_testing_with_and_without_the_callback(tmp_path):
         again = fresh.test(Net(), test, ckpt_path=checkpointing.best_model_path, verbose=False)
         assert again == best
     assert {p.split for p in callback.curve.points} == {"test"}
-    assert callback.curve.where(score="norm").points[0].total == 50
+    assert callback.curve.points[0].total == 50
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")

@@ -90,7 +90,7 @@ def test_latency_is_never_claimed_for_masks(network, data):
 
 def test_a_repair_learns_from_the_example_given(network, data):
     example = torch.randn(30, 20)
-    options = {"realize": "repair", "latency_seconds": 0.01}
+    options = {"scores": "norm", "realize": "repair", "latency_seconds": 0.01}
     curve = sparsity_curve(network, data, (0, 0.5), example_input=example, **options)
     other = sparsity_curve(network, data, (0, 0.5), **options)
     x, y = data.dataset.tensors

@@ -69,8 +69,10 @@ def test_any_metric_or_collection_is_computed_for_each_network(batches):
         {"macro": MulticlassAccuracy(10), "top 3": MulticlassAccuracy(10, top_k=3, average="micro")}
     )
     metrics["macro"].update(torch.eye(10), torch.arange(10))  # a state of its own, not to be used
-    curve = sparsity_curve(net, batches, LEVELS, metric=metrics)
-    single = sparsity_curve(net, batches, LEVELS, metric=MulticlassF1Score(10, average="macro"))
+    curve = sparsity_curve(net, batches, LEVELS, "norm", metric=metrics)
+    single = sparsity_curve(
+        net, batches, LEVELS, "norm", metric=MulticlassF1Score(10, average="macro")
+    )
     for point, other in zip(curve, single, strict=True):
         brute = deepcopy(net)
         mask_neurons(brute, point.sparsity, batches[0][0])
@@ -200,7 +202,7 @@ def _marked(marks, dtype=torch.int64):
 def test_targets_without_a_class_are_left_out(marks, loss, dtype):
     batches = _marked(marks, dtype)
     net = Pixels().eval()
-    curve = sparsity_curve(net, batches, (0, 0.5), loss_fn=loss)
+    curve = sparsity_curve(net, batches, (0, 0.5), "norm", loss_fn=loss)
     right, losses, total, size = [0, 0], [0.0, 0.0], 0, 0
     masked = deepcopy(net)
     mask_neurons(masked, 0.5, batches[0][0])

@@ -1,6 +1,7 @@
 """Each layer pruned alone, in one pass: what removing from that layer only gives."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -142,13 +143,16 @@ def test_the_command_writes_csv_figure_and_logs(tmp_path, capsys, monkeypatch):
         *("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
     ]
     assert main(words) == 0, capsys.readouterr().err
-    (folder,) = (tmp_path / "runs").iterdir()
-    names = {path.name for path in folder.iterdir()}
-    assert {f"sensitivity.{kind}" for kind in ("csv", "json", "png", "svg")} <= names
-    assert not any("sparsity_curve" in name for name in names)
-    curve = read_curve(folder / "sensitivity.csv")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "last.ckpt",
+        *(f"sensitivity.{kind}" for kind in ("csv", "json", "png", "svg")),
+    }
+    curve = read_curve("sensitivity.csv")
     assert {(p.layer, p.sparsity) for p in curve} == {("net.0", 0), ("net.0", 0.5)}
-    assert json.loads((folder / "sensitivity.json").read_text())["points"][0]["layer"] == "net.0"
-    logged = (folder / "metrics.csv").read_text()
-    assert "prune/val_acc/norm/net.0" in logged
+    assert json.loads(Path("sensitivity.json").read_text())["points"][0]["layer"] == "net.0"
     assert "sensitivity.{csv,json,png,svg}" in capsys.readouterr().out
+    # and to a logger that is asked for
+    assert main([*words, "--prune.scores=[norm]", "--trainer.logger=CSVLogger"]) == 0
+    (metrics,) = tmp_path.glob("*/*/metrics.csv")
+    assert "prune/val_acc/norm/net.0" in metrics.read_text()

@@ -81,7 +81,7 @@ def test_one_residual_addition_by_hand():
             return self.head((x + self.second(x)).mean((2, 3)))
 
     network, x, y = Added().eval(), torch.randn(200, 3, 8, 8), torch.randint(4, (200,))
-    _, point = sparsity_curve(network, [(x, y)], (0, 0.25))
+    _, point = sparsity_curve(network, [(x, y)], (0, 0.25), "norm")
     rows = [
         network.first.weight.flatten(1).norm(dim=1),
         network.second.weight.flatten(1).norm(dim=1),

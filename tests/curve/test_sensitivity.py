@@ -99,7 +99,8 @@ def test_what_is_missing_is_told(batches):
         remove_neurons(net, 0.5, x, scope="sensitivity")
     with pytest.raises(ValueError, match="sensitivity is for scope='sensitivity' alone"):
         remove_neurons(net, 0.5, x, sensitivity={})
-    curves = sparsity_curve(net, batches, (0, 0.5), layers="fc1", per_layer=True).sensitivity()
+    options = {"layers": "fc1", "per_layer": True}
+    curves = sparsity_curve(net, batches, (0, 0.5), "norm", **options).sensitivity()
     with pytest.raises(ValueError, match="no curve of layer 'fc2' by score 'norm'"):
         remove_neurons(net, 0.5, x, scope="sensitivity", sensitivity=curves)
     with pytest.raises(ValueError, match="expected curves of each layer alone"):

@@ -145,9 +145,9 @@ def _copies(browser):
             { value: { writeText: async text => { window.copied = text; } } })"""
     )
     expected = {
-        "CSV": 'loss,winner,"removed, %","whole, %",not told from it\n0.5 points,',
-        "Markdown": "| loss | winner | removed, % | whole, % | not told from it |\n| --- |",
-        "LaTeX": "\\begin{tabular}{lrrrr}\n\\toprule\nloss & winner & removed, \\% & whole, \\%",
+        "CSV": 'loss,winner,"removed, %","accuracy before, %",not told from it\n0.5 points,',
+        "Markdown": "| loss | winner | removed, % | accuracy before, % | not told from it |\n| -",
+        "LaTeX": "\\begin{tabular}{lrrrr}\n\\toprule\nloss & winner & removed, \\% & accuracy",
     }
     for kind, start in expected.items():
         label = f'Copy the table "The winner at your loss" as {kind}'

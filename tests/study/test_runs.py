@@ -118,6 +118,11 @@ def test_a_study_with_a_death_and_a_failure_goes_on_and_grows(capsys):
     assert main(["compare", "--config", "study.yaml", "--engine", "ray", "--workers", "2"]) == 0
     out = capsys.readouterr().out
     assert "4 runs, 1 of them finished" in out
+    files = sorted(p.name for p in Path("study").iterdir() if p.suffix in (".csv", ".txt"))
+    assert " ".join(out[out.index("\nwritten to") :].split()) == (
+        f"written to study: {', '.join(files)} page: study/report/index.html "
+        "the page anew: ewnprune report study"
+    )
     assert (folders["none"] / "curve.json").stat().st_mtime_ns == finished
     assert not list(Path("study/runs").glob(".*"))
 

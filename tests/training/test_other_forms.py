@@ -91,6 +91,13 @@ def test_options_are_part_of_the_form():
     torch.testing.assert_close(model[0].weight, _net()[0].weight)
 
 
+def test_marks_of_others_are_not_guessed_at():
+    state = reparametrized_state(_net(), EWN())
+    state["0.parametrizations.weight.0._extra_state"] = torch.tensor(7)
+    with pytest.raises(ValueError, match="layer '0' of the state dict has a parametrization that"):
+        fold_state_dict(state)
+
+
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_what_is_pruned_stays_zero(form):
     model = _net()

@@ -123,7 +123,7 @@ def test_the_best_checkpoint_after_the_fit(tmp_path):
     assert all(torch.equal(best[key], value) for key, value in model.state_dict().items())
     (tested,) = trainer.test(model, _val(), ckpt_path="best", verbose=False)
     assert tested["val_loss"] == validated["val_loss"]
-    assert len(callback.curve.where(split="test", score="norm")) == len(LEVELS)
+    assert len(callback.curve.where(split="test")) == len(LEVELS)
 
 
 def test_configure_model_and_load_from_checkpoint(tmp_path):
@@ -203,7 +203,7 @@ def test_a_model_with_tied_weights_trains_where_the_tie_is_left(tmp_path):
     callback, model = WeightNormPruning(EWN(), LEVELS, exclude=["net.2", "again"]), Tied()
     _trainer(tmp_path, callback).fit(model, Batches(), _val())
     assert model.again.weight is model.net[2].weight
-    assert len(callback.curve.where(score="norm")) == len(LEVELS)
+    assert len(callback.curve) == len(LEVELS)
 
 
 def test_spectral_norm_on_one_layer_and_ours_on_another(tmp_path):
@@ -224,7 +224,7 @@ def test_spectral_norm_on_one_layer_and_ours_on_another(tmp_path):
     fresh.load_state_dict(torch.load(keep.last_model_path, weights_only=True)["state_dict"])
     assert torch.equal(fresh.eval().net[1].weight, model.net[1].weight)
     # what is masked are the neurons of the other layer, and all that spectral norm keeps stays
-    assert callback.curve.where(score="norm", sparsity=0.5).points[0].neurons.total == 10
+    assert callback.curve.where(sparsity=0.5).points[0].neurons.total == 10
 
 
 def test_one_layer_under_two_names(tmp_path):

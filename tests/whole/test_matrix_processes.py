@@ -53,7 +53,7 @@ def fit(name, model, strategy, epochs, ckpt_path=None):
         loader(41, 1, 8), ckpt_path=ckpt_path, weights_only=True)
     state = {k: v.full_tensor() if hasattr(v, "full_tensor") else v
              for k, v in model.state_dict().items()}
-    found = [(p.sparsity, p.correct, p.total, p.loss) for p in callback.curve.where(score="norm")]
+    found = [(p.sparsity, p.correct, p.total, p.loss) for p in callback.curve]
     if trainer.is_global_zero:
         torch.save(state, f"{folder}/{name}.pt")
         with open(f"{folder}/{name}.json", "w") as file:

@@ -110,7 +110,7 @@ def test_manual_optimization_with_several_optimizers(tmp_path):
         for optimizer in optimizers:
             optimizer.step()
     _assert_same(model, net)
-    assert len(callback.curve.where(score="norm")) == len(LEVELS)
+    assert len(callback.curve) == len(LEVELS)
 
 
 def test_one_of_several_optimizers_holding_a_stale_weight_is_refused(tmp_path):
@@ -148,7 +148,7 @@ def test_low_precision_trains_and_sweeps_as_the_trainer_evaluates(tmp_path, prec
     assert watch.dtypes == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
     assert all(not torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert {p.dtype for p in model.parameters()} == watch.dtypes
-    assert callback.curve.where(score="norm", sparsity=0.0).points[0].correct == watch.correct
+    assert callback.curve.where(sparsity=0.0).points[0].correct == watch.correct
 
 
 @pytest.mark.slow
@@ -199,7 +199,7 @@ def test_several_validation_loaders_and_an_unlimited_stream(tmp_path):
     model = Net()
     loaders = [loader(40, 1), loader(64, 2)]
     callback = _fit(tmp_path, model, val=loaders, limit_val_batches=2)
-    dense = callback.curve.where(score="norm", sparsity=0.0).points[0]
+    dense = callback.curve.where(sparsity=0.0).points[0]
     x, y = (tensor[:32] for tensor in points(40, 1).tensors)
     assert (dense.total, dense.correct) == (32, int((model(x).argmax(1) == y).sum()))
     assert "measured on the first of 2 val data loaders" in map(str, callback.curve.notes)
@@ -236,7 +236,7 @@ def test_other_tasks_than_classification(tmp_path, task):
     _fit(tmp_path, model, data, data, callback)
     with torch.no_grad():
         outputs = model(x)
-    dense = callback.curve.where(score="norm", sparsity=0.0).points[0]
+    dense = callback.curve.where(sparsity=0.0).points[0]
     metric.reset()
     metric.update(outputs, y)
     assert dense.metrics[type(metric).__name__] == pytest.approx(metric.compute().item(), rel=1e-5)

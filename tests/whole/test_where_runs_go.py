@@ -1,6 +1,5 @@
 """Where the commands that train and evaluate write, and what they say meanwhile."""
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -62,10 +61,19 @@ def _checkpoint(folder):
 def test_runs_go_to_default_root_dir(capsys):
     out = _run(capsys, *_FIT, "--trainer.default_root_dir=first")
     assert [str(path) for path in Path().iterdir()] == ["first"]
-    assert "  first/runs/version_0/config.yaml\n" in out
-    # the config of a run holds for another folder, and a logger of the user's own for itself
+    assert "\nfigure          first/runs/version_0/sparsity_curve.png\n" in out
+    # a sweep lies beside its run
+    before = {path: path.read_bytes() for path in Path("first").rglob("*") if path.is_file()}
     again = ["sweep", "--config=first/runs/version_0/config.yaml"]
     again.append(f"--ckpt_path={_checkpoint('first/runs/version_0')}")
+    told = _run(capsys, *again, "--split=test")
+    assert "ewnprune: first/runs/version_0/sparsity_curve_test.{csv,json,png,svg}\n" in told
+    files = {path: path.read_bytes() for path in Path("first").rglob("*") if path.is_file()}
+    assert {str(path) for path in files.keys() - before.keys()} == {
+        f"first/runs/version_0/sparsity_curve_test.{kind}" for kind in ("csv", "json", "png", "svg")
+    }
+    assert {path: files[path] for path in before} == before
+    # the config of a run holds for another folder, and a logger of the user's own for itself
     _run(capsys, *again, "--trainer.default_root_dir=second")
     assert Path("second/runs/version_0/sparsity_curve.csv").is_file()
     _run(capsys, *again, "--trainer.logger.save_dir=third", "--trainer.logger.name=mine")
@@ -81,12 +89,9 @@ def test_a_folder_that_cannot_be_is_one_line(capsys):
     assert [path.name for path in Path().iterdir()] == ["file"]
 
 
-def test_without_a_logger_only_what_is_new_is_listed(capsys):
-    Path("diary.txt").touch()
-    os.utime("diary.txt", (1, 1))
+def test_without_a_logger_the_folder_is_the_users(capsys):
     out = _run(capsys, *_FIT, "--trainer.logger=false")
-    assert "config.yaml" in out
-    assert "diary.txt" not in out
+    assert "\nfigure          sparsity_curve.png\n" in out
     err = _run(capsys, *_FIT, "--trainer.logger=false", status=1)
     assert "config.yaml is of another run: give another --trainer.default_root_dir" in err
     assert Path("config.yaml").is_file()
@@ -166,7 +171,7 @@ def test_paths_and_numpy_numbers_in_a_checkpoint_are_read(capsys):
     assert [type(held[key]) for key in ("rate", "n", "on")] == [np.float64, np.int64, np.bool_]
     given = f"--ckpt_path={checkpoint}"
     _run(capsys, "sweep", *_SMALL, given)
-    curves = [read_curve(f"runs/version_{n}/sparsity_curve.csv") for n in (0, 1)]
+    curves = [read_curve(f"runs/version_0/sparsity_curve{n}.csv") for n in ("", "_1")]
     assert [p.correct for p in curves[0]] == [p.correct for p in curves[1]]
     _run(capsys, *_FIT[:-1], "--trainer.max_epochs=4", given)
     _run(capsys, "export", checkpoint, "--sparsity=0.5", "--output=small")
