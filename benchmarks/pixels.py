@@ -139,8 +139,9 @@ if __name__ == "__main__":
         curve, figure = run(options.epochs, options.seeds, options.methods)
         known = read_curve(file) if file.exists() else Curve()
         again = {point.method for point in curve}
-        for method in dict.fromkeys(point.method for point in known):
-            curve += Curve() if method in again else known.where(method=method)
+        kept = [part for part in dict.fromkeys(p.method for p in known) if part not in again]
+        for method in reversed(kept):
+            curve = known.where(method=method) + curve
         write_curve(curve, file)
         save_figure(figure, OUT / options.figure)
         print(describe())
