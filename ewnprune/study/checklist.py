@@ -124,7 +124,9 @@ def _same_for_all(
         return Item(demand, False, note, same)
     kinds: dict[str, set[Any]] = {
         "versions": {tuple(sorted(_software(run).items())) for run in finished},
-        "machines": {(run.versions.get("processor"), run.versions["device"]) for run in finished},
+        "machines": {
+            (run.versions.get("processor"), run.versions.get("device")) for run in finished
+        },
         "data": {(Label.parse(run.method).settings, _data(run)) for run in finished},
         "epochs": {(Label.parse(run.method).settings, run.epochs) for run in finished},
     }
