@@ -53,12 +53,15 @@ def _key(name: str) -> str:
 def method_colors(names: Iterable[str]) -> dict[str, str]:
     """A colour for each method: its own in every figure, or one that no other has here.
 
+    Where there are more methods without one than colours left, they share all of them.
+
     >>> method_colors(["EWN", "mine"])
     {'EWN': '#0072B2', 'mine': '#D55E00'}
     """
     known = {name: _key(name) for name in names}
-    free = [key for key in COLORS if key not in known.values()] or list(COLORS)
+    free = [key for key in COLORS if key not in known.values()]
     others = [name for name, key in known.items() if not key]
+    free = free if len(free) >= len(others) else list(COLORS)
     known |= {name: free[index % len(free)] for index, name in enumerate(others)}
     return {name: COLORS[key] for name, key in known.items()}
 

@@ -87,6 +87,8 @@ def accuracies(label: str, values: Iterable[float]) -> Axis:
 
     >>> [text for _, text in accuracies("", (0.4, 0.985)).ticks]
     ['50', '70', '80', '90', '95', '98']
+    >>> [text for _, text in accuracies("", (0.912, 0.931)).ticks]
+    ['90', '91', '92', '93', '94']
     """
     found = [*values] or [0.0, 0.99]
     low = max(0.0, min(found) - 0.02)
@@ -94,6 +96,10 @@ def accuracies(label: str, values: Iterable[float]) -> Axis:
     if low >= high:
         low, high = 0.0, 0.99
     ticks = [(a, f"{100 * a:g}") for a in _ACCURACIES if low <= a <= high]
+    if len(ticks) < 3:
+        ticks = [
+            (percent / 100, text) for percent, text in linear("", (100 * low, 100 * high)).ticks
+        ]
     return Axis(f"{label}, log scale of errors", low, high, _apart(ticks, low, high), _errors)
 
 

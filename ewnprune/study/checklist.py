@@ -47,6 +47,8 @@ def reporting_items(
     names = list(dict.fromkeys(Label.parse(label).method for label in taken))
     folder = runs[0].folder.parents[1] if runs else Path("study")
     again = f"ewnprune compare --config {quote(str(folder / 'study.yaml'))} --folder "
+    every = {point.seed for point in curve if point.seed is not None}
+    seeds = ",".join(map(str, sorted(every))) or "0-2"
     same, other = again + quote(str(folder)), again + quote(f"{folder}-2")
     items = [
         _pairs(runs, f"{other} --vary '{{data: [MNISTDataModule, my.Data, my.Other]}}'"),
@@ -54,8 +56,8 @@ def reporting_items(
         _dense(curve, f"{other} --fit.prune.sparsities '[0, 0.5, 0.8, 0.9, 0.95, 0.98]'"),
         _levels(curve, f"{other} --fit.prune.sparsities '[0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99]'"),
         _seeds_item(curve, f"{same} --seeds 0-4"),
-        _same_for_all(curve, taken, runs, same, other),
-        _baselines(names, f"{same} --methods random,random_ratios,magnitude"),
+        _same_for_all(curve, runs, f"{same} --seeds {seeds}", other),
+        _baselines(names, f"{same} --seeds {seeds} --methods random,random_ratios,magnitude"),
         _finetuned(runs, other + " --fit.prune.finetune '{epochs: 2, sparsity: 0.9}'"),
         _untouched(curve, f"{other} --fit.data my.DataWithTestAndValidation"),
         _timed(curve, names, f"{other} --fit.prune.realize remove"),
@@ -107,7 +109,6 @@ def _seeds_item(curve: Curve, mend: str) -> Item:
 
 def _same_for_all(
     curve: Curve,
-    taken: Mapping[str, tuple[str, str]],
     runs: "Sequence[Recorded]",
     same: str,
     other: str,
@@ -119,12 +120,13 @@ def _same_for_all(
     seeds = seeds_of(curve)
     every: set[Any] = set().union(*seeds.values())
     if any(found != every for found in seeds.values()):
-        listed = ",".join(map(str, sorted(seed for seed in every if seed is not None)))
         note = "not every method has every seed, and those of one seed share an initial network"
-        return Item(demand, False, note, f"{same} --seeds {listed}")
+        return Item(demand, False, note, same)
     kinds: dict[str, set[Any]] = {
         "versions": {tuple(sorted(_software(run).items())) for run in finished},
-        "machines": {(run.versions.get("processor"), run.versions["device"]) for run in finished},
+        "machines": {
+            (run.versions.get("processor"), run.versions.get("device")) for run in finished
+        },
         "data": {(Label.parse(run.method).settings, _data(run)) for run in finished},
         "epochs": {(Label.parse(run.method).settings, run.epochs) for run in finished},
     }

@@ -52,6 +52,9 @@ def layer_rows(found: "Evidence") -> Rows:
 def effort_rows(found: "Evidence") -> Rows:
     """One row for each method: what its results took, over all its candidates and seeds."""
     rows = []
+    ranked: dict[str, set[str]] = {}
+    for label, score in dict.fromkeys((point.method, point.score) for point in found.points):
+        ranked.setdefault(str(Label.parse(label).chosen()), set()).add(score)
     for method in labels_of(found.study.curve):
         name = found.trained(method)
         runs = [run for run in found.runs if str(Label.parse(run.method).chosen()) == name]
@@ -59,14 +62,13 @@ def effort_rows(found: "Evidence") -> Rows:
         if not finished:
             continue
         seconds = [run.seconds for run in finished if run.seconds is not None]
-        scores = {p.score for p in found.points if str(Label.parse(p.method).chosen()) == method}
         rows.append(
             {
                 "method": method,
                 "trains": "" if name == method else name,
                 "runs": len(finished),
                 "candidates": len({run.method for run in finished}),
-                "scores": len(scores),
+                "scores": len(ranked[method]),
                 "epochs": sum(run.epochs for run in finished),
                 "seconds": sum(seconds),
             }

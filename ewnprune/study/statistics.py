@@ -145,25 +145,33 @@ def chosen(curve: Curve) -> tuple[Curve, dict[str, tuple[str, str]]]:
     Returns:
         The points of the chosen, on all splits; and for each method the label and score taken.
     """
-    pairs: dict[str, dict[tuple[str, str], None]] = {}
-    for point in curve:
-        method = str(Label.parse(point.method).chosen())
-        pairs.setdefault(method, {})[(point.method, point.score)] = None
+    found = by_candidate(curve)
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    for label, score in found:
+        pairs.setdefault(str(Label.parse(label).chosen()), []).append((label, score))
     taken: dict[str, tuple[str, str]] = {}
     points: list[CurvePoint] = []
     for method, candidates in pairs.items():
-        areas = {pair: validation_areas(curve, *pair) for pair in candidates}
+        areas = {pair: validation_areas(found[pair]) for pair in candidates}
         shared = set.intersection(*(set(by_seed) for by_seed in areas.values()))
         if shared:
             pair = max(areas, key=lambda c: fmean(areas[c][s] for s in shared))
         else:
             pair = next(iter(candidates))
         taken[method] = pair
-        points += curve.where(method=pair[0], score=pair[1]).tagged(method=method).points
+        points += found[pair].tagged(method=method).points
     return Curve(tuple(points), curve.notes), taken
 
 
-def validation_areas(curve: Curve, method: str, score: str) -> dict[int | None, float]:
+def by_candidate(curve: Curve) -> dict[tuple[str, str], Curve]:
+    """The points of each label and score, in order of first appearance."""
+    found: dict[tuple[str, str], list[CurvePoint]] = {}
+    for point in curve:
+        found.setdefault((point.method, point.score), []).append(point)
+    return {pair: Curve(tuple(points), curve.notes) for pair, points in found.items()}
+
+
+def validation_areas(candidate: Curve) -> dict[int | None, float]:
     """For each seed the mean accuracy over the curve on validation data, by which one chooses."""
-    series = curve.where(method=method, score=score, split="val").series()
+    series = candidate.where(split="val").series()
     return {one.points[0].seed: one.area() for one in series if len(one) > 1}

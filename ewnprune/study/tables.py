@@ -7,7 +7,7 @@ from ewnprune.curve.equal_size import LEFT
 from ewnprune.files import write_rows
 from ewnprune.study.estimates import estimate, estimate_accuracy
 from ewnprune.study.labels import Label, labels_of
-from ewnprune.study.statistics import validation_areas, values_at
+from ewnprune.study.statistics import by_candidate, validation_areas, values_at
 
 if TYPE_CHECKING:
     from ewnprune.study.analysis import Study
@@ -110,12 +110,12 @@ def summary_rows(study: "Study") -> list[dict[str, Any]]:
 def candidate_rows(found: "Evidence") -> list[dict[str, Any]]:
     """One row for each candidate and score, with the mean over its curve on validation data."""
     rows = []
-    pairs = dict.fromkeys((point.method, point.score) for point in found.points)
+    candidates = by_candidate(found.points)
     for method in labels_of(found.study.curve):
-        for label, score in pairs:
+        for (label, score), points in candidates.items():
             if str(Label.parse(label).chosen()) != method:
                 continue
-            areas = validation_areas(found.points, label, score)
+            areas = validation_areas(points)
             row: dict[str, Any] = {"method": method, "candidate": Label.parse(label).candidate}
             row |= {"score": score, "chosen": found.study.taken[method] == (label, score)}
             row |= {"seeds": len(areas)}

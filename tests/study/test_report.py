@@ -1,4 +1,6 @@
+import base64
 import csv
+import hashlib
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -72,6 +74,21 @@ def test_names_of_the_user_are_text(study):
     for path in (page, *page.parent.glob("*.svg"), page.parent / "index.md"):
         assert "<b id" not in path.read_text().replace("```\nfit:\n  note: <b id=evil>", "")
     assert "nan" not in _Text(page.read_text()).text
+
+
+def test_the_page_allows_what_is_written_in_it_and_nothing_else(study):
+    page = report(study).path.read_text()
+    policy = page.partition('http-equiv="Content-Security-Policy" content="')[2].partition('"')[0]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.replace("&#39;", "'").split(";"))
+    assert rules.pop("default-src") == "'none'"
+    assert rules.pop("img-src") == "data:"
+    for kind, tag in (("style-src", "style"), ("script-src", "script")):
+        text = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert rules.pop(kind) == f"'sha256-{digest}'"
+    assert not rules
+    for loaded in (" src=", "url(", "@import", "style="):
+        assert loaded not in page
 
 
 def test_what_stands_on_top(study):
