@@ -71,8 +71,8 @@ def draw_bands(lines: Sequence[Line], title: str, *paths: Path) -> None:
             style: dict[str, Any] = {"color": color, "lw": 4 if last else 2.5}
             style["linestyle"] = DASHES[1] if like_last else DASHES[0]
             axes.plot(x, mean, **style, label=line.name, zorder=2.5 + place)
-        lowest = 100 * min(min(line.low) for line in lines)
-        highest = 100 * max(max(line.high) for line in lines)
+        lowest = 100 * min(min(line.mean) for line in lines)
+        highest = 100 * max(max(line.mean) for line in lines)
         top = 100 - 0.7 * (100 - highest)
         axes.set_ylim(_left([max(0, lowest - 5)])[0], _left([top])[0])
         axes.set_xlim(0, _left([98.1])[0])

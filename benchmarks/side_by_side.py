@@ -3,7 +3,7 @@
     python -m benchmarks.side_by_side
 
 trains each method with each seed by its shipped config, sweeps the checkpoints on test data and
-writes ``docs/figures/side_by_side.csv``, ``.png`` and ``.svg``, and prints the table. With more
+writes ``docs/figures/side_by_side.csv``, and prints the table. With more
 threads, or sums in another order, the last bits of a step differ, and after 5 epochs the curve of
 one seed differs about as much as those of two seeds: so ten seeds, and their spread.
 """
@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from statistics import mean, stdev
 
-from ewnprune import Curve, plot_curve, read_curve, write_curve
+from ewnprune import Curve, read_curve, write_curve
 from ewnprune.cli import main
 
 METHODS = ("plain", "swn", "ewn")
@@ -60,6 +60,4 @@ if __name__ == "__main__":
         for method in METHODS:
             curve += run(method, seed, options.folder)
     write_curve(curve, OUT / "side_by_side.csv")
-    first = curve.where(seed=options.seeds[0])
-    plot_curve(first, OUT / "side_by_side.png", OUT / "side_by_side.svg")
     print(table(curve))

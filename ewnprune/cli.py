@@ -19,7 +19,7 @@ Train networks so that their neurons can be pruned, and see how well they were.
 
   ewnprune fit         train, prune at many levels, show accuracy against
                        sparsity; with no options MNIST, made to be pruned,
-                       beside plain training: a minute
+                       beside plain training: under two minutes
   ewnprune sweep       the same curve for a checkpoint, on validation or test
                        data, beside its run
   ewnprune validate    what Lightning does, and the curve on validation data

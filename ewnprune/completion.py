@@ -36,7 +36,9 @@ def _whole(parsers: dict[str, Any]) -> ArgumentParser:
         for action in parser._actions:
             if action.help == SUPPRESS:
                 continue
-            names = action.option_strings or [action.dest]
+            # without --name+, which appends: shtab 1.7 makes no names that a shell takes of it
+            options = [name for name in action.option_strings if not name.endswith("+")]
+            names = options or [action.dest]
             told = _first_line(action.help)
             if action.nargs == 0:
                 command.add_argument(*names, help=told, action="store_true")

@@ -19,6 +19,7 @@ from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.errors import UsageError
 from ewnprune.files import write_text
 from ewnprune.study.analysis import Study, gather
+from ewnprune.study.artifacts import configured_loggers, log_artifacts
 from ewnprune.study.engines import Events, check_workers, run_locally
 from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.methods import Method, find_methods, parse_methods, parse_seeds
@@ -67,7 +68,8 @@ def compare(
             network_slimming (docs/compare.md says what each is); or your own.
         seeds: such as 0-4 or 0,2,7.
         folder: where the study lies.
-        fit: options of `ewnprune fit` for all runs, as in its YAML files.
+        fit: options of `ewnprune fit` for all runs, as in its YAML files. A logger of W&B or
+            MLflow among them gets the page and its tables at the end.
         fit_config: the name of a shipped YAML file of options, or a path; `fit` comes on top.
         vary: options to vary, each with a list of values: {trainer.max_epochs: [5, 20]}.
         own: methods of your own: for each name `fit`, its options, and if need be `scores`,
@@ -100,6 +102,7 @@ def compare(
     defined = parse_methods(settings["own"])
     runs = expand(folder / "runs", wanted, parse_seeds(seeds), base, vary or {}, defined)
     check_options([run for run in runs if not (run.folder / FINISHED).is_file()], defined)
+    loggers = configured_loggers(base)  # or an error, now
     with _alone(folder):
         write_text(folder / _STUDY, yaml.safe_dump(settings, sort_keys=False))
         todo = _prepare(runs)
@@ -112,6 +115,7 @@ def compare(
             text = format_study(study)
             write_text(folder / "study.txt", text)
             print(text, end="")
+            log_artifacts(loggers, folder / "report", folder.resolve().name)
     for path in failed:
         print(f"ewnprune: failed: {path.name}: {_last_line(path)} (all of it: {path}/log.txt)")
     if study is not None:

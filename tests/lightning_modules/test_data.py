@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -16,6 +17,7 @@ from toys.fits import make_trainer
 from toys.processes import run_together
 
 from lightning_modules import MLP, Classifier, MNISTDataModule
+from lightning_modules.in_memory import Images, InMemoryImages
 from lightning_modules.loader import ImageLoader
 
 
@@ -148,6 +150,20 @@ def test_wrong_options_are_named(options, message):
         MNISTDataModule(**options)
 
 
+class Few(InMemoryImages):
+    """55 training images and 10 for validation, moved and mirrored; what MNIST's module is too."""
+
+    mean, std = 0.5, 0.25
+
+    def __init__(self, batch_size=5):
+        super().__init__(batch_size, val_size=10, seed=0, shift=1, flip=True)
+
+    def read(self):
+        pixels = np.random.default_rng(0).integers(256, size=(65, 28, 28), dtype=np.uint8)
+        images = Images(torch.from_numpy(pixels), torch.arange(65) % 10)
+        return images, images
+
+
 class EarlyEstimate(Classifier):
     """Asks for the number of steps where Lightning then forgets the loader's state (#20550)."""
 
@@ -162,18 +178,17 @@ class EarlyEstimate(Classifier):
 @pytest.mark.parametrize(
     "when",
     [
-        pytest.param({"every_n_train_steps": 6}, marks=pytest.mark.slow),  # in mid-epoch: of 11
+        {"every_n_train_steps": 6},  # in mid-epoch: of 11
         {"every_n_train_steps": 11},  # after the last step of an epoch
         {"every_n_epochs": 1, "save_on_train_epoch_end": False},  # after validation
         {"every_n_epochs": 1, "save_on_train_epoch_end": True},
     ],
 )
-def test_resuming_is_bit_for_bit_the_uninterrupted_run(mnist_dir, tmp_path, kind, length, when):
+def test_resuming_is_bit_for_bit_the_uninterrupted_run(tmp_path, kind, length, when):
     def fit(ckpt_path: Path | None, *callbacks: pl.Callback) -> Classifier:
         pl.seed_everything(1, verbose=False)
         model = kind(MLP(hidden=(8,)))
-        module = MNISTDataModule(mnist_dir, batch_size=5000)
-        trainer(tmp_path, *callbacks, **length).fit(model, module, ckpt_path=ckpt_path)
+        trainer(tmp_path, *callbacks, **length).fit(model, Few(), ckpt_path=ckpt_path)
         return model
 
     saver = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, **when)
@@ -185,9 +200,9 @@ def test_resuming_is_bit_for_bit_the_uninterrupted_run(mnist_dir, tmp_path, kind
         assert all(torch.equal(whole[key], resumed[key]) for key in whole), checkpoint.name
 
 
-def test_a_state_is_not_left_for_a_later_fit(mnist_dir, tmp_path):
+def test_a_state_is_not_left_for_a_later_fit(tmp_path):
     """Testing a checkpoint of mid-epoch 0 and then training must train on the whole of epoch 0."""
-    model, module = Classifier(MLP(hidden=(8,))), MNISTDataModule(mnist_dir, batch_size=5000)
+    model, module = Classifier(MLP(hidden=(8,))), Few()
     first = trainer(tmp_path, max_steps=3)
     first.fit(model, module)
     first.save_checkpoint(tmp_path / "mid.ckpt")
@@ -199,17 +214,16 @@ def test_a_state_is_not_left_for_a_later_fit(mnist_dir, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:You requested to overfit but enabled")
 @pytest.mark.parametrize("overfit", [True, False])
-def test_lightning_gives_each_epoch_its_order_unless_it_overfits(mnist_dir, tmp_path, overfit):
+def test_lightning_gives_each_epoch_its_order_unless_it_overfits(tmp_path, overfit):
     seen = []
 
     class Recorder(pl.Callback):
         def on_train_batch_start(self, trainer, module, batch, index):
             seen.append(batch[1])
 
-    module = MNISTDataModule(mnist_dir, batch_size=16)
     some = {"overfit_batches": 2} if overfit else {"limit_train_batches": 2}
     short = trainer(tmp_path, Recorder(), limit_val_batches=0, **some)
-    short.fit(Classifier(MLP(hidden=(4,))), module)
+    short.fit(Classifier(MLP(hidden=(4,))), Few(16))
     assert len(seen) == 4
     assert torch.equal(torch.cat(seen[:2]), torch.cat(seen[2:])) == overfit
 

@@ -4,14 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from PIL import Image
-from pytorch_lightning.callbacks import ModelCheckpoint
 from torchvision import datasets
-from toys.fits import make_trainer
 
-from lightning_modules import MLP, Classifier, ImageFolderDataModule
+from lightning_modules import ImageFolderDataModule
 from lightning_modules.files import CorruptFileError
 from lightning_modules.image_folder import statistics
 
@@ -94,24 +91,6 @@ def test_statistics_are_numpys():
     mean, std = statistics(torch.from_numpy(pixels))
     np.testing.assert_allclose(mean, (pixels / 255.0).mean((0, 2, 3)), rtol=1e-14)
     np.testing.assert_allclose(std, (pixels / 255.0).std((0, 2, 3)), rtol=1e-14)
-
-
-@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks")
-def test_resuming_in_mid_epoch_is_bit_for_bit_the_uninterrupted_run(tmp_path):
-    write(tmp_path / "images")
-
-    def fit(ckpt_path: Path | None, *callbacks: pl.Callback) -> Classifier:
-        pl.seed_everything(1, verbose=False)
-        data = ImageFolderDataModule(tmp_path / "images", batch_size=5, shift=1, flip=True)
-        model = Classifier(MLP(in_features=60, hidden=(4,), num_classes=2), num_classes=2)
-        trainer = make_trainer(tmp_path, *callbacks, max_epochs=2, limit_val_batches=0)
-        trainer.fit(model, data, ckpt_path=ckpt_path)
-        return model
-
-    saver = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=2)
-    whole = fit(None, saver).state_dict()
-    resumed = fit(tmp_path / "step=2.ckpt").state_dict()
-    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 def spoil(folder: Path, how: str) -> None:

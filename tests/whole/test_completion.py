@@ -32,7 +32,7 @@ def test_bash_completes_commands_options_values_and_files(capsys, tmp_path):
     assert (told.stdout.splitlines(), told.stderr) == (
         [
             "sweep",
-            "--prune.scores --prune.scores+",
+            "--prune.scores",
             "--trainer.max_epochs",
             "whole",
             "lin-sep",

@@ -1,0 +1,258 @@
+"""What EWN adds: {plain, SWN, EWN} x {nested or not} x {no penalty, group lasso, log-norm}.
+
+    python -m benchmarks.control --data mnist
+    python -m benchmarks.control --data fashion
+    python -m benchmarks.control --data cnn
+
+trains every arm for the same number of epochs and tunes each by the same number of trials: a Sobol
+sequence over its settings (the learning rate; the strength of its penalty; under EWN the rate of
+alpha), each trained with seed 100 and judged by the mean of the validation accuracies at all
+levels, of the better of two scores. The best setting of an arm is then trained with seeds 0 to 4
+and measured on test data. ``--table`` only shows the file, which is written as it goes: what is
+there is not run again.
+
+    python -m benchmarks.control --data mnist --epochs 20
+
+trains four of the arms with the settings that were chosen so for longer, to a file of its own.
+"""
+
+import argparse
+import csv
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from benchmarks.control_table import show
+from benchmarks.machine import describe
+from ewnprune import (
+    EWN,
+    SWN,
+    AlphaLearningRate,
+    GroupLasso,
+    LogNormPenalty,
+    LogSumPenalty,
+    NestedTraining,
+    sparsity_curve,
+)
+from ewnprune.callback import WeightNormPruning
+from ewnprune.files import write_rows
+from lightning_modules import CNN, MLP, Classifier, MNISTDataModule
+
+TRIALS, TUNING_SEED, SEEDS = 12, 100, (0, 1, 2, 3, 4)
+SCORES = ("norm_product", "norm_with_bias_product")
+RATE, ALPHA, LASSO = (0.03, 0.6), (1.0, 30.0), (3e-4, 1e-2)
+LOG_NORM, LOG_SUM = (1e-5, 1e-3), (1e-4, 1e-2)
+"""Ranges that are searched, on a log scale: under EWN log-norms fall by ``strength`` per unit of
+learning rate and alpha's own, by proximal steps lengths do by ``strength / length``."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on what, for how long, and where the curve is looked at."""
+
+    network: Callable[[], torch.nn.Module]
+    fashion: bool
+    epochs: int
+    levels: tuple[float, ...]
+    nested: tuple[float, ...]
+
+
+RECIPE = (0.9, 0.945, 0.95, 0.98)
+DATA = {
+    "mnist": Data(MLP, False, 3, (0.0, 0.9, 0.95, 0.98), RECIPE),
+    "fashion": Data(MLP, True, 3, (0.0, 0.9, 0.95, 0.98), RECIPE),
+    "cnn": Data(CNN, False, 2, (0.0, 0.5, 0.8, 0.9), (0.5, 0.8, 0.9)),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A combination: the parametrization, whether nested, the penalty."""
+
+    parametrization: str
+    nested: bool
+    penalty: str
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """What is tuned, and between which numbers."""
+        found = {"rate": RATE}
+        if self.penalty == "group lasso":
+            found["strength"] = LASSO
+        elif self.penalty == "log-norm":
+            found["strength"] = LOG_NORM if self.parametrization == "EWN" else LOG_SUM
+        if self.parametrization == "EWN":
+            found["alpha"] = ALPHA
+        return found
+
+    def trials(self) -> list[dict[str, float]]:
+        """Settings to try: points of a Sobol sequence, spread evenly over the logarithms."""
+        ranges = self.ranges
+        points = torch.quasirandom.SobolEngine(len(ranges), scramble=True, seed=0).draw(TRIALS)
+        return [
+            {
+                name: float(f"{low * (high / low) ** value.item():.3g}")
+                for value, (name, (low, high)) in zip(point, ranges.items(), strict=True)
+            }
+            for point in points
+        ]
+
+
+# those that the question hangs on come first
+ARMS = [
+    Arm(parametrization, nested, penalty)
+    for of in (("plain", "EWN"), ("SWN",))
+    for nested in (True, False)
+    for penalty in ("none", "log-norm", "group lasso")
+    for parametrization in of
+]
+
+LONGER = [
+    Arm("plain", True, "none"),
+    Arm("plain", True, "group lasso"),
+    Arm("EWN", True, "log-norm"),
+    Arm("plain", False, "log-norm"),
+]
+
+
+def penalty_of(arm: Arm, strength: float) -> list[pl.Callback]:
+    """The callback of an arm's penalty."""
+    if arm.penalty == "none":
+        return []
+    if arm.penalty == "group lasso":
+        return [GroupLasso(strength, until=0.8)]
+    if arm.parametrization == "EWN":
+        return [LogNormPenalty(strength, until=0.8)]
+    return [LogSumPenalty(strength, until=0.8)]
+
+
+def run(
+    name: str, arm: Arm, setting: dict[str, float], seed: int, split: str, epochs: int
+) -> dict[str, Any]:
+    """Train one network, and measure it on validation or test data."""
+    of = DATA[name]
+    pl.seed_everything(seed, verbose=False)
+    data = MNISTDataModule(fashion=of.fashion, seed=seed, shift=1)
+    model = Classifier(
+        of.network(),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, setting["rate"], momentum=0.9),
+    )
+    parametrization = {"plain": None, "SWN": SWN(), "EWN": EWN(batchnorm=name == "cnn")}
+    callbacks: list[pl.Callback] = []
+    if "alpha" in setting:
+        callbacks.append(AlphaLearningRate(setting["alpha"]))
+    callbacks += penalty_of(arm, setting.get("strength", 0.0))  # proximal steps go behind
+    if arm.nested:
+        callbacks.append(NestedTraining(0.5, of.nested))
+    attached = WeightNormPruning(parametrization[arm.parametrization], (0.0,))
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, limit_val_batches=0,
+        callbacks=[*callbacks, attached],
+    )  # fmt: skip
+    begun = process_time()
+    trainer.fit(model, datamodule=data)
+    seconds = process_time() - begun
+    data.setup("test")
+    loader = data.val_dataloader() if split == "val" else data.test_dataloader()
+    recalibrate = None
+    if name == "cnn":
+        recalibrate = [batch for batch, _ in zip(data.train_dataloader(), range(20), strict=False)]
+    curve = sparsity_curve(model, loader, of.levels, SCORES, recalibrate=recalibrate, seed=seed)
+    found: dict[str, Any] = {}
+    for score in SCORES:
+        values = {p.sparsity: 100 * p.measure() for p in curve if p.score == score}
+        found |= {f"{score} {level:g}": round(value, 2) for level, value in values.items()}
+    return found | {"cpu_seconds": round(seconds, 1)}
+
+
+def mean_of(row: dict[str, Any], score: str, levels: tuple[float, ...]) -> float:
+    """The mean of the accuracies at all levels, in %."""
+    return sum(float(row[f"{score} {level:g}"]) for level in levels) / len(levels)
+
+
+def best_of(rows: list[dict[str, Any]], levels: tuple[float, ...]) -> dict[str, Any]:
+    """The best trial of an arm."""
+    return max(rows, key=lambda row: max(mean_of(row, score, levels) for score in SCORES))
+
+
+def study(name: str, file: Path, arms: list[Arm], longer: int | None) -> None:
+    """Run what is not in the file; or train for longer, with the settings that it chose."""
+    rows = read(file)
+    chosen = {}
+    for arm in arms:
+        if longer is None:
+            for setting in arm.trials():
+                _have(rows, file, name, arm, "val", TUNING_SEED, setting, DATA[name].epochs)
+        best = best_of(_of(rows, arm), DATA[name].levels)
+        chosen[arm] = {item: float(best[item]) for item in arm.ranges}
+        if longer is None:
+            for seed in SEEDS:
+                _have(rows, file, name, arm, "test", seed, chosen[arm], DATA[name].epochs)
+    if longer is not None:
+        file = file.with_stem(f"{file.stem}_{longer}")
+        rows = read(file)
+        for seed in SEEDS:
+            for arm in arms:
+                _have(rows, file, name, arm, "test", seed, chosen[arm], longer)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file; none where there is no file yet."""
+    if not file.exists():
+        return []
+    with file.open(encoding="utf-8", newline="") as text:
+        return [*csv.DictReader(text)]
+
+
+def _of(rows: list[dict[str, Any]], arm: Arm) -> list[dict[str, Any]]:
+    """The trials of an arm."""
+    key = (arm.parametrization, str(arm.nested), arm.penalty, "val")
+    names = ("parametrization", "nested", "penalty", "split")
+    return [row for row in rows if tuple(row[item] for item in names) == key]
+
+
+def _have(
+    rows: list[dict[str, Any]], file: Path, name: str, arm: Arm, split: str, seed: int,
+    setting: dict[str, float], epochs: int,
+) -> None:  # fmt: skip
+    """Run what is not among the rows."""
+    key = {
+        "parametrization": arm.parametrization, "nested": str(arm.nested),
+        "penalty": arm.penalty, "split": split, "seed": str(seed),
+    } | {item: str(setting.get(item, "")) for item in ("rate", "strength", "alpha")}  # fmt: skip
+    if not any(all(row[item] == value for item, value in key.items()) for row in rows):
+        row = key | run(name, arm, setting, seed, split, epochs)
+        rows.append({item: str(value) for item, value in row.items()})
+        write_rows(file, rows, line_end="\n")
+        print(*rows[-1].values(), flush=True)
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", choices=list(DATA), default="mnist")
+    parser.add_argument("--epochs", type=int, help="train what was chosen for longer")
+    parser.add_argument("--table", action="store_true", help="show what was measured before")
+    args = parser.parse_args()
+    file = Path(__file__).with_name(f"control_{args.data}.csv")
+    if not args.table:
+        torch.set_num_threads(1)
+        warnings.simplefilter("ignore")
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        arms = ARMS if args.epochs is None else LONGER
+        study(args.data, file, arms, args.epochs)
+        print(describe())
+    longer = args.epochs and read(file.with_stem(f"{file.stem}_{args.epochs}"))
+    show(read(file), longer or None, DATA[args.data].levels, SCORES)
+
+
+if __name__ == "__main__":
+    main()

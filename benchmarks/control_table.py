@@ -1,0 +1,81 @@
+"""The tables of `benchmarks.control`: what was chosen, means over seeds, differences in pairs."""
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+ARM = ("parametrization", "nested", "penalty")
+
+
+def show(
+    rows: list[dict[str, Any]],
+    longer: list[dict[str, Any]] | None,
+    levels: tuple[float, ...],
+    scores: tuple[str, ...],
+) -> None:
+    """Print the tables in Markdown; of longer trainings where they are given."""
+    arms = [*dict.fromkeys(tuple(row[item] for item in ARM) for row in rows)]
+    curves = {}
+    print("| training | nested | penalty | chosen | score |", *(f"{100 * x:g} % |" for x in levels))
+    print("| --- | --- | --- | --- | --- |", *("--- |" for _ in levels))
+    for arm in arms:
+        of = [row for row in rows if tuple(row[item] for item in ARM) == arm]
+        trials = [row for row in of if row["split"] == "val"]
+        tests = [row for row in of if row["split"] == "test"]
+        if longer is not None:
+            tests = [row for row in longer if tuple(row[item] for item in ARM) == arm]
+        if not tests:
+            continue
+        _, score, best = max(
+            (
+                (np.mean([float(row[f"{score} {level:g}"]) for level in levels]), score, row)
+                for row in trials
+                for score in scores
+            ),
+            key=lambda found: found[0],
+        )
+        found = np.array([[float(r[f"{score} {level:g}"]) for level in levels] for r in tests])
+        curves[arm] = found
+        setting = ", ".join(
+            f"{item} {best[item]}" for item in ("rate", "strength", "alpha") if best[item]
+        )
+        cells = [f"{m:.1f} ± {s:.1f} |" for m, s in zip(*_mean_and_spread(found), strict=True)]
+        nested = "yes" if arm[1] == "True" else "no"
+        print(f"| {arm[0]} | {nested} | {arm[2]} | {setting} | `{score}` |", *cells)
+    print("\nDifferences in pairs of one seed, points, 95 % t interval:\n")
+    print("| difference |", *(f"{100 * level:g} % |" for level in levels), "mean |")
+    print("| --- |", *("--- |" for _ in levels), "--- |")
+    for arm, found in curves.items():
+        for item, other in _controls(arm):
+            if other in curves and len(curves[other]) == len(found):
+                cells = [_difference(found[:, k] - curves[other][:, k]) for k in range(len(levels))]
+                whole = _difference(found.mean(1) - curves[other].mean(1))
+                print(f"| {_name(arm)}: {item} |", *cells, whole)
+
+
+def _mean_and_spread(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    spread = found.std(0, ddof=1) if len(found) > 1 else np.full(found.shape[1], np.nan)
+    return found.mean(0), spread
+
+
+def _controls(arm: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
+    """What an arm is compared with: the same without each of its ingredients."""
+    parametrization, nested, penalty = arm
+    found: list[tuple[str, tuple[str, ...]]] = []
+    if parametrization != "plain":
+        found.append((f"{parametrization} - plain", ("plain", nested, penalty)))
+    if nested == "True":
+        found.append(("nested - not", (parametrization, "False", penalty)))
+    if penalty != "none":
+        found.append((f"{penalty} - none", (parametrization, nested, "none")))
+    return found
+
+
+def _difference(values: np.ndarray) -> str:
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=values.mean(), scale=stats.sem(values))
+    return f"{values.mean():+.2f} [{low:+.2f}, {high:+.2f}] |"
+
+
+def _name(arm: tuple[str, ...]) -> str:
+    return f"{arm[0]}, {'nested' if arm[1] == 'True' else 'not nested'}, {arm[2]}"
