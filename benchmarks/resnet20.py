@@ -108,7 +108,10 @@ def sensitivity(model: nn.Module, data: CIFAR10DataModule) -> Curve:
 def draw(curve: Curve) -> None:
     """The heat map of the sensitivity, beside its CSV."""
     place = FIGURES / "resnet20_sensitivity"
-    title = "ResNet-20 on CIFAR-10, trained plainly: what pruning one group of filters alone costs"
+    title = (
+        "ResNet-20 on CIFAR-10, trained plainly: what pruning one group of filters alone costs\n"
+        "(conv, stage2.0.conv2 and stage3.0.conv2 stand for all filters that a stage adds up)"
+    )
     plot_heat_map(curve, place.with_suffix(".png"), place.with_suffix(".svg"), title=title)
 
 
@@ -124,7 +127,7 @@ def show(curve: Curve) -> None:
             cells = [f"{100 * point.measure():.1f} |" for point in points]
             print(f"| {training} | `{score}` | {statistics.split()[0]} |", *cells)
     points = curve.where(method=curve.points[0].method, score=SCORES[0]).points
-    print("| MACs, million |  |  |", *(f"{point.macs / 1e6:.1f} |" for point in points))
+    print("| MACs left, million | | |", *(f"{point.macs.left / 1e6:.1f} |" for point in points))
 
 
 def main() -> None:
