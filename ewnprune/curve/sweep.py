@@ -31,7 +31,7 @@ from ewnprune.pruning.recalibration import (
     training_inputs,
     with_statistics,
 )
-from ewnprune.pruning.score_names import SCORE, Score, find_scores
+from ewnprune.pruning.score_names import Score, find_scores
 from ewnprune.pruning.scores import Measured
 from ewnprune.pruning.seen import Couple
 from ewnprune.pruning.sensitivity import Sensitivity
@@ -42,7 +42,7 @@ def sparsity_curve(
     model: nn.Module,
     loader: Iterable[Any],
     sparsities: Iterable[float] = SPARSITIES,
-    scores: str | Score | Sequence[str | Score] = (SCORE,),
+    scores: str | Score | Sequence[str | Score] = ("norm",),
     *,
     metric: Metric | MetricCollection | None = None,
     loss_fn: Loss | None = None,

@@ -105,7 +105,7 @@ def test_the_curve_of_a_fit_and_of_a_sweep_is_of_inputs(run, capsys):
     (checkpoint,) = run.glob("checkpoints/*.ckpt")
     words = [word for word in FIT[1:] if "max_epochs" not in word]
     assert main(["sweep", *words, f"--ckpt_path={checkpoint}"]) == 0, capsys.readouterr().err
-    swept = read_curve(run.parent / "version_1" / "sparsity_curve.csv")
+    swept = read_curve(run / "sparsity_curve_1.csv")
     assert [p.correct for p in swept] == [p.correct for p in curve]
     assert "inputs removed" in capsys.readouterr().out
 

@@ -83,7 +83,7 @@ def test_a_sweep_of_the_checkpoint_has_them_too(run, capsys):
     (checkpoint,) = (run / "checkpoints").glob("*.ckpt")
     words = [word for word in FIT[1:] if "max_epochs" not in word]
     assert main(["sweep", *words, f"--ckpt_path={checkpoint}"]) == 0, capsys.readouterr().err
-    swept = read_curve(run.parent / "version_1" / "sparsity_curve.csv")
+    swept = read_curve(run / "sparsity_curve_1.csv")
     fitted = read_curve(run / "sparsity_curve.csv")
     assert [p.correct for p in swept] == [p.correct for p in fitted]
     assert "estimated anew" in capsys.readouterr().out
