@@ -64,6 +64,8 @@ def logarithmic(label: str, values: Iterable[float], backwards: bool = False) ->
     >>> axis = logarithmic("left", (100, 50, 2), backwards=True)
     >>> axis.low, axis.high, [text for _, text in axis.ticks]
     (100, 2, ['100', '50', '20', '10', '5', '2'])
+    >>> [text for _, text in logarithmic("ms", (0.164, 0.215)).ticks]
+    ['0.17', '0.18', '0.19', '0.2', '0.21']
     """
     found = [value for value in values if value > 0] or [1.0]
     low, high = min(found), max(found)
@@ -73,8 +75,8 @@ def logarithmic(label: str, values: Iterable[float], backwards: bool = False) ->
     factors = (1, 2, 5) if len(decades) < 5 else (1,)
     numbers = sorted((n * 10**d for d in decades for n in factors), reverse=backwards)
     ticks = [(n, f"{n:g}") for n in numbers if low * 0.999 <= n <= high * 1.001]
-    if len(ticks) < 2:
-        ticks = [(n, f"{n:.3g}") for n in (low, high)]
+    if len(ticks) < 3:
+        ticks = list(linear("", (low, high)).ticks)
     return Axis(label, *((high, low) if backwards else (low, high)), ticks, log10)
 
 
