@@ -57,7 +57,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
     def relative(match: re.Match[str]) -> str:
         uri = _on_site(target((match[1], "")))
-        return posixpath.relpath(uri, posixpath.dirname(here) or ".") + (match[2] or "")
+        # the README is the forge's front page, and no page here: its headings are not index.md's
+        anchor = "" if target((match[1], "")) == "README.md" else match[2] or ""
+        return posixpath.relpath(uri, posixpath.dirname(here) or ".") + anchor
 
     markdown = LINK.sub(relative, markdown)
     return with_docstrings(markdown) if here == "api.md" else markdown

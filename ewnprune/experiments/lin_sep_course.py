@@ -40,7 +40,7 @@ class Course:
         return float(values.max() / values.min())
 
     def wild(self, method: Method) -> slice:
-        """From the first to the last point where a product jumps to and fro: the step is too large.
+        """From the first to the last point where a product jumps up and down, the step too large.
 
         A jump is by more than a fiftieth of the mean of the neurons that grow.
         """

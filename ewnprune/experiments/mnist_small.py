@@ -103,13 +103,13 @@ def _judge(
 
 
 def _figure(epochs: list[dict[str, Any]], curves: list[dict[str, Any]]) -> Figure:
-    figure = Figure(figsize=(9.5, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(5.2, 7.4), layout="constrained")  # one above the other, for phones
+    top, bottom = figure.subplots(2)
     deepest = {m: max(r["depth"] for r in curves if r["method"] == m) for m in METHODS}
     shown = min(deepest["EWN"], deepest["none"])
     for method in METHODS:
         path = [r for r in epochs if r["method"] == method and r["seed"] == 0 and r["accepted"]]
-        left.plot(
+        top.plot(
             [-r["log_loss"] for r in path], [r["effective_fraction"] for r in path],
             color=COLORS[method], label=method,
         )  # fmt: skip
@@ -117,13 +117,13 @@ def _figure(epochs: list[dict[str, Any]], curves: list[dict[str, Any]]) -> Figur
             wanted = {"method": method, "seed": 0, "depth": depth, "criterion": "norm"}
             chosen = [r for r in curves if wanted.items() <= r.items()]
             if chosen:
-                right.plot(
-                    [r["pruned"] for r in chosen], [r["test_acc"] for r in chosen], style,
+                bottom.plot(
+                    [r["pruned"] for r in chosen], [100 * r["test_acc"] for r in chosen], style,
                     color=COLORS[method], label=f"{method}, $\\log L = -{depth}$",
                 )  # fmt: skip
-    left.set(xlabel=r"$-\log L$", ylabel="effective neurons, fraction", ylim=(0, 1.02))
-    left.set(xlim=(0, None))
-    right.set(xlabel="hidden neurons removed by norm (%)", ylabel="test accuracy")
-    left.legend()
-    right.legend(fontsize="small")
+    top.set(xlabel=r"$-\log L$", ylabel="effective neurons, fraction", ylim=(0, 1.02))
+    top.set(xlim=(0, None))
+    bottom.set(xlabel="hidden neurons removed by norm (%)", ylabel="test accuracy (%)")
+    top.legend()
+    bottom.legend(fontsize="small")
     return figure
