@@ -6,7 +6,8 @@ trains every method of `ewnprune compare` that has candidates, and plain trainin
 are, with the schedule of the default fit, and prunes one-shot without finetuning. It writes
 ``benchmarks/kin.csv`` as it goes, one row per network and level; what is there is not run again. In
 the table the candidate and the score of a method are those with the best mean over all levels and
-seeds on validation data, and accuracies are on test data. ``--table`` only shows the file.
+seeds on validation data, and accuracies are on test data; a method is in it when all of its trials
+are in the file, for all the seeds. ``--table`` only shows the file.
 
 It is `ewnprune compare` in one process, without a folder for each run, and with Torch-Pruning's own
 method, which ranks by itself, in it.
@@ -101,17 +102,27 @@ def _measured(score: str, level: float, val: float, test: float, seconds: float)
     return {"score": score, "sparsity": level, **rates, "cpu_seconds": seconds}
 
 
-def table(rows: list[Row]) -> Iterator[str]:
+def complete(rows: list[Row], seeds: list[int]) -> list[str]:
+    """The methods all of whose trials were run with these seeds."""
+    done = {(r["method"], r["candidate"], int(r["seed"])) for r in rows}
+    names = {name: name for name in TRAINED}
+    names |= {name: trained for trained, name in OF_WEIGHTS.items()}
+    return [
+        name
+        for name, trained in names.items()
+        if all((name, key, seed) in done for key in trials(trained) for seed in seeds)
+    ]
+
+
+def table(rows: list[Row], methods: list[str]) -> Iterator[str]:
     """Each method by what validation data chose: mean, and standard deviation over seeds."""
     yield "| method | chosen | score | seeds |" + "".join(f" {lv:.0%} |" for lv in LEVELS)
     yield "| --- | --- | --- | --- |" + " --- |" * len(LEVELS)
-    for method in (*TRAINED, *OF_WEIGHTS.values()):
+    for method in methods:
         found: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in rows:
             if row["method"] == method:
                 found[row["candidate"], row["score"]].append(row)
-        if not found:
-            continue
         best = max(found, key=lambda key: mean(float(row["val"]) for row in found[key]))
         cells = []
         for level in LEVELS:
@@ -145,8 +156,10 @@ def main() -> None:
                     if (method, candidate, seed, args.epochs) not in done:
                         rows += run(method, candidate, seed, args.epochs)
                         write_rows(FILE, rows, line_end="\n")
-    of_length = [row for row in rows if int(row["epochs"]) == args.epochs]
-    print(f"\n{describe()}\n", *table(of_length), sep="\n")
+    asked = [
+        row for row in rows if int(row["epochs"]) == args.epochs and int(row["seed"]) in args.seeds
+    ]
+    print(f"\n{describe()}\n", *table(asked, complete(asked, args.seeds)), sep="\n")
 
 
 if __name__ == "__main__":
