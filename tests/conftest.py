@@ -5,7 +5,7 @@ import os
 # before torch is imported: the processes that test side by side would wait for each other's threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ torch.manual_seed(0)  # for the layers that test modules make when they are impo
 
 
 @pytest.fixture(autouse=True)
-def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+def _seeded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test draws the same numbers, alone or among others; its files need no disk.
 
     Networks of a curve and of an export are timed, but not for long.
@@ -62,6 +62,8 @@ def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     for module in (built, card, budget):
         monkeypatch.setattr(module, "measure_latency", _soon)
+    yield
+    torch.set_flush_denormal(False)  # a run of a study, which has a process of its own, sets it
 
 
 def _soon(*args: Any, seconds: float) -> dict[str, Latency]:

@@ -74,7 +74,10 @@ def to_native(
     native = [prefix + suffix for suffix in _SUFFIXES[: parametrization.num_originals]]
     own_mark = type(parametrization).get_extra_state is not nn.Module.get_extra_state
     mark = parametrization.get_extra_state() if own_mark else None
-    if all(key in state_dict for key in native) and same_mark(state_dict.get(prefix + _MARK), mark):
+    found = state_dict.get(prefix + _MARK)
+    # torch.distributed.checkpoint fills a template in, which has an object of its own for a mark
+    template = found is not None and not isinstance(found, Tensor)
+    if all(key in state_dict for key in native) and (template or same_mark(found, mark)):
         return  # native already
     if prefix + "weight" in state_dict:
         weight = state_dict.pop(prefix + "weight")

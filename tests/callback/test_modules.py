@@ -12,6 +12,7 @@ from toys.data import points
 from toys.fits import Net, fit
 
 from ewnprune import EWN, Finetune, WeightNormPruning, sparsity_curve
+from ewnprune.pruning.score_names import SCORE
 
 LEVELS = (0, 0.5, 0.8)
 
@@ -143,7 +144,7 @@ def test_models_that_are_called_in_other_ways(tmp_path, kind):
         found.append([(p.method, p.sparsity, p.correct, p.loss, p.neurons) for p in callback.curve])
     assert found[0] == found[1]
     x, y = points(40, 1).tensors
-    expected = [p.loss for p in sparsity_curve(model.net, [(x, y)], LEVELS)]
+    expected = [p.loss for p in sparsity_curve(model.net, [(x, y)], LEVELS, SCORE)]
     assert [2 * row[3] for row in found[0][-3:]] == pytest.approx(
         [expected[0], expected[0], expected[2]], rel=1e-5
     )

@@ -9,6 +9,7 @@ from toys.data import Points, loader, points
 from toys.fits import Net, fit, make_trainer
 
 from ewnprune import EWN, WeightNormPruning, sparsity_curve
+from ewnprune.pruning.score_names import SCORE
 
 LEVELS = (0, 0.5, 0.8)
 
@@ -31,7 +32,7 @@ def test_the_curve_is_that_of_the_function_on_the_training_batches(tmp_path, par
     model, train = normed(), loader()
     pruning = WeightNormPruning(parametrization, LEVELS, recalibrate=3)
     fit(tmp_path, model, pruning, train=train)
-    expected = sparsity_curve(model, loader(40, 1), LEVELS, recalibrate=[*train][:3])
+    expected = sparsity_curve(model, loader(40, 1), LEVELS, SCORE, recalibrate=[*train][:3])
     for one, other in zip(pruning.curve, expected, strict=True):
         assert (one.correct, one.loss) == (other.correct, pytest.approx(other.loss, rel=1e-5))
     assert told(pruning.curve) == told(expected) != []

@@ -14,6 +14,7 @@ from ewnprune import WeightNormPruning, sparsity_curve
 from ewnprune.cli import main
 from ewnprune.export import card, command
 from ewnprune.export.trained import read_trained
+from ewnprune.pruning.score_names import SCORE
 
 
 class Heads(nn.Module):
@@ -162,8 +163,8 @@ def test_what_the_run_was_pruned_with_is_passed_on(run, tmp_path, capsys):
 def test_accuracies_are_those_of_the_runs_curve(run, tmp_path, capsys):
     trained = read_trained(str(run))
     curve = sparsity_curve(
-        trained.model, Dicts().val_dataloader(), (0, 0.6), exclude=["second"], scope="global",
-        batch=unpack, forward=read,
+        trained.model, Dicts().val_dataloader(), (0, 0.6), SCORE, exclude=["second"],
+        scope="global", batch=unpack, forward=read,
     )  # fmt: skip
     assert main(["export", str(run), "--sparsity=0.6", "--output", str(tmp_path / "s")]) == 0
     measured = _told(tmp_path / "s")["accuracy"]["val"]

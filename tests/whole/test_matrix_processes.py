@@ -45,7 +45,7 @@ def fsdp2(distributed):
         save_distributed_checkpoint=distributed, process_group_backend="gloo")
 
 def fit(name, model, strategy, epochs, ckpt_path=None):
-    callback = WeightNormPruning(EWN(), (0, 0.5, 0.9))
+    callback = WeightNormPruning(EWN(), (0, 0.5, 0.9), ("norm",))
     trainer = fits.make_trainer(f"{folder}/{name}", callback, devices=2, strategy=strategy,
         max_epochs=epochs)
     sampler = DistributedSampler(points(), num_replicas=2, rank=int(rank), shuffle=False)

@@ -70,8 +70,9 @@ def test_accuracy_at_each_level_is_that_of_the_exported_network_in_numpy(fit, mn
     run = folder / "runs/version_0"
     (checkpoint,) = (run / "checkpoints").glob("*.ckpt")
     words = ["sweep", "--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint)]
+    words += ["--prune.scores=[norm_product]"]
     assert main([*words, "--split=test"]) == 0, capsys.readouterr().err
-    curve = read_curve("runs/version_1/sparsity_curve_test.csv").where(score="norm_product")
+    curve = read_curve(run / "sparsity_curve_test.csv").where(score="norm_product")
     raw = mnist_dir / "MNIST" / "raw"
     pixels, labels = (read(raw, "MNIST", file) for file in (TEST_IMAGES, TEST_LABELS))
     pixels = pixels.reshape(10_000, 784).astype(np.float64)
