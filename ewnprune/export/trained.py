@@ -146,7 +146,7 @@ def _find_files(run: str, config: str | None) -> tuple[Path, Path]:
             "or a .ckpt file"
         )
     folder = path if path.is_dir() else path.parent.parent  # of RUN/checkpoints/FILE
-    config_path = folder / "config.yaml" if config is None else Path(config)
+    config_path = _own_config(folder) if config is None else Path(config)
     if not config_path.is_file():
         raise FileNotFoundError(
             f"there is no {config_path}: give the config that the run was trained with, by "
@@ -155,6 +155,8 @@ def _find_files(run: str, config: str | None) -> tuple[Path, Path]:
     if path.is_file():
         return config_path, path
     found = sorted((folder / "checkpoints").glob("*.ckpt"))
+    # a run of a study keeps the last of each epoch too, to go on from
+    found = [path for path in found if path.name == "final.ckpt"] or found
     if len(found) != 1:
         listing = ", ".join(path.name for path in found) or "none"
         raise ValueError(
@@ -162,6 +164,12 @@ def _find_files(run: str, config: str | None) -> tuple[Path, Path]:
             "the file itself"
         )
     return config_path, found[0]
+
+
+def _own_config(folder: Path) -> Path:
+    """The config that a run wrote: one of a study writes it for each attempt, beside the asked."""
+    attempts = [path for path in folder.glob("fit_*/config.yaml") if path.parent.name[4:].isdigit()]
+    return max(attempts, key=lambda path: int(path.parent.name[4:]), default=folder / "config.yaml")
 
 
 def _instantiate(path: Path) -> tuple[int | None, Namespace]:

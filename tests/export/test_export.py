@@ -92,6 +92,23 @@ def _export(run, output, *words):
     return main(["export", str(run), "--output", str(output), *words])
 
 
+def test_a_run_of_a_study_is_exported_too(run, tmp_path, capsys):
+    """It has the config that was asked for, a whole one of each attempt, and two checkpoints."""
+    of_study = tmp_path / "none-seed=0"
+    for attempt in ("fit_2", "fit_10"):
+        (of_study / attempt).mkdir(parents=True)
+    (of_study / "checkpoints").mkdir()
+    (of_study / "config.yaml").write_text("seed_everything: 0\n")
+    (of_study / "fit_2" / "config.yaml").write_text("seed_everything: 0\n")
+    (of_study / "fit_10" / "config.yaml").write_text((run / "config.yaml").read_text())
+    (checkpoint,) = (run / "checkpoints").glob("*.ckpt")
+    for name in ("last", "final"):
+        (of_study / "checkpoints" / f"{name}.ckpt").write_bytes(checkpoint.read_bytes())
+    for which, given in (("a", of_study), ("b", of_study / "checkpoints" / "final.ckpt")):
+        assert _export(given, tmp_path / which, "--sparsity=0.5") == 0, capsys.readouterr().err
+        assert "/final.ckpt" in (tmp_path / which / "card.json").read_text()
+
+
 def _fails(capsys, *words):
     assert main(["export", *words]) in (1, 2)
     err = capsys.readouterr().err
