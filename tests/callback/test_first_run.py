@@ -10,6 +10,7 @@ from ewnprune.callback.closing import closing_lines
 from ewnprune.callback.first_run import with_first_run
 from ewnprune.callback.sweeping import SweepingTrainer
 from ewnprune.cli import main
+from ewnprune.configs import shipped_config
 from ewnprune.pruning.ranking import SPARSITIES
 from ewnprune.study.options import _as_fit_reads
 
@@ -33,7 +34,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 )
 def test_who_says_nothing_of_what_to_train_gets_the_first_run(words, first):
     given = words.split()
-    expected = [given[0], "--config", str(CONFIGS / "first_run.yaml"), *given[1:]]
+    expected = [given[0], "--config", str(shipped_config("first_run.yaml")), *given[1:]]
     assert with_first_run(given) == (expected if first else given)
 
 
