@@ -139,8 +139,8 @@ def _judge(found: dict[tuple[Method, int], Tensor]) -> list[Criterion]:
 
 
 def _figure(found: dict[tuple[Method, int], Tensor]) -> Figure:
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True)
+    figure = Figure(figsize=(5.2, 9), layout="constrained")
+    axes = figure.subplots(3, sharex=True, sharey=True)
     for ax, method in zip(axes, METHODS, strict=True):
         for depth in _DEPTHS:
             mean = found[method, depth].mean(1).tolist()
@@ -157,7 +157,7 @@ def _figure(found: dict[tuple[Method, int], Tensor]) -> Figure:
                 }
                 points.pop(0)
                 ax.plot(points.keys(), points.values(), "k_")
-        ax.set(title=method, xlabel="steps", xscale="log", yscale="log", xlim=(1, _STEPS))
+        ax.set(title=method, ylabel="loss", xscale="log", yscale="log", xlim=(1, _STEPS))
         ax.legend(fontsize="small", title="marks: the authors' logs", title_fontsize="small")
-    axes[0].set_ylabel("loss")
+    axes[-1].set_xlabel("steps")
     return figure

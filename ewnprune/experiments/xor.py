@@ -173,8 +173,8 @@ def _largest(a: Tensor, b: Tensor) -> float:
 
 
 def _figure(paths: dict[Method, Tensor], runs: list[dict[str, Any]]) -> Figure:
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    axes = figure.subplots(1, 4, width_ratios=[3, 3, 3, 2.2])
+    figure = Figure(figsize=(5.2, 11), layout="constrained")
+    axes = figure.subplots(4)
     for ax, method in zip(axes, METHODS, strict=False):
         path = paths[method]
         for u in range(20):
@@ -182,8 +182,9 @@ def _figure(paths: dict[Method, Tensor], runs: list[dict[str, Any]]) -> Figure:
         for k in (50, 100, 500, 1000):
             values = [float(r[f"norm_s{k}"]) for r in read("xor_neurons") if r["method"] == method]
             ax.plot([k] * len(values), values, "k_", markersize=4, label="authors' logs")
-        ax.set(title=f"{method}, seed {_AUTHORS_SEED}", xlabel="steps", ylabel="norm of a neuron")
+        ax.set(title=f"{method}, seed {_AUTHORS_SEED}", ylabel="norm of a neuron")
     axes[0].legend(axes[0].get_lines()[-1:], ["authors' logs"])
+    axes[2].set_xlabel("steps")
     for controller, shift, marker in (("authors'", -0.15, "o"), ("equal", 0.15, "^")):
         for x, method in enumerate(METHODS):
             values = [
