@@ -6,6 +6,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from ewnprune.recipes.penalised import gradients
 from ewnprune.training.attach import attached_parametrizations
 from ewnprune.training.d_gating import DGating
 
@@ -49,8 +50,8 @@ class FactorDecay(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        # after mixed precision has unscaled the gradients, once per step whatever is accumulated
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        found = gradients(optimizer)
         for factor, depth in self._factors:
-            if id(factor) in held and factor.grad is not None:
-                factor.grad.add_(factor.detach(), alpha=2 * self.strength / depth)
+            grad = found.get(id(factor))
+            if grad is not None:
+                grad.add_(factor.detach(), alpha=2 * self.strength / depth)

@@ -3,10 +3,10 @@
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.nn.utils import parametrize
 
 from ewnprune.model.cells import to_weight
-from ewnprune.model.layers import LayerPatterns, layer_weight, neuron_rows, select_layers
+from ewnprune.model.layers import LayerPatterns, layer_weight, neuron_rows
+from ewnprune.recipes.penalised import gradients, plain_layers
 
 
 class GroupHS(Callback):
@@ -43,24 +43,18 @@ class GroupHS(Callback):
         self.strength, self.layers, self.exclude = strength, layers, exclude
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._chosen = select_layers(pl_module, self.layers, self.exclude).chosen
-        for name, layer in self._chosen.items():
-            if parametrize.is_parametrized(layer, "weight"):
-                raise ValueError(
-                    f"GroupHS on layer {name!r}, which is reparametrized: it works on plain "
-                    "weights; set prune.parametrization to null"
-                )
+        self._chosen = plain_layers(pl_module, self.layers, self.exclude, "GroupHS")
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        # after mixed precision has unscaled the gradients, once per step whatever is accumulated
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        found = gradients(optimizer)
         for layer in self._chosen.values():
             weight = layer_weight(layer)
-            if id(weight) in held and weight.grad is not None:
+            grad = found.get(id(weight))
+            if grad is not None:
                 rows = neuron_rows(layer).detach()
-                weight.grad.add_(to_weight(layer, hoyer_gradient(rows)), alpha=self.strength)
+                grad.add_(to_weight(layer, hoyer_gradient(rows)), alpha=self.strength)
 
 
 def hoyer_gradient(rows: Tensor) -> Tensor:

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from ewnprune.model.cells import to_weight
-from ewnprune.model.layers import LayerPatterns, layer_weight, neuron_rows, select_layers
+from ewnprune.model.layers import LayerPatterns, layer_weight, neuron_rows
+from ewnprune.recipes.penalised import plain_layers
 
 
 class HAM(Callback):
@@ -58,13 +58,7 @@ class HAM(Callback):
         self._handles: list[RemovableHandle] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._chosen = select_layers(pl_module, self.layers, self.exclude).chosen
-        for name, layer in self._chosen.items():
-            if parametrize.is_parametrized(layer, "weight"):
-                raise ValueError(
-                    f"HAM on layer {name!r}, which is reparametrized: it works on plain weights; "
-                    "set prune.parametrization to null"
-                )
+        self._chosen = plain_layers(pl_module, self.layers, self.exclude, "HAM")
         self._handles = [o.register_step_post_hook(self._after_step) for o in trainer.optimizers]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -9,6 +9,7 @@ import math
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from ewnprune.recipes.penalised import gradients
 from ewnprune.training.attach import ewn_alphas
 
 
@@ -78,11 +79,11 @@ class LogNormPenalty(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        # after mixed precision has unscaled the gradients, once per step whatever is accumulated
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        found = gradients(optimizer)
         factor = self.factor(trainer.global_step / self._steps)
         for alpha in self._alphas:
-            if id(alpha) in held and alpha.grad is not None:
-                alpha.grad.add_(factor * self.strength)
+            grad = found.get(id(alpha))
+            if grad is not None:
+                grad.add_(factor * self.strength)
                 if self.lasso:
-                    alpha.grad.add_(alpha.detach().exp(), alpha=factor * self.lasso)
+                    grad.add_(alpha.detach().exp(), alpha=factor * self.lasso)

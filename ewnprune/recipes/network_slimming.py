@@ -7,6 +7,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ewnprune.recipes.penalised import gradients
+
 
 class NetworkSlimming(Callback):
     """Add ``strength * sum |gamma|`` over the scales of all BatchNorms to the loss.
@@ -44,8 +46,8 @@ class NetworkSlimming(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        # after mixed precision has unscaled the gradients, once per step whatever is accumulated
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        found = gradients(optimizer)
         for scale in self._scales:
-            if id(scale) in held and scale.grad is not None:
-                scale.grad.add_(scale.detach().sign(), alpha=self.strength)
+            grad = found.get(id(scale))
+            if grad is not None:
+                grad.add_(scale.detach().sign(), alpha=self.strength)

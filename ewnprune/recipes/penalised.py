@@ -1,0 +1,48 @@
+"""What penalties share: which layers they work on, and what an optimizer is to step by."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ewnprune.model.layers import LayerPatterns, select_layers
+
+
+def gradients(optimizer: torch.optim.Optimizer) -> dict[int, Tensor]:
+    """The gradient that the optimizer's next step takes, by the ``id`` of each parameter with one.
+
+    Asked before the step, it is what mixed precision has unscaled, once per step whatever is
+    accumulated.
+
+    >>> net = nn.Linear(2, 1)
+    >>> net.bias.grad = torch.ones(1)
+    >>> gradients(torch.optim.SGD(net.parameters(), lr=0.1)) == {id(net.bias): net.bias.grad}
+    True
+    """
+    groups = optimizer.param_groups
+    return {id(p): p.grad for group in groups for p in group["params"] if p.grad is not None}
+
+
+def plain_layers(
+    model: nn.Module, layers: LayerPatterns | None, exclude: LayerPatterns | None, asking: str
+) -> dict[str, Any]:
+    """The layers chosen, by name, for a callback that works on plain weights.
+
+    Args:
+        model: the model.
+        layers: which layers, see `select_layers`.
+        exclude: which of them to leave.
+        asking: the name of the callback.
+
+    Raises:
+        ValueError: a layer is reparametrized.
+    """
+    chosen = select_layers(model, layers, exclude).chosen
+    for name, layer in chosen.items():
+        if parametrize.is_parametrized(layer, "weight"):
+            raise ValueError(
+                f"{asking} on layer {name!r}, which is reparametrized: it works on plain weights; "
+                "set prune.parametrization to null"
+            )
+    return dict(chosen)
