@@ -1,8 +1,9 @@
 """BatchNorm for images that see different networks: each normalized by those that see the same."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -33,34 +34,75 @@ def normalize_apart(norm: nn.Module, draws: Draws) -> list[RemovableHandle]:
     >>> norm(x).flatten().round(), norm.running_mean
     (tensor([-1.,  1., -1.,  1.], grad_fn=<RoundBackward0>), tensor([0.2000]))
     """
-    kept: list[Tensor] = []
+    kept: list[_Sorted] = []
 
     def only_whole(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         numbers = draws()
         kept.clear()
         if numbers is None or not module.training or len(numbers) != len(args[0]):
             return None
-        kept.append(args[0])
-        whole = (numbers == 0).to(args[0].device)
-        return (args[0][whole], *args[1:]) if whole.sum() > 1 else None
+        kept.append(_sort(args[0], numbers))
+        whole = kept[0].parts[0]
+        return (whole, *args[1:]) if len(whole) > 1 else None
 
     def all_apart(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        numbers = draws()
-        if not kept or numbers is None:
+        if not kept:
             return None
-        x, numbers = kept.pop(), numbers.to(args[0].device)
-        given = len(args[0]) < len(x)  # the output is of the whole network's images
-        parts = output if not given else functional.batch_norm(x, None, None, *_affine(module))
-        result = parts.clone()
-        for number in numbers.unique().tolist():
-            rows = numbers == number
-            if number == 0 and given:
-                result[rows] = output
-            elif rows.sum() > 1:
-                result[rows] = functional.batch_norm(x[rows], None, None, *_affine(module))
+        x, parts, order = kept.pop()
+        affine = module.weight, module.bias, True, 0.0, module.eps
+
+        def normalized(part: Tensor) -> Tensor:
+            return functional.batch_norm(part, None, None, *affine)
+
+        results = [normalized(part) if len(part) > 1 else part for part in parts]
+        together = None
+        if len(parts[0]) > 1:
+            results[0] = output  # it is of the whole network's images alone
+        else:
+            together = output
+        if any(len(part) == 1 for part in parts):
+            together = normalized(x) if together is None else together
+            rows = _Reordered.apply(together, order).split([len(part) for part in parts])
+            results = [
+                row if len(row) == 1 else result for row, result in zip(rows, results, strict=True)
+            ]
+        result: Tensor = _Reordered.apply(torch.cat(results), order.argsort())
         return result
 
     return [norm.register_forward_pre_hook(only_whole), norm.register_forward_hook(all_apart)]
+
+
+class _Sorted(NamedTuple):
+    """A batch, the images of each network by themselves, and the order that brings them there."""
+
+    batch: Tensor
+    parts: tuple[Tensor, ...]
+    order: Tensor
+
+
+def _sort(x: Tensor, numbers: Tensor) -> _Sorted:
+    order = numbers.argsort(stable=True)
+    sizes = numbers.bincount().tolist()
+    order = order.to(x.device)
+    return _Sorted(x, _Reordered.apply(x, order).split(sizes), order)
+
+
+class _Reordered(torch.autograd.Function):
+    """``x[order]`` for an order that has every row once.
+
+    Its gradient is the same the other way round, where that of indexing adds up rows that may come
+    more than once: most of the time of a nested step of ResNet-20.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return x[order]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (order,) = ctx.saved_tensors
+        return _Reordered.apply(grad, order.argsort()), None
 
 
 def batch_norms_behind(anatomy: Anatomy, places: Iterable[tuple[str, str]]) -> list[str]:
@@ -80,7 +122,3 @@ def batch_norms_behind(anatomy: Anatomy, places: Iterable[tuple[str, str]]) -> l
             starts += [call] if place == "input" else [*call.users]
     behind = {*traced.descendants(starts)}
     return [name for name in names if not behind.isdisjoint(traced.calls(name))]
-
-
-def _affine(module: Any) -> tuple[Any, ...]:
-    return module.weight, module.bias, True, 0.0, module.eps

@@ -200,6 +200,32 @@ def test_one_image_alone_is_normalized_as_one_of_the_batch():
     assert nobody and norm.running_mean.isfinite().all()
 
 
+@pytest.mark.parametrize("numbers", [[2, 0, 1, 0, 2, 1], [1, 0, 2, 0, 2, 0], [1, 2, 2, 1, 1, 1]])
+def test_gradients_of_images_normalized_apart_are_theirs(numbers):
+    """Against parts picked by a mask, whose gradient torch knows; one image alone among them."""
+    numbers = torch.tensor(numbers)
+    norm = nn.BatchNorm2d(2).double()
+    x = torch.randn(6, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    normalize_apart(norm, lambda: numbers)
+    found = norm(x)
+    expected = torch.zeros_like(x)
+    for number in numbers.unique():
+        rows = numbers == number
+        part = x if rows.sum() == 1 else x[rows]
+        result = functional.batch_norm(part, None, None, norm.weight, norm.bias, training=True)
+        expected[rows] = result[rows] if rows.sum() == 1 else result
+    torch.testing.assert_close(found, expected)
+    wrt = [x, norm.weight, norm.bias]
+    for power in (2, 3):
+        first, second = [], []
+        for y in (found, expected):
+            first.append(torch.autograd.grad(y.pow(power).sum(), wrt, create_graph=True))
+            again = first[-1][0].pow(3).sum()
+            second.append(torch.autograd.grad(again, wrt[:2], retain_graph=True))
+        torch.testing.assert_close(*first)
+        torch.testing.assert_close(*second)
+
+
 class Steps(nn.Module):
     def __init__(self):
         super().__init__()
