@@ -1,8 +1,8 @@
 """A budget gives the largest network that meets it, of all that there are: by brute force."""
 
-import math
 from functools import cache
 from io import BytesIO
+from itertools import pairwise
 
 import pytest
 import torch
@@ -70,13 +70,17 @@ def costs(network, x):
 
 @cache
 def all_networks(name, scope):
-    """Every network that a sparsity gives, from the whole one down."""
+    """Every network that a sparsity gives, from the whole one down.
+
+    What goes changes where a fraction of a layer's size, or of all, is rounded: the levels are
+    those, and one between each two.
+    """
     network, x = made(name)
-    total = sum(size for _, size in remove_with_notes(network, 0, x).left.values())
-    edges = {(j - 0.5) / n for n in range(1, total + 1) for j in range(1, n + 1)}
-    levels = {0.0, *edges, *(math.nextafter(e, d) for e in edges for d in (0.0, 1.0))}
+    sizes = [size for _, size in remove_with_notes(network, 0, x).left.values()]
+    edges = sorted({(j - 0.5) / n for n in (*sizes, sum(sizes)) for j in range(1, n + 1)})
+    levels = {0.0, *edges, *(sum(pair) / 2 for pair in pairwise([*edges, 1.0]))}
     found = {}
-    for level in sorted(level for level in levels if 0 <= level < 1):
+    for level in sorted(levels):
         small = remove_neurons(network, level, x, scope=scope)
         found.setdefault(str(small), (small, costs(small, x)))
     return list(found.values())
