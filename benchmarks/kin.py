@@ -119,18 +119,33 @@ def table(rows: list[Row], methods: list[str]) -> Iterator[str]:
     yield "| method | chosen | score | seeds |" + "".join(f" {lv:.0%} |" for lv in LEVELS)
     yield "| --- | --- | --- | --- |" + " --- |" * len(LEVELS)
     for method in methods:
-        found: dict[tuple[str, str], list[Row]] = defaultdict(list)
-        for row in rows:
-            if row["method"] == method:
-                found[row["candidate"], row["score"]].append(row)
-        best = max(found, key=lambda key: mean(float(row["val"]) for row in found[key]))
+        best = chosen(rows, method)
         cells = []
         for level in LEVELS:
-            rates = [float(r["test"]) for r in found[best] if float(r["sparsity"]) == level]
+            rates = [float(r["test"]) for r in best if float(r["sparsity"]) == level]
             cells.append(f" {mean(rates):.1f}" + (f" ± {stdev(rates):.1f}" if rates[1:] else ""))
-        seeds = sorted({str(row["seed"]) for row in found[best]})
-        said = f"| `{method}` | {best[0]} | `{best[1]}` | {', '.join(seeds)} |"
+        seeds = sorted({str(row["seed"]) for row in best})
+        said = (
+            f"| `{method}` | {best[0]['candidate']} | `{best[0]['score']}` | {', '.join(seeds)} |"
+        )
         yield said + "".join(f"{cell} |" for cell in cells)
+
+
+def chosen(rows: list[Row], method: str) -> list[Row]:
+    """The rows of a method's best candidate and score on validation data, for the whole curve."""
+    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["method"] == method:
+            found[row["candidate"], row["score"]].append(row)
+    return max(found.values(), key=lambda of: mean(float(row["val"]) for row in of))
+
+
+def read() -> list[Row]:
+    """What was measured before."""
+    if not FILE.exists():
+        return []
+    with FILE.open(encoding="utf-8", newline="") as file:
+        return [*csv.DictReader(file)]
 
 
 def main() -> None:
@@ -144,10 +159,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # weights that decay to nothing are slow to compute with
     warnings.simplefilter("ignore")
-    rows: list[Row] = []
-    if FILE.exists():
-        with FILE.open(encoding="utf-8", newline="") as file:
-            rows = [*csv.DictReader(file)]
+    rows = read()
     done = {(r["method"], r["candidate"], int(r["seed"]), int(r["epochs"])) for r in rows}
     if not args.table:
         for seed in args.seeds:

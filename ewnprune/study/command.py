@@ -65,7 +65,8 @@ def compare(
         methods: names with commas between: none, swn, ewn, group_lasso, random, random_ratios,
             magnitude, dense; log_sum, ewn_log_norm, d_gating_2, d_gating_3, d_gating_4, ham,
             ham_neurons, ham_weights, powerprop, powerprop_neurons, powerprop_weights, group_hs,
-            network_slimming (docs/compare.md says what each is); or your own.
+            network_slimming, nested_lasso, prunable (docs/compare.md says what each is); or your
+            own.
         seeds: such as 0-4 or 0,2,7.
         folder: where the study lies.
         fit: options of `ewnprune fit` for all runs, as in its YAML files. A logger of W&B or

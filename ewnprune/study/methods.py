@@ -70,6 +70,19 @@ def _powerpropagation(per_neuron: bool) -> Method:
     return Method(candidates=made)
 
 
+def _nested(
+    under: dict[str, Any], penalty: str, strengths: Sequence[float], *callbacks: dict[str, Any]
+) -> Method:
+    """Nested training at the dose of docs/recipe.md, with a penalty that is off in the end."""
+    nested = {
+        "class_path": "ewnprune.NestedTraining",
+        "init_args": {"share": 0.5, "sparsities": [0.9, 0.945, 0.95, 0.98]},
+    }
+    fit = {**under, "trainer": {"callbacks": [*callbacks, nested]}}
+    made = {f"{x:g}": _callback(f"ewnprune.{penalty}", strength=x, until=0.8) for x in strengths}
+    return Method(fit, candidates=made)
+
+
 METHODS: Mapping[str, Method] = {
     "none": Method(_parametrization(None)),
     "swn": Method(_parametrization("SWN")),
@@ -90,6 +103,13 @@ METHODS: Mapping[str, Method] = {
     "group_hs": _penalized("GroupHS", (3e-3, 1e-2, 3e-2, 1e-1), _parametrization(None)),
     "network_slimming": _penalized(
         "NetworkSlimming", (3e-4, 1e-3, 3e-3, 1e-2), _parametrization(None)
+    ),
+    "nested_lasso": _nested(_parametrization(None), "GroupLasso", (0, 1e-3, 3e-3, 6e-3)),
+    "prunable": _nested(
+        _parametrization("EWN"),
+        "LogNormPenalty",
+        (0, 1e-4, 3e-4, 1e-3),
+        {"class_path": "ewnprune.AlphaLearningRate", "init_args": {"rate": 10.0}},
     ),
     "random": _untrained("random"),
     "random_ratios": _untrained("ewnprune.scores.norm_shuffled"),
@@ -116,7 +136,9 @@ penalty on the norms of neurons or on their logarithms; ewn_log_norm, EWN with t
 d_gating_2, d_gating_3 and d_gating_4, D-Gating of that depth with decay of its factors; ham and
 powerprop, per weight as in their papers, of which ham_weights and powerprop_weights remove single
 weights by absolute value, and ham_neurons and powerprop_neurons, per neuron;
-group_hs, the Hoyer-square measure of norms; network_slimming, L1 on the scales of BatchNorms.
+group_hs, the Hoyer-square measure of norms; network_slimming, L1 on the scales of BatchNorms;
+nested_lasso and prunable, half of the images seeing pruned networks, plain layers with group lasso,
+and the recipe under EWN.
 random: neurons of the plainly trained network removed at random; random_ratios: the same with as
 many per layer as ``norm`` would take; magnitude: single weights by absolute value. dense: networks
 of the pruned size trained from scratch.

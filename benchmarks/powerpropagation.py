@@ -1,0 +1,125 @@
+"""Powerpropagation in its authors' own protocol: LeNet-300-100, single weights, 20 levels.
+
+    python -m benchmarks.powerpropagation --exponents 1 2 4 --seeds 0 1 2
+
+Schwarz et al. (NeurIPS 2021, https://arxiv.org/abs/2110.00296): SGD at 0.1, batches of 60, 50,000
+steps; then one-shot, without finetuning, the weights of the lowest size of each layer go, down to
+``geomspace(0.01, 1, 20)`` left, of the output layer half as many. Exponent 1 is plain training.
+Test accuracy; 5,000 of the 60,000 training images are held out, as everywhere here. Writes
+``benchmarks/powerpropagation.csv`` as it goes, where what is there is not run again; ``--table``
+only shows it.
+"""
+
+import argparse
+import csv
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean, stdev
+from time import process_time
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from benchmarks.machine import describe
+from benchmarks.published_steps import error
+from ewnprune import Powerpropagation, WeightNormPruning
+from ewnprune.files import write_rows
+from lightning_modules import MLP, Classifier, MNISTDataModule
+
+FILE = Path(__file__).with_suffix(".csv")
+LEFT = [float(f"{left:.4g}") for left in np.geomspace(0.01, 1, 20)[::-1]]
+STEPS = 50_000
+
+Row = dict[str, Any]
+
+
+@torch.no_grad()
+def keep_largest(network: nn.Module, left: float) -> None:
+    """Leave so many of the weights of each layer, of the last one half as many go."""
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    for layer in layers:
+        kept = left if layer is not layers[-1] else 1 - (1 - left) / 2
+        sizes = layer.weight.abs().flatten()
+        lowest = sizes.argsort()[: len(sizes) - round(kept * len(sizes))]
+        layer.weight.view(-1)[lowest] = 0
+
+
+def run(exponent: float, seed: int, steps: int) -> Iterator[Row]:
+    """Train one network, and measure it with ever fewer weights."""
+    pl.seed_everything(seed, verbose=False)
+    network = MLP(hidden=(300, 100), output_bias=True)
+    power = None if exponent == 1 else Powerpropagation(exponent)
+    model = Classifier(network, lambda p: torch.optim.SGD(p, 0.1), scheduler=None)
+    trainer = pl.Trainer(
+        max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, limit_val_batches=0,
+        callbacks=WeightNormPruning(power, (0,), layers="*"),
+    )  # fmt: skip
+    data = MNISTDataModule(batch_size=60, seed=seed)
+    begun = process_time()
+    trainer.fit(model, datamodule=data)
+    seconds = round(process_time() - begun, 1)
+    for left in LEFT:  # each of them a part of the one before
+        keep_largest(network, left)
+        yield {
+            "exponent": exponent, "seed": seed, "steps": steps, "left": left,
+            "accuracy": round(100 - error(network, data, "test"), 3), "cpu_seconds": seconds,
+        }  # fmt: skip
+
+
+def show(rows: list[Row]) -> None:
+    """Print the table in Markdown: mean, and standard deviation over seeds."""
+    shown = LEFT[::2] + LEFT[-1:]
+    print("| exponent | seeds |", *(f"{100 * left:.3g} % |" for left in shown))
+    print("| --- | --- |", *("--- |" for _ in shown))
+    for exponent in dict.fromkeys(row["exponent"] for row in rows):
+        of = [row for row in rows if row["exponent"] == exponent]
+        cells = []
+        for left in shown:
+            found = [float(row["accuracy"]) for row in of if float(row["left"]) == left]
+            cells.append(f"{mean(found):.1f}" + (f" ± {stdev(found):.1f} |" if found[1:] else " |"))
+        print(f"| {exponent} | {len({row['seed'] for row in of})} |", *cells)
+
+
+def read() -> list[Row]:
+    """What was measured before."""
+    if not FILE.exists():
+        return []
+    with FILE.open(encoding="utf-8", newline="") as text:
+        return [*csv.DictReader(text)]
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--exponents", type=float, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--table", action="store_true", help="show what was measured before")
+    args = parser.parse_args()
+    if not args.table:
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)  # weights that decay to nothing are slow to compute with
+        warnings.simplefilter("ignore")
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        for seed in args.seeds:
+            for exponent in args.exponents:
+                key = {"exponent": str(exponent), "seed": str(seed), "steps": str(args.steps)}
+                if not any(all(row[k] == v for k, v in key.items()) for row in read()):
+                    new = [
+                        {name: str(value) for name, value in row.items()}
+                        for row in run(exponent, seed, args.steps)
+                    ]
+                    write_rows(FILE, [*read(), *new], line_end="\n")
+                    print(*(row["accuracy"] for row in new), flush=True)
+        print(describe())
+    show([row for row in read() if row["steps"] == str(args.steps)])
+
+
+if __name__ == "__main__":
+    main()
