@@ -96,11 +96,20 @@ def test_what_else_is_asked_for_goes_with_it():
     assert [entry["class_path"] for entry in added["trainer"]["callbacks"]] == names
 
 
-def test_the_configs_of_mnist_are_the_recipe():
-    for name in ("mnist_mlp_prunable.yaml", "mnist_cnn_prunable.yaml"):
-        config = yaml.safe_load((CONFIGS / name).read_text())
-        assert config["prune"] == {"recipe": "prunable"}
-        assert "callbacks" not in config["trainer"]
+def test_the_config_of_mnist_is_the_recipe():
+    config = yaml.safe_load((CONFIGS / "mnist_mlp_prunable.yaml").read_text())
+    assert config["prune"] == {"recipe": "prunable"}
+    assert "callbacks" not in config["trainer"]
+
+
+@pytest.mark.parametrize("name", ["mnist_cnn_prunable", "cifar_resnet20_prunable"])
+def test_behind_batch_norms_it_is_their_scales(name):
+    """What is trained along is ranked as the network's curve ranks it first."""
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    assert config["prune"]["parametrization"]["init_args"] == {"batchnorm": True}
+    alpha, nested = (entry["init_args"] for entry in config["trainer"]["callbacks"])
+    assert alpha == {"rate": 10}
+    assert (nested["share"], nested["score"]) == (0.5, config["prune"]["scores"][0])
 
 
 def test_an_unknown_recipe_is_one_line(capsys):
