@@ -1,8 +1,6 @@
 """What EWN adds: {plain, SWN, EWN} x {nested or not} x {no penalty, group lasso, log-norm}.
 
     python -m benchmarks.control --data mnist
-    python -m benchmarks.control --data fashion
-    python -m benchmarks.control --data cnn
 
 trains every arm for the same number of epochs and tunes each by the same number of trials: a Sobol
 sequence over its settings (the learning rate; the strength of its penalty; under EWN the rate of
@@ -13,7 +11,12 @@ there is not run again.
 
     python -m benchmarks.control --data mnist --epochs 20
 
-trains four of the arms with the settings that were chosen so for longer, to a file of its own.
+trains some of the arms for longer, to a file of its own, with the learning rates that were chosen
+so; the strengths of penalties beside nested training are tuned anew, by two trials each.
+
+    python -m benchmarks.control --data fashion --as_on_mnist
+
+trains the best arms with the settings that were chosen for 784-1024-10 on MNIST, and tunes nothing.
 """
 
 import argparse
@@ -29,6 +32,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from benchmarks.control_arms import ARMS, BEST, LONGER, Arm
 from benchmarks.control_table import show
 from benchmarks.machine import describe
 from ewnprune import (
@@ -45,12 +49,8 @@ from ewnprune.callback import WeightNormPruning
 from ewnprune.files import write_rows
 from lightning_modules import CNN, MLP, Classifier, MNISTDataModule
 
-TRIALS, TUNING_SEED, SEEDS = 12, 100, (0, 1, 2, 3, 4)
+TUNING_SEED, SEEDS = 100, (0, 1, 2, 3, 4)
 SCORES = ("norm_product", "norm_with_bias_product")
-RATE, ALPHA, LASSO = (0.03, 0.6), (1.0, 30.0), (3e-4, 1e-2)
-LOG_NORM, LOG_SUM = (1e-5, 1e-3), (1e-4, 1e-2)
-"""Ranges that are searched, on a log scale: under EWN log-norms fall by ``strength`` per unit of
-learning rate and alpha's own, by proximal steps lengths do by ``strength / length``."""
 
 
 @dataclass(frozen=True)
@@ -69,57 +69,17 @@ DATA = {
     "mnist": Data(MLP, False, 3, (0.0, 0.9, 0.95, 0.98), RECIPE),
     "fashion": Data(MLP, True, 3, (0.0, 0.9, 0.95, 0.98), RECIPE),
     "cnn": Data(CNN, False, 2, (0.0, 0.5, 0.8, 0.9), (0.5, 0.8, 0.9)),
+    "fashion_cnn": Data(CNN, True, 2, (0.0, 0.5, 0.8, 0.9), (0.5, 0.8, 0.9)),
 }
 
 
-@dataclass(frozen=True)
-class Arm:
-    """A combination: the parametrization, whether nested, the penalty."""
-
-    parametrization: str
-    nested: bool
-    penalty: str
-
-    @property
-    def ranges(self) -> dict[str, tuple[float, float]]:
-        """What is tuned, and between which numbers."""
-        found = {"rate": RATE}
-        if self.penalty == "group lasso":
-            found["strength"] = LASSO
-        elif self.penalty == "log-norm":
-            found["strength"] = LOG_NORM if self.parametrization == "EWN" else LOG_SUM
-        if self.parametrization == "EWN":
-            found["alpha"] = ALPHA
-        return found
-
-    def trials(self) -> list[dict[str, float]]:
-        """Settings to try: points of a Sobol sequence, spread evenly over the logarithms."""
-        ranges = self.ranges
-        points = torch.quasirandom.SobolEngine(len(ranges), scramble=True, seed=0).draw(TRIALS)
-        return [
-            {
-                name: float(f"{low * (high / low) ** value.item():.3g}")
-                for value, (name, (low, high)) in zip(point, ranges.items(), strict=True)
-            }
-            for point in points
-        ]
-
-
-# those that the question hangs on come first
-ARMS = [
-    Arm(parametrization, nested, penalty)
-    for of in (("plain", "EWN"), ("SWN",))
-    for nested in (True, False)
-    for penalty in ("none", "log-norm", "group lasso")
-    for parametrization in of
-]
-
-LONGER = [
-    Arm("plain", True, "none"),
-    Arm("plain", True, "group lasso"),
-    Arm("EWN", True, "log-norm"),
-    Arm("plain", False, "log-norm"),
-]
+RECIPE = (0.9, 0.945, 0.95, 0.98)
+DATA = {
+    "mnist": Data(MLP, False, 3, (0.0, 0.9, 0.95, 0.98), RECIPE),
+    "fashion": Data(MLP, True, 3, (0.0, 0.9, 0.95, 0.98), RECIPE),
+    "cnn": Data(CNN, False, 2, (0.0, 0.5, 0.8, 0.9), (0.5, 0.8, 0.9)),
+    "fashion_cnn": Data(CNN, True, 2, (0.0, 0.5, 0.8, 0.9), (0.5, 0.8, 0.9)),
+}
 
 
 def penalty_of(arm: Arm, strength: float) -> list[pl.Callback]:
@@ -144,7 +104,7 @@ def run(
         of.network(),
         optimizer=lambda parameters: torch.optim.SGD(parameters, setting["rate"], momentum=0.9),
     )
-    parametrization = {"plain": None, "SWN": SWN(), "EWN": EWN(batchnorm=name == "cnn")}
+    parametrization = {"plain": None, "SWN": SWN(), "EWN": EWN(batchnorm=of.network is CNN)}
     callbacks: list[pl.Callback] = []
     if "alpha" in setting:
         callbacks.append(AlphaLearningRate(setting["alpha"]))
@@ -163,7 +123,7 @@ def run(
     data.setup("test")
     loader = data.val_dataloader() if split == "val" else data.test_dataloader()
     recalibrate = None
-    if name == "cnn":
+    if of.network is CNN:
         recalibrate = [batch for batch, _ in zip(data.train_dataloader(), range(20), strict=False)]
     curve = sparsity_curve(model, loader, of.levels, SCORES, recalibrate=recalibrate, seed=seed)
     found: dict[str, Any] = {}
@@ -183,25 +143,42 @@ def best_of(rows: list[dict[str, Any]], levels: tuple[float, ...]) -> dict[str, 
     return max(rows, key=lambda row: max(mean_of(row, score, levels) for score in SCORES))
 
 
-def study(name: str, file: Path, arms: list[Arm], longer: int | None) -> None:
-    """Run what is not in the file; or train for longer, with the settings that it chose."""
-    rows = read(file)
-    chosen = {}
-    for arm in arms:
-        if longer is None:
-            for setting in arm.trials():
-                _have(rows, file, name, arm, "val", TUNING_SEED, setting, DATA[name].epochs)
-        best = best_of(_of(rows, arm), DATA[name].levels)
-        chosen[arm] = {item: float(best[item]) for item in arm.ranges}
-        if longer is None:
-            for seed in SEEDS:
-                _have(rows, file, name, arm, "test", seed, chosen[arm], DATA[name].epochs)
-    if longer is not None:
-        file = file.with_stem(f"{file.stem}_{longer}")
-        rows = read(file)
+def study(name: str, file: Path) -> None:
+    """Tune every arm and measure what was chosen; what is in the file is not run again."""
+    rows, epochs = read(file), DATA[name].epochs
+    for arm in ARMS:
+        for setting in arm.trials():
+            _have(rows, file, name, arm, "val", TUNING_SEED, setting, epochs)
+        chosen = _chosen(rows, name, arm)
         for seed in SEEDS:
-            for arm in arms:
-                _have(rows, file, name, arm, "test", seed, chosen[arm], longer)
+            _have(rows, file, name, arm, "test", seed, chosen, epochs)
+
+
+def study_longer(name: str, file: Path, into: Path, epochs: int) -> None:
+    """Train some arms for longer, with penalties as they were chosen and lighter ones."""
+    short, rows = read(file), read(into)
+    for arm in LONGER:
+        settings = arm.longer(_chosen(short, name, arm))
+        if len(settings) > 1:
+            for setting in settings:
+                _have(rows, into, name, arm, "val", TUNING_SEED, setting, epochs)
+        chosen = _chosen(rows, name, arm) if len(settings) > 1 else settings[0]
+        for seed in SEEDS[:3]:
+            _have(rows, into, name, arm, "test", seed, chosen, epochs)
+
+
+def study_as_on_mnist(name: str, file: Path) -> None:
+    """Train the best arms with the settings that were chosen on MNIST, and measure them."""
+    known, rows = read(file.with_name("control_mnist.csv")), read(file)
+    for seed in SEEDS:
+        for arm in BEST:
+            setting = _chosen(known, "mnist", arm)
+            _have(rows, file, name, arm, "test", seed, setting, DATA[name].epochs)
+
+
+def _chosen(rows: list[dict[str, Any]], name: str, arm: Arm) -> dict[str, float]:
+    best = best_of(_of(rows, arm), DATA[name].levels)
+    return {item: float(best[item]) for item in arm.ranges}
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -240,18 +217,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", choices=list(DATA), default="mnist")
     parser.add_argument("--epochs", type=int, help="train what was chosen for longer")
+    parser.add_argument("--as_on_mnist", action="store_true", help="tune nothing")
     parser.add_argument("--table", action="store_true", help="show what was measured before")
     args = parser.parse_args()
     file = Path(__file__).with_name(f"control_{args.data}.csv")
+    longer = file.with_stem(f"{file.stem}_{args.epochs}")
     if not args.table:
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-        arms = ARMS if args.epochs is None else LONGER
-        study(args.data, file, arms, args.epochs)
+        if args.as_on_mnist:
+            study_as_on_mnist(args.data, file)
+        elif args.epochs is None:
+            study(args.data, file)
+        else:
+            study_longer(args.data, file, longer, args.epochs)
         print(describe())
-    longer = args.epochs and read(file.with_stem(f"{file.stem}_{args.epochs}"))
-    show(read(file), longer or None, DATA[args.data].levels, SCORES)
+    show(read(file), read(longer) if args.epochs else None, DATA[args.data].levels, SCORES)
 
 
 if __name__ == "__main__":

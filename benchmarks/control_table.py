@@ -6,6 +6,7 @@ import numpy as np
 from scipy import stats
 
 ARM = ("parametrization", "nested", "penalty")
+SETTING = ("rate", "strength", "alpha")
 
 
 def show(
@@ -22,11 +23,11 @@ def show(
     for arm in arms:
         of = [row for row in rows if tuple(row[item] for item in ARM) == arm]
         trials = [row for row in of if row["split"] == "val"]
-        tests = [row for row in of if row["split"] == "test"]
         if longer is not None:
-            tests = [row for row in longer if tuple(row[item] for item in ARM) == arm]
-        if not tests:
-            continue
+            of = [row for row in longer if tuple(row[item] for item in ARM) == arm]
+            trials = [row for row in of if row["split"] == "val"] or trials
+        if not trials:  # settings come from elsewhere, and the score is the first
+            trials, scores = of[:1], scores[:1]
         _, score, best = max(
             (
                 (np.mean([float(row[f"{score} {level:g}"]) for level in levels]), score, row)
@@ -35,11 +36,16 @@ def show(
             ),
             key=lambda found: found[0],
         )
+        tests = [
+            row
+            for row in of
+            if row["split"] == "test" and all(row[item] == best[item] for item in SETTING)
+        ]
+        if not tests:
+            continue
         found = np.array([[float(r[f"{score} {level:g}"]) for level in levels] for r in tests])
         curves[arm] = found
-        setting = ", ".join(
-            f"{item} {best[item]}" for item in ("rate", "strength", "alpha") if best[item]
-        )
+        setting = ", ".join(f"{item} {best[item]}" for item in SETTING if best[item])
         cells = [f"{m:.1f} ± {s:.1f} |" for m, s in zip(*_mean_and_spread(found), strict=True)]
         nested = "yes" if arm[1] == "True" else "no"
         print(f"| {arm[0]} | {nested} | {arm[2]} | {setting} | `{score}` |", *cells)

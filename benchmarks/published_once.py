@@ -1,0 +1,83 @@
+"""LeNet-300-100 and LeNet-5-Caffe made small by one training under EWN, without finetuning.
+
+The recipe: a faster ``alpha``, half of the images seeing neurons pruned, and a penalty on log-norms
+that is off in the last fifth. The first layer of LeNet-300-100 has lengths of its pixels, not of
+its neurons. What the training leaves decides on the pixels: those stay whose score is above a
+hundredth of the largest, up to a number. Filters and neurons are cut to widths that are given, by
+their scores. Then the network of the second of these widths trains on, plainly, by Adam.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from time import process_time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from benchmarks.published_steps import BATCHES, PLANS, Reader, Row, error, fit, smaller
+from ewnprune import EWN, AlphaLearningRate, LogNormPenalty, NestedTraining, WeightNormPruning
+from lightning_modules import Classifier, MNISTDataModule
+
+EPOCHS, EPOCHS_ON = 30, 60
+PIXELS = 145  # at most: with the second of the widths, 9,524 multiply-adds
+RATE = 4e-3
+WIDTHS = {"lenet300": ((72, 40), (52, 32), (33, 30)), "lenet5": ((5, 14, 80), (4, 12, 60))}
+NESTED = {"lenet300": (0.5, 0.7, 0.8, 0.88), "lenet5": (0.5, 0.7, 0.78, 0.85)}
+
+
+def train(name: str, strength: float, data: MNISTDataModule) -> nn.Module:
+    """A network trained under EWN, plain again."""
+    pl.seed_everything(data.seed, verbose=False)
+    network = PLANS[name].build()
+    callbacks = [
+        AlphaLearningRate(rate=10),
+        NestedTraining(0.5, NESTED[name]),
+        LogNormPenalty(strength, until=0.8),
+        WeightNormPruning(EWN(inputs=name == "lenet300"), (0,)),
+    ]
+    trainer = pl.Trainer(
+        max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, limit_val_batches=0,
+        callbacks=callbacks,
+    )  # fmt: skip
+    trainer.fit(Classifier(network), datamodule=data)
+    return network
+
+
+def pixels_held(network: Any, x: torch.Tensor) -> int:
+    """How many pixels the first layer reads by more than a hundredth of what it reads most."""
+    scores = network.fc1.weight.detach().norm(dim=0) * x.flatten(1).std(dim=0)
+    return int((scores > 0.01 * scores.max()).sum())
+
+
+def once(name: str, strength: float, seed: int, split: str) -> Iterator[Row]:
+    """One training of one seed: a row for each of the widths, and one of the second trained on."""
+    begun = process_time()
+    data = MNISTDataModule(seed=seed, shift=1)
+    cut = _cut(name, train(name, strength, data), data)
+
+    def row(training: str, widths: tuple[int, ...], epochs: int, reader: Reader) -> Row:
+        return {
+            "network": name, "training": training, "seed": seed, "split": split,
+            "setting": strength, "widths": "-".join(map(str, widths)),
+            "macs": PLANS[name].cost(*widths), "epochs": epochs,
+            "error": error(reader, data, split),
+            "cpu_seconds": round(process_time() - begun, 1),
+        }  # fmt: skip
+
+    for widths, reader in cut:
+        yield row("once", widths, EPOCHS, reader)
+    widths, reader = cut[1]
+    fit(reader, data, EPOCHS_ON, RATE)
+    yield row("once_and_on", widths, EPOCHS + EPOCHS_ON, reader)
+
+
+def _cut(
+    name: str, network: nn.Module, data: MNISTDataModule
+) -> list[tuple[tuple[int, ...], Reader]]:
+    x = torch.cat([x for x, _ in islice(data.train_dataloader(), BATCHES)])
+    pixels = () if name == "lenet5" else (min(PIXELS, pixels_held(network, x)),)
+    sizes = [(*pixels, *given) for given in WIDTHS[name]]
+    return [(widths, smaller(Reader(network, None), PLANS[name], widths, x)) for widths in sizes]
