@@ -7,7 +7,6 @@ band, its 95 % interval; the last method lies on top. Sparsity is spaced by the 
 left, and accuracy by that of what is wrong, as in ``plot_curve``.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ewnprune.drawing import DASHES, STYLE, method_colors, save_figure
+from ewnprune.files import read_rows
 
 RECIPE = {
     "random": "plain, random neurons",
@@ -83,8 +83,7 @@ def draw_bands(lines: Sequence[Line], title: str, *paths: Path) -> None:
 def main() -> None:
     """Draw what the study of the recipe found."""
     here = Path(__file__).parent
-    with open(here / "recipe.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(here / "recipe.csv")
     lines = []
     for method, name in RECIPE.items():
         own = [row for row in rows if row["method"] == method]

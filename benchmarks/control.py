@@ -20,7 +20,6 @@ trains the best arms with the settings that were chosen for 784-1024-10 on MNIST
 """
 
 import argparse
-import csv
 import logging
 import warnings
 from collections.abc import Callable
@@ -46,7 +45,7 @@ from ewnprune import (
     sparsity_curve,
 )
 from ewnprune.callback import WeightNormPruning
-from ewnprune.files import write_rows
+from ewnprune.files import read_rows, write_rows
 from lightning_modules import CNN, MLP, Classifier, MNISTDataModule
 
 TUNING_SEED, SEEDS = 100, (0, 1, 2, 3, 4)
@@ -62,15 +61,6 @@ class Data:
     epochs: int
     levels: tuple[float, ...]
     nested: tuple[float, ...]
-
-
-RECIPE = (0.9, 0.945, 0.95, 0.98)
-DATA = {
-    "mnist": Data(MLP, False, 3, (0.0, 0.9, 0.95, 0.98), RECIPE),
-    "fashion": Data(MLP, True, 3, (0.0, 0.9, 0.95, 0.98), RECIPE),
-    "cnn": Data(CNN, False, 2, (0.0, 0.5, 0.8, 0.9), (0.5, 0.8, 0.9)),
-    "fashion_cnn": Data(CNN, True, 2, (0.0, 0.5, 0.8, 0.9), (0.5, 0.8, 0.9)),
-}
 
 
 RECIPE = (0.9, 0.945, 0.95, 0.98)
@@ -145,7 +135,7 @@ def best_of(rows: list[dict[str, Any]], levels: tuple[float, ...]) -> dict[str, 
 
 def study(name: str, file: Path) -> None:
     """Tune every arm and measure what was chosen; what is in the file is not run again."""
-    rows, epochs = read(file), DATA[name].epochs
+    rows, epochs = read_rows(file), DATA[name].epochs
     for arm in ARMS:
         for setting in arm.trials():
             _have(rows, file, name, arm, "val", TUNING_SEED, setting, epochs)
@@ -156,7 +146,7 @@ def study(name: str, file: Path) -> None:
 
 def study_longer(name: str, file: Path, into: Path, epochs: int) -> None:
     """Train some arms for longer, with penalties as they were chosen and lighter ones."""
-    short, rows = read(file), read(into)
+    short, rows = read_rows(file), read_rows(into)
     for arm in LONGER:
         settings = arm.longer(_chosen(short, name, arm))
         if len(settings) > 1:
@@ -169,7 +159,7 @@ def study_longer(name: str, file: Path, into: Path, epochs: int) -> None:
 
 def study_as_on_mnist(name: str, file: Path) -> None:
     """Train the best arms with the settings that were chosen on MNIST, and measure them."""
-    known, rows = read(file.with_name("control_mnist.csv")), read(file)
+    known, rows = read_rows(file.with_name("control_mnist.csv")), read_rows(file)
     for seed in SEEDS:
         for arm in BEST:
             setting = _chosen(known, "mnist", arm)
@@ -179,14 +169,6 @@ def study_as_on_mnist(name: str, file: Path) -> None:
 def _chosen(rows: list[dict[str, Any]], name: str, arm: Arm) -> dict[str, float]:
     best = best_of(_of(rows, arm), DATA[name].levels)
     return {item: float(best[item]) for item in arm.ranges}
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file; none where there is no file yet."""
-    if not file.exists():
-        return []
-    with file.open(encoding="utf-8", newline="") as text:
-        return [*csv.DictReader(text)]
 
 
 def _of(rows: list[dict[str, Any]], arm: Arm) -> list[dict[str, Any]]:
@@ -233,7 +215,8 @@ def main() -> None:
         else:
             study_longer(args.data, file, longer, args.epochs)
         print(describe())
-    show(read(file), read(longer) if args.epochs else None, DATA[args.data].levels, SCORES)
+    of_longer = read_rows(longer) if args.epochs else None
+    show(read_rows(file), of_longer, DATA[args.data].levels, SCORES)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ as it goes; what is there is not run again. No setting was tuned.
 """
 
 import argparse
-import csv
 import tempfile
 import time
 import warnings
@@ -30,7 +29,7 @@ from ewnprune import (
     WeightNormPruning,
     sparsity_curve,
 )
-from ewnprune.files import write_rows
+from ewnprune.files import read_rows, write_rows
 from lightning_modules import MLP, Classifier, MNISTDataModule
 
 FILE = Path(__file__).with_suffix(".csv")
@@ -99,10 +98,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    rows: list[dict[str, Any]] = []
-    if FILE.exists() and args.batches is None:
-        with FILE.open(encoding="utf-8", newline="") as file:
-            rows = [*csv.DictReader(file)]
+    rows: list[dict[str, Any]] = [*read_rows(FILE)] if args.batches is None else []
     for seed in SEEDS:
         for way in WAYS:
             if not any(row["way"] == way and int(row["seed"]) == seed for row in rows):

@@ -14,7 +14,6 @@ method, which ranks by itself, in it.
 """
 
 import argparse
-import csv
 import io
 import time
 import warnings
@@ -32,7 +31,7 @@ import torch
 from benchmarks.depgraph import LEVELS, SparseLearning, pruned_accuracies, train
 from benchmarks.machine import describe
 from ewnprune import WeightNormPruning, sparsity_curve
-from ewnprune.files import write_rows
+from ewnprune.files import read_rows, write_rows
 from ewnprune.study.methods import METHODS, NEURON_SCORES
 from ewnprune.study.plan import merge
 from lightning_modules import MLP
@@ -140,14 +139,6 @@ def chosen(rows: list[Row], method: str) -> list[Row]:
     return max(found.values(), key=lambda of: mean(float(row["val"]) for row in of))
 
 
-def read() -> list[Row]:
-    """What was measured before."""
-    if not FILE.exists():
-        return []
-    with FILE.open(encoding="utf-8", newline="") as file:
-        return [*csv.DictReader(file)]
-
-
 def main() -> None:
     """Run what is not in the file, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -159,7 +150,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # weights that decay to nothing are slow to compute with
     warnings.simplefilter("ignore")
-    rows = read()
+    rows: list[Row] = [*read_rows(FILE)]
     done = {(r["method"], r["candidate"], int(r["seed"]), int(r["epochs"])) for r in rows}
     if not args.table:
         for seed in args.seeds:

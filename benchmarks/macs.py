@@ -22,6 +22,7 @@ from matplotlib.ticker import NullLocator
 from benchmarks import kin
 from benchmarks.depgraph import LEVELS
 from ewnprune.drawing import COLORS, DASHES, STYLE, save_figure
+from ewnprune.files import read_rows
 
 OUT = Path(__file__).parents[1] / "docs" / "figures"
 PLAIN, LAST = "none", "prunable"
@@ -99,7 +100,7 @@ def _finish(axes: np.ndarray, lines: dict[str, Line]) -> None:
 
 def of_mnist() -> tuple[dict[str, Line], str]:
     """The lines of ``kin.csv``, its longest training; candidate and score by validation data."""
-    rows = kin.read()
+    rows = read_rows(kin.FILE)
     epochs = max(int(row["epochs"]) for row in rows)
     seeds = sorted({int(row["seed"]) for row in rows if int(row["epochs"]) == epochs})
     rows = [row for row in rows if int(row["epochs"]) == epochs]

@@ -11,7 +11,6 @@ only shows it.
 """
 
 import argparse
-import csv
 import logging
 import warnings
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from torch import nn
 from benchmarks.machine import describe
 from benchmarks.published_steps import error
 from ewnprune import Powerpropagation, WeightNormPruning
-from ewnprune.files import write_rows
+from ewnprune.files import read_rows, write_rows
 from lightning_modules import MLP, Classifier, MNISTDataModule
 
 FILE = Path(__file__).with_suffix(".csv")
@@ -86,14 +85,6 @@ def show(rows: list[Row]) -> None:
         print(f"| {exponent} | {len({row['seed'] for row in of})} |", *cells)
 
 
-def read() -> list[Row]:
-    """What was measured before."""
-    if not FILE.exists():
-        return []
-    with FILE.open(encoding="utf-8", newline="") as text:
-        return [*csv.DictReader(text)]
-
-
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -110,15 +101,15 @@ def main() -> None:
         for seed in args.seeds:
             for exponent in args.exponents:
                 key = {"exponent": str(exponent), "seed": str(seed), "steps": str(args.steps)}
-                if not any(all(row[k] == v for k, v in key.items()) for row in read()):
+                if not any(all(row[k] == v for k, v in key.items()) for row in read_rows(FILE)):
                     new = [
                         {name: str(value) for name, value in row.items()}
                         for row in run(exponent, seed, args.steps)
                     ]
-                    write_rows(FILE, [*read(), *new], line_end="\n")
+                    write_rows(FILE, [*read_rows(FILE), *new], line_end="\n")
                     print(*(row["accuracy"] for row in new), flush=True)
         print(describe())
-    show([row for row in read() if row["steps"] == str(args.steps)])
+    show([row for row in read_rows(FILE) if row["steps"] == str(args.steps)])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ shows the file.
 """
 
 import argparse
-import csv
 import logging
 import warnings
 from pathlib import Path
@@ -24,7 +23,7 @@ from scipy import stats
 from benchmarks.machine import describe
 from benchmarks.published_once import once
 from benchmarks.published_steps import PLANS, steps
-from ewnprune.files import write_rows
+from ewnprune.files import read_rows, write_rows
 
 FILE = Path(__file__).with_suffix(".csv")
 SEEDS, TRIAL_SEED = (0, 1, 2, 3, 4), 100
@@ -76,14 +75,6 @@ def _table(rows: list[Row]) -> None:
         )
 
 
-def read() -> list[Row]:
-    """What was measured before."""
-    if not FILE.exists():
-        return []
-    with FILE.open(encoding="utf-8", newline="") as text:
-        return [*csv.DictReader(text)]
-
-
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -104,14 +95,14 @@ def main() -> None:
         for seed in seeds:
             key = (args.network, args.training, str(seed), split, str(setting))
             names = ("network", "training", "seed", "split", "setting")
-            if not any(tuple(row[name] for name in names) == key for row in read()):
+            if not any(tuple(row[name] for name in names) == key for row in read_rows(FILE)):
                 new = []
                 for row in run(args.network, setting, seed, split):
                     print(*row.values(), flush=True)
                     new.append({name: str(value) for name, value in row.items()})
-                write_rows(FILE, [*read(), *new], line_end="\n")
+                write_rows(FILE, [*read_rows(FILE), *new], line_end="\n")
         print(describe())
-    show(read())
+    show(read_rows(FILE))
 
 
 if __name__ == "__main__":

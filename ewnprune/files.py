@@ -65,6 +65,19 @@ def write_rows(
         writer.writerows(rows)
 
 
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file; none where there is no file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [*csv.DictReader(file)]
+
+
 def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)

@@ -1,6 +1,5 @@
 """What the runs of a study recorded of themselves; of older runs, or lost ones, there is less."""
 
-import csv
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ewnprune.files import read_rows
 from ewnprune.study.labels import Label
 
 SETTINGS = "run.json"
@@ -39,11 +39,7 @@ class Recorded:
 
     def rows(self, name: str) -> list[dict[str, str]]:
         """The rows of one of its CSV files; none where it is not there."""
-        path = self.folder / name
-        if not path.is_file():
-            return []
-        with open(path, encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        return read_rows(self.folder / name)
 
     @property
     def epochs(self) -> int:
