@@ -8,7 +8,6 @@ their scores. Then the network of the second of these widths trains on, plainly,
 """
 
 from collections.abc import Iterator
-from itertools import islice
 from time import process_time
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from benchmarks.published_steps import BATCHES, PLANS, Reader, Row, error, fit, smaller
+from benchmarks.published_steps import PLANS, Reader, Row, fit, row, smaller, training_images
 from ewnprune import EWN, AlphaLearningRate, LogNormPenalty, NestedTraining, WeightNormPruning
 from lightning_modules import Classifier, MNISTDataModule
 
@@ -57,27 +56,18 @@ def once(name: str, strength: float, seed: int, split: str) -> Iterator[Row]:
     begun = process_time()
     data = MNISTDataModule(seed=seed, shift=1)
     cut = _cut(name, train(name, strength, data), data)
-
-    def row(training: str, widths: tuple[int, ...], epochs: int, reader: Reader) -> Row:
-        return {
-            "network": name, "training": training, "seed": seed, "split": split,
-            "setting": strength, "widths": "-".join(map(str, widths)),
-            "macs": PLANS[name].cost(*widths), "epochs": epochs,
-            "error": error(reader, data, split),
-            "cpu_seconds": round(process_time() - begun, 1),
-        }  # fmt: skip
-
     for widths, reader in cut:
-        yield row("once", widths, EPOCHS, reader)
+        yield row(name, "once", strength, widths, EPOCHS, reader, data, split, begun)
     widths, reader = cut[1]
     fit(reader, data, EPOCHS_ON, RATE)
-    yield row("once_and_on", widths, EPOCHS + EPOCHS_ON, reader)
+    epochs = EPOCHS + EPOCHS_ON
+    yield row(name, "once_and_on", strength, widths, epochs, reader, data, split, begun)
 
 
 def _cut(
     name: str, network: nn.Module, data: MNISTDataModule
 ) -> list[tuple[tuple[int, ...], Reader]]:
-    x = torch.cat([x for x, _ in islice(data.train_dataloader(), BATCHES)])
+    x = training_images(data)
     pixels = () if name == "lenet5" else (min(PIXELS, pixels_held(network, x)),)
     sizes = [(*pixels, *given) for given in WIDTHS[name]]
     return [(widths, smaller(Reader(network, None), PLANS[name], widths, x)) for widths in sizes]

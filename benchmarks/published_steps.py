@@ -167,6 +167,24 @@ def error(model: nn.Module, data: MNISTDataModule, split: str) -> float:
     return round(100 * torch.cat(wrong).mean().item(), 3)
 
 
+def training_images(data: MNISTDataModule) -> Tensor:
+    """Some of them, to take deviations over."""
+    return torch.cat([x for x, _ in islice(data.train_dataloader(), BATCHES)])
+
+
+def row(
+    name: str, training: str, setting: float, widths: tuple[int, ...], epochs: int,
+    reader: Reader, data: MNISTDataModule, split: str, begun: float,
+) -> Row:  # fmt: skip
+    """What is written of one network, measured now."""
+    return {
+        "network": name, "training": training, "seed": data.seed, "split": split,
+        "setting": setting, "widths": "-".join(map(str, widths)),
+        "macs": PLANS[name].cost(*widths), "epochs": epochs,
+        "error": error(reader, data, split), "cpu_seconds": round(process_time() - begun, 1),
+    }  # fmt: skip
+
+
 def steps(name: str, rate: float, seed: int, split: str) -> Iterator[Row]:
     """All stages of one seed: a row for each."""
     plan, begun, epochs = PLANS[name], process_time(), 0
@@ -175,13 +193,7 @@ def steps(name: str, rate: float, seed: int, split: str) -> Iterator[Row]:
     reader = Reader(plan.build(), None)
     for stage in plan.stages:
         if epochs:
-            x = torch.cat([x for x, _ in islice(data.train_dataloader(), BATCHES)])
-            reader = smaller(reader, plan, stage.widths, x)
+            reader = smaller(reader, plan, stage.widths, training_images(data))
         fit(reader, data, stage.epochs, rate)
         epochs += stage.epochs
-        yield {
-            "network": name, "training": "steps", "seed": seed, "split": split, "setting": rate,
-            "widths": "-".join(map(str, stage.widths)), "macs": plan.cost(*stage.widths),
-            "epochs": epochs, "error": error(reader, data, split),
-            "cpu_seconds": round(process_time() - begun, 1),
-        }  # fmt: skip
+        yield row(name, "steps", rate, stage.widths, epochs, reader, data, split, begun)

@@ -54,14 +54,12 @@ def normalize_apart(norm: nn.Module, draws: Draws) -> list[RemovableHandle]:
         def normalized(part: Tensor) -> Tensor:
             return functional.batch_norm(part, None, None, *affine)
 
-        results = [normalized(part) if len(part) > 1 else part for part in parts]
-        together = None
-        if len(parts[0]) > 1:
-            results[0] = output  # it is of the whole network's images alone
-        else:
-            together = output
+        # the output is of the whole network's images, where there are several, else of all
+        apart = len(parts[0]) > 1
+        first = output if apart else parts[0]
+        results = [first, *(normalized(part) if len(part) > 1 else part for part in parts[1:])]
         if any(len(part) == 1 for part in parts):
-            together = normalized(x) if together is None else together
+            together = normalized(x) if apart else output
             rows = _Reordered.apply(together, order).split([len(part) for part in parts])
             results = [
                 row if len(row) == 1 else result for row, result in zip(rows, results, strict=True)
