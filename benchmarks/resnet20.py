@@ -115,7 +115,7 @@ def measure(model: nn.Module, data: CIFAR10DataModule) -> Curve:
 
 def sensitivity(model: nn.Module, data: CIFAR10DataModule) -> Curve:
     """What pruning each group alone costs the plain network, with statistics of its own."""
-    training = list(islice(data.train_dataloader(), BATCHES // 2))
+    training = list(islice(data.train_dataloader(), BATCHES // 4))
     curve = sparsity_curve(
         model, every(10, data), ALONE, "norm_product", per_layer=True, recalibrate=training,
         seed=data.seed,
