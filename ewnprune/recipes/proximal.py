@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from ewnprune.model.cells import to_weight
-from ewnprune.model.layers import LayerPatterns, neuron_rows, select_layers
+from ewnprune.model.layers import LayerPatterns, neuron_dim, neuron_rows, select_layers
 from ewnprune.training.attach import attached_parametrizations
 
 
@@ -26,7 +26,8 @@ class ProximalPenalty(Callback):
     A layer under weight normalization has the very same step: ``gamma`` or ``exp(alpha)`` is the
     length of its weights, and what is shortened. That is a step on the weights, not one on
     ``alpha``, which `LogNormPenalty` takes; list it behind `AlphaLearningRate`, which would take it
-    for one. A neuron of EWN has no length 0: it gets the smallest, 1e-38.
+    for one. A neuron of EWN has no length 0: it gets the smallest, 1e-38. Where the lengths are
+    those of input features, under ``EWN(inputs=True)``, these are shortened, and no bias with them.
 
     Args:
         strength: the factor, >= 0.
@@ -104,6 +105,9 @@ class ProximalPenalty(Callback):
 def shorten(layer: Any, shortened: Callable[[Tensor], Tensor]) -> None:
     """Multiply every neuron's weights and bias by a factor of their length, as one vector.
 
+    A parametrization with lengths of another dimension than that of the neurons, such as that of
+    the inputs, has these multiplied, and leaves the bias.
+
     Args:
         layer: a layer, plain or under a parametrization of this package.
         shortened: from the lengths to the factors.
@@ -116,7 +120,7 @@ def shorten(layer: Any, shortened: Callable[[Tensor], Tensor]) -> None:
             [0., 0.]])
     """
     lengths_of_weights, multiply_weights = _weights(layer)
-    bias = layer.bias if layer.bias is not None and layer.bias.requires_grad else None
+    bias = layer.bias if _trains_bias(layer) and _has_lengths_of_neurons(layer) else None
     kept = shortened(lengths_of_weights if bias is None else lengths_of_weights.hypot(bias))
     multiply_weights(kept)
     if bias is not None:
@@ -127,6 +131,17 @@ def _length_parameter(layer: Any) -> Tensor:
     if parametrize.is_parametrized(layer, "weight"):
         return layer.parametrizations["weight"].original0  # type: ignore[no-any-return]
     return layer.weight  # type: ignore[no-any-return]
+
+
+def _trains_bias(layer: Any) -> bool:
+    return layer.bias is not None and bool(layer.bias.requires_grad)
+
+
+def _has_lengths_of_neurons(layer: Any) -> bool:
+    if not parametrize.is_parametrized(layer, "weight"):
+        return True
+    dim = layer.parametrizations["weight"][0].dim
+    return bool(dim % layer.weight.dim() == neuron_dim(layer))
 
 
 def _weights(layer: Any) -> tuple[Tensor, Callable[[Tensor], None]]:

@@ -13,7 +13,6 @@ from ewnprune.pruning.ranking import rank
 from ewnprune.pruning.scores import Neurons, norm, norm_shuffled
 from ewnprune.recipes.group_lasso import GroupLasso
 from ewnprune.recipes.log_sum_penalty import LogSumPenalty
-from ewnprune.recipes.proximal import shorten
 from ewnprune.study.dense import DenseOfPrunedSize
 
 
@@ -44,33 +43,6 @@ def _trainer(*callbacks, **options):
     return make_trainer(None, *callbacks, **{"max_epochs": 1, **options})
 
 
-@pytest.mark.parametrize(
-    "layer", [nn.Linear(6, 5), nn.Conv2d(2, 6, 3), nn.ConvTranspose2d(4, 6, 3, groups=2)]
-)
-def test_the_proximal_step_is_the_minimiser(layer):
-    """prox(w) minimises ||x - w||^2 / 2 + threshold ||x||: no other point near it does better."""
-    from ewnprune.model.layers import neuron_rows
-
-    layer = deepcopy(layer).double()
-    before = torch.cat([neuron_rows(layer), layer.bias[:, None]], 1).detach().clone()
-    norms = before.norm(dim=1).sort().values
-    threshold = float(norms[1] + norms[2]) / 2  # between two, for one equal to it may go either way
-    shorten(layer, lambda r: GroupLasso(1).shortened(r, threshold))
-    after = torch.cat([neuron_rows(layer), layer.bias[:, None]], 1).detach()
-
-    def cost(x):
-        return (x - before).square().sum(1) / 2 + threshold * x.norm(dim=1)
-
-    generator = torch.Generator().manual_seed(1)
-    for size in (1e-3, 1e-1, 1.0):
-        other = after + size * torch.randn(after.shape, generator=generator, dtype=torch.float64)
-        assert (cost(other) >= cost(after)).all()
-    zero = before.norm(dim=1) <= threshold
-    assert zero.any()
-    assert not zero.all()
-    assert (after[zero] == 0).all()  # exactly
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_group_lasso_follows_the_schedule_and_the_optimizer(accumulate):
     """Against a plain loop: SGD with momentum, the rate of that step, then the proximal step."""
@@ -98,42 +70,6 @@ def test_group_lasso_follows_the_schedule_and_the_optimizer(accumulate):
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(model.net.state_dict()[name], value)
     assert (model.net[0].weight.norm(dim=1) == 0).any()
-
-
-@pytest.mark.parametrize("strength", [1e-7, 1e-4, 0.02, 0.3])  # below epsilon squared and above
-def test_the_log_sum_step_is_the_minimiser(strength):
-    """Against the least of (x - r)^2 / 2 + t log(x + epsilon) over a fine grid, in float64."""
-    penalty = LogSumPenalty(1, epsilon=0.01)
-    lengths = torch.linspace(0, 2, 81, dtype=torch.float64)
-    new = lengths * penalty.shortened(lengths, strength)
-    for r, x in zip(lengths.tolist(), new.tolist(), strict=True):
-        grid = np.linspace(0, r, 20_001)
-        costs = (grid - r) ** 2 / 2 + strength * np.log(grid + 0.01)
-        cost = (x - r) ** 2 / 2 + strength * np.log(x + 0.01)
-        assert cost <= costs.min() + 1e-12
-        assert abs(x - grid[costs.argmin()]) <= 2e-4 or abs(cost - costs.min()) < 1e-9
-    if strength > 1e-4:
-        assert 1 < (new == 0).sum() < 81
-
-
-@pytest.mark.parametrize("kind", [EWN, SWN])
-@pytest.mark.parametrize("layer", [nn.Linear(6, 5), nn.ConvTranspose2d(4, 6, 3, groups=2)])
-def test_under_weight_normalization_the_step_on_the_weights_is_the_same(kind, layer):
-    plain, attached = deepcopy(layer), deepcopy(layer)
-    reparametrize(nn.Sequential(attached), kind(), layers="0")
-    parts = attached.parametrizations["weight"]
-    with torch.no_grad():
-        parts.original1.mul_(1.7)  # whose length stays
-        if kind is SWN:
-            parts.original0[0].neg_()
-            plain.weight.copy_(attached.weight)
-    v = parts.original1.clone()
-    norms = plain.weight.detach().norm(), plain.bias.norm()
-    for one in (plain, attached):
-        shorten(one, lambda r: GroupLasso(1).shortened(r, float(norms[0]) / len(layer.bias)))
-    torch.testing.assert_close(attached.weight, plain.weight, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(attached.bias, plain.bias)
-    assert torch.equal(parts.original1, v)
 
 
 @pytest.mark.parametrize("kind", [EWN, SWN])
