@@ -30,6 +30,7 @@ SEEDS, TRIAL_SEED = (0, 1, 2, 3, 4), 100
 CHOSEN = {
     ("lenet300", "steps"): 4e-3,
     ("lenet300", "once"): 3e-4,
+    ("lenet300", "once_lasso"): 1e-3,
     ("lenet5", "steps"): 2e-3,
     ("lenet5", "once"): 3e-4,
 }
@@ -37,6 +38,8 @@ HOW = {
     "steps": "with training on after each cut",
     "once": "one training, no finetuning",
     "once_and_on": "one training, one cut, and training on",
+    "once_lasso": "one training without EWN, no finetuning",
+    "once_lasso_and_on": "one training without EWN, one cut, and training on",
 }
 
 Row = dict[str, Any]
@@ -79,7 +82,7 @@ def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--network", choices=list(PLANS), default="lenet300")
-    parser.add_argument("--training", choices=["steps", "once"], default="steps")
+    parser.add_argument("--training", choices=["steps", "once", "once_lasso"], default="steps")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--setting", type=float, help="what trials chose, if left out")
     parser.add_argument("--trial", action="store_true", help="on validation data of another seed")
@@ -89,15 +92,20 @@ def main() -> None:
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        if (args.network, args.training) not in CHOSEN:
+            parser.error(f"{args.training} is of lenet300 alone")
         setting = args.setting or CHOSEN[args.network, args.training]
         split, seeds = ("val", [TRIAL_SEED]) if args.trial else ("test", args.seeds)
-        run = {"steps": steps, "once": once}[args.training]
         for seed in seeds:
             key = (args.network, args.training, str(seed), split, str(setting))
             names = ("network", "training", "seed", "split", "setting")
             if not any(tuple(row[name] for name in names) == key for row in read_rows(FILE)):
                 new = []
-                for row in run(args.network, setting, seed, split):
+                if args.training == "steps":
+                    found = steps(args.network, setting, seed, split)
+                else:
+                    found = once(args.network, args.training, setting, seed, split)
+                for row in found:
                     print(*row.values(), flush=True)
                     new.append({name: str(value) for name, value in row.items()})
                 write_rows(FILE, [*read_rows(FILE), *new], line_end="\n")
