@@ -200,12 +200,12 @@ def test_no_validation_data_is_said(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_two_processes_train_and_come_home_folded(tmp_path):
-    """ddp_spawn sends the worker's weights back into the main process's plain model.
+    """ddp_fork, as ddp_spawn, sends the worker's weights back into the main process's plain model.
 
     They are those that another callback put in when the fit ended, and so is the last curve.
     """
-    script = tmp_path / "spawn.py"
-    script.write_text(_SPAWN)
+    script = tmp_path / "fork.py"
+    script.write_text(_FORK)
     done = run_python("-W", "ignore", script, tmp_path / "first")
     if "terminate called without an active exception" in done.stderr:
         # a thread of torch's own that outlives a worker by chance aborts it, once in many runs
@@ -214,8 +214,8 @@ def test_two_processes_train_and_come_home_folded(tmp_path):
     assert "home and trained" in done.stdout
 
 
-_SPAWN = """
-import sys, torch, pytorch_lightning as pl
+_FORK = """
+import pickle, sys, torch, pytorch_lightning as pl
 from toys.data import loader
 from toys.fits import Net, fit
 from ewnprune import EWN, WeightNormPruning, read_curve
@@ -230,9 +230,10 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     model = Net()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    callback = WeightNormPruning(EWN(), (0, 0.5), every_n_epochs=1)
+    # what spawning would do to it; a fork spares two processes their imports
+    callback = pickle.loads(pickle.dumps(WeightNormPruning(EWN(), (0, 0.5), every_n_epochs=1)))
     fit(sys.argv[1], model, callback, PutsIn(), val=loader(), max_epochs=1, devices=2,
-        strategy="ddp_spawn")
+        strategy="ddp_fork")
     curve = read_curve(sys.argv[1] + "/sparsity_curve.json")
     x, y = loader().dataset.tensors
     with torch.no_grad():
