@@ -46,6 +46,7 @@ from ewnprune import (
 )
 from ewnprune.callback import WeightNormPruning
 from ewnprune.files import read_rows, write_rows
+from ewnprune.recipes.prunable import LEVELS
 from lightning_modules import CNN, MLP, Classifier, MNISTDataModule
 
 TUNING_SEED, SEEDS = 100, (0, 1, 2, 3, 4)
@@ -63,10 +64,9 @@ class Data:
     nested: tuple[float, ...]
 
 
-RECIPE = (0.9, 0.945, 0.95, 0.98)
 DATA = {
-    "mnist": Data(MLP, False, 3, (0.0, 0.9, 0.95, 0.98), RECIPE),
-    "fashion": Data(MLP, True, 3, (0.0, 0.9, 0.95, 0.98), RECIPE),
+    "mnist": Data(MLP, False, 3, (0.0, 0.9, 0.95, 0.98), LEVELS),
+    "fashion": Data(MLP, True, 3, (0.0, 0.9, 0.95, 0.98), LEVELS),
     "cnn": Data(CNN, False, 2, (0.0, 0.5, 0.8, 0.9), (0.5, 0.8, 0.9)),
     "fashion_cnn": Data(CNN, True, 2, (0.0, 0.5, 0.8, 0.9), (0.5, 0.8, 0.9)),
 }

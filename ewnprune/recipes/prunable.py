@@ -13,6 +13,9 @@ from ewnprune.recipes.log_norm_penalty import LogNormPenalty
 from ewnprune.recipes.nested import NestedTraining
 from ewnprune.training.parametrizations import EWN
 
+LEVELS = (0.9, 0.945, 0.95, 0.98)
+"""The levels of nested training: 95 % twice, the hardest to have together with the others."""
+
 
 def prunable_recipe(
     *,
@@ -46,8 +49,7 @@ def prunable_recipe(
     called: dict[str, Any] = {"batch": batch, "forward": forward}
     return [
         AlphaLearningRate(rate=10),
-        # 95 % twice: it is the hardest to have together with the others
-        NestedTraining(share=0.5, sparsities=(0.9, 0.945, 0.95, 0.98), **where, **called),
+        NestedTraining(share=0.5, sparsities=LEVELS, **where, **called),
         LogNormPenalty(strength=7e-5, until=0.8),
         WeightNormPruning(EWN(), **where, **called, **options),
     ]

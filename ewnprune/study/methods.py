@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ewnprune.errors import UsageError
+from ewnprune.recipes.prunable import LEVELS
 from ewnprune.study.labels import check_names
 
 # a neuron without weights may be kept as a constant: the last one counts that
@@ -76,7 +77,7 @@ def _nested(
     """Nested training at the dose of docs/recipe.md, with a penalty that is off in the end."""
     nested = {
         "class_path": "ewnprune.NestedTraining",
-        "init_args": {"share": 0.5, "sparsities": [0.9, 0.945, 0.95, 0.98]},
+        "init_args": {"share": 0.5, "sparsities": [*LEVELS]},
     }
     fit = {**under, "trainer": {"callbacks": [*callbacks, nested]}}
     made = {f"{x:g}": _callback(f"ewnprune.{penalty}", strength=x, until=0.8) for x in strengths}
