@@ -84,7 +84,10 @@ def train(method: str, epochs: int, data: CIFAR10DataModule, folder: Path) -> nn
     pl.seed_everything(data.seed, verbose=False)
     # channels last, and bfloat16 for the products: half of the time on a processor that has it
     network = ResNet20().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    saved = ModelCheckpoint(folder, save_last=True, save_top_k=0, save_on_train_epoch_end=True)
+    # not save_last: without a checkpoint of another name it is written at the very end alone
+    saved = ModelCheckpoint(
+        folder, "last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", precision="bf16-mixed", logger=False,
         enable_model_summary=False, limit_val_batches=0, num_sanity_val_steps=0,
