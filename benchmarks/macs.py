@@ -77,11 +77,14 @@ def draw(of: Drawing) -> None:
     """Draw a panel for each group of methods, and write the figure."""
     plain, recipe = of.always
     colors = [color for key, color in COLORS.items() if key not in ("ewn", "plain")]
-    rows = len(of.panels) // 2
+    panels = {text: names for text, names in of.panels.items() if of.lines.keys() & set(names)}
+    panels = panels or {"": ()}  # where these two alone are measured
+    columns, width = (2, 10.5) if len(panels) > 1 else (1, 7.25)
+    rows = -(-len(panels) // columns)
     with mpl.rc_context(STYLE | {"font.size": 12}):
-        figure = Figure(figsize=(10.5, 4.6 * rows), dpi=150, layout="constrained")
-        axes = figure.subplots(rows, 2, sharex=True, sharey=True)
-        for place, (text, methods) in zip(axes.flat, of.panels.items(), strict=True):
+        figure = Figure(figsize=(width, 4.6 * rows), dpi=150, layout="constrained")
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for place, (text, methods) in zip(axes.flat, panels.items(), strict=False):
             styles = dict(zip(methods, colors, strict=False))
             styles |= {plain: COLORS["plain"], recipe: COLORS["ewn"]}
             for method, color in styles.items():
