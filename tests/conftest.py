@@ -4,6 +4,7 @@ import os
 
 # before torch is imported: the processes that test side by side would wait for each other's threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where a test asks for more of them
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -77,7 +77,7 @@ def test_every_shipped_config_runs_by_name(config, capsys, tmp_path):
 def test_fit_then_everything_else(capsys, mnist_dir):
     """The main job on real MNIST, cut short; then what a user does with the run."""
     fit = ["fit", *SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=100"]
-    fit.append("--prune.scores=[norm,norm_product]")
+    fit += ["--prune.scores=[norm,norm_product]", "--model.network.hidden=[256]"]
     assert main([*fit, "--prune.sparsities=[0,0.5,0.9]"]) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
     run = Path("runs/version_0")
@@ -123,8 +123,8 @@ def test_fit_then_everything_else(capsys, mnist_dir):
 
     # and the checkpoint loads strictly into a network that never heard of ewnprune
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
-    layers = {"flatten": nn.Flatten(), "fc1": nn.Linear(784, 1024), "relu": nn.ReLU()}
-    plain = nn.Sequential(OrderedDict(**layers, fc2=nn.Linear(1024, 10, bias=False)))
+    layers = {"flatten": nn.Flatten(), "fc1": nn.Linear(784, 256), "relu": nn.ReLU()}
+    plain = nn.Sequential(OrderedDict(**layers, fc2=nn.Linear(256, 10, bias=False)))
     plain.load_state_dict({k.removeprefix("network."): v for k, v in state.items()}, strict=True)
     files = datasets.MNIST(mnist_dir, train=False)
     images, labels = files.data, files.targets
