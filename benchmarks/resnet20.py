@@ -11,7 +11,7 @@ images. Strengths were set beforehand and not tuned.
 A method has a folder under ``--runs`` with a checkpoint of each epoch, where a training that was
 stopped goes on, and ``benchmarks/resnet20.csv`` is written as it goes: what is there is not run
 again. Of the plain network there is a curve per group of layers as well, on every tenth test image,
-and its heat map. ``--table`` only shows the file, and draws it.
+and its heat map. ``--table`` only shows the file.
 """
 
 import argparse

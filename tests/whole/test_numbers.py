@@ -41,8 +41,10 @@ def fit(tmp_path, monkeypatch, mnist_dir, capsys):
 def test_a_fit_is_the_same_bit_for_bit_with_the_same_seed(fit):
     one, weights = fit("one")
     two, again = fit("two")
+    _, other = fit("other", "--seed_everything=1")
     assert weights.keys() == again.keys()
     assert all(torch.equal(weights[key], value) for key, value in again.items())
+    assert not torch.equal(weights["network.fc1.weight"], other["network.fc1.weight"])
     curves = [(run / "runs/version_0/sparsity_curve.csv").read_bytes() for run in (one, two)]
     assert curves[0] == curves[1]
 

@@ -218,7 +218,7 @@ assert not {"ewnprune", "transformers"} & {name.partition(".")[0] for name in sy
 @pytest.mark.slow
 def test_files_of_smaller_networks_are_read_where_neither_is_installed(tmp_path):
     networks = {}
-    for kind in ("BERT", "Llama, grouped queries"):  # the others are much the same
+    for kind in ("BERT", "ViT", "GPT-2", "Llama, grouped queries"):  # the others are much the same
         model, batch = KINDS[kind].make()
         small = remove_with_notes(model, 0.5, batch, heads="whole", forward=spread).model
         path = tmp_path / f"{kind}.pt2"
