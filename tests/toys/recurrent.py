@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
+WORDS = torch.randint(12, (6, 5), generator=torch.Generator().manual_seed(0))
+
 
 class Words(nn.Module):
     """Words, a recurrent layer, and a head on what `read` makes of its outputs and states."""
