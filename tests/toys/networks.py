@@ -29,6 +29,21 @@ class UNet(nn.Module):
         return self.out(self.join(torch.cat([high, self.up(low)], dim=1)).relu())
 
 
+class Skip(nn.Module):
+    """Two first layers read the same input, normalized by constants of the model's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.long, self.short = nn.Linear(10, 8), nn.Linear(10, 5)
+        self.head = nn.Linear(8, 5)
+        self.register_buffer("mean", torch.full((10,), 3.0))
+        self.register_buffer("scale", torch.linspace(1, 2, 10))
+
+    def forward(self, x):
+        x = (x - self.mean) / self.scale
+        return self.short(x) + self.head(self.long(x).relu())
+
+
 class Residual(nn.Module):
     """Two layers whose neurons are added, so that they go together."""
 
