@@ -6,111 +6,12 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision import models
+from toys.attention import Alternating, Cross, Fused, Grouped, Interleaved, Model, Separate
 
 from ewnprune.model.attention import find_attention
 from ewnprune.model.tracing import call
 from ewnprune.pruning.removal import remove_neurons, remove_with_notes
 from ewnprune.pruning.separation import separate_attention
-
-
-class Separate(nn.Module):
-    """Queries, keys and values by layers of their own; torch divides by the root of the width."""
-
-    def __init__(self):
-        super().__init__()
-        self.num_heads = 4
-        self.q, self.k, self.v = (nn.Linear(12, 24) for _ in range(3))
-        self.out = nn.Linear(24, 12)
-
-    def forward(self, x):
-        shape = (*x.shape[:-1], self.num_heads, -1)
-        q, k, v = (layer(x).view(shape).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-        return self.out(x.flatten(2))
-
-
-class Fused(nn.Module):
-    """As timm has it: one layer for all, and a scale that is kept."""
-
-    def __init__(self):
-        super().__init__()
-        self.num_heads, self.head_dim, self.attn_dim = 4, 6, 24
-        self.scale = 6**-0.5
-        self.qkv, self.proj = nn.Linear(12, 72, bias=False), nn.Linear(24, 12)
-
-    def forward(self, x):
-        b, n, _ = x.shape
-        qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        x = (q * self.scale @ k.transpose(-2, -1)).softmax(-1) @ v
-        return self.proj(x.transpose(1, 2).reshape(b, n, self.attn_dim))
-
-
-class Interleaved(Fused):
-    """As Megatron has it: queries, keys and values of one head after the other; causal."""
-
-    def forward(self, x):
-        b, n, _ = x.shape
-        qkv = self.qkv(x).view(b, n, self.num_heads, 3 * self.head_dim).transpose(1, 2)
-        q, k, v = qkv.chunk(3, dim=-1)
-        x = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.proj(x.transpose(1, 2).flatten(2))
-
-
-class Cross(nn.Module):
-    """Queries from one sequence, keys and values, by one layer, from another; no width is kept."""
-
-    def __init__(self):
-        super().__init__()
-        self.heads = 4
-        self.to_q, self.to_kv = nn.Linear(12, 24), nn.Linear(12, 48)
-        self.to_out = nn.Sequential(nn.Linear(24, 12), nn.Dropout())
-
-    def forward(self, x):
-        q, k, v = self.to_q(x), *self.to_kv(x.flip(1).tanh()).chunk(2, dim=-1)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        return self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-class Grouped(Separate):
-    """Heads share keys and values by twos; no number of them is needed."""
-
-    def __init__(self):
-        super().__init__()
-        self.num_key_value_heads = 2
-        self.k, self.v = nn.Linear(12, 12), nn.Linear(12, 12)
-
-    def forward(self, x):
-        q, k, v = (
-            layer(x).unflatten(-1, (-1, self.q.out_features // self.num_heads)).transpose(1, 2)
-            for layer in (self.q, self.k, self.v)
-        )
-        return self.out(self.attend(q, k, v).transpose(1, 2).flatten(2))
-
-    def attend(self, q, k, v):
-        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-
-
-class Alternating(Grouped):
-    """The first head and the third share keys and values, the second and the fourth."""
-
-    def attend(self, q, k, v):
-        return F.scaled_dot_product_attention(q, *(t.repeat(1, 2, 1, 1) for t in (k, v)))
-
-
-class Model(nn.Module):
-    def __init__(self, attention, heads=1):
-        super().__init__()
-        self.first, self.norm = nn.Linear(5, 12), nn.LayerNorm(12)
-        self.attn, self.hidden = attention, nn.Linear(12, 16)
-        self.back, self.head = nn.Linear(16, 12), nn.Linear(12, 3)
-
-    def forward(self, x):
-        x = self.first(x)
-        x = x + self.attn(self.norm(x))
-        return self.head(x + self.back(self.hidden(x).relu()))
-
 
 ROWS = {  # where head h, or dimension d of each head, lies in the layers that make them
     Separate: ("q k v", lambda h, d: [6 * h + d]),
@@ -309,58 +210,6 @@ def test_bad_input_gets_one_line():
         separate_attention(network)
     with pytest.raises(ValueError, match="add_bias_kv"):
         separate_attention(nn.MultiheadAttention(4, 2, add_bias_kv=True))
-
-
-@pytest.mark.parametrize("options", [{}, {"kdim": 10, "vdim": 10}, {"bias": False}])
-@pytest.mark.parametrize("batch_first", [True, False])
-def test_separate_attention_is_torchs(options, batch_first):
-    torch.manual_seed(0)
-    theirs = nn.MultiheadAttention(12, 3, batch_first=batch_first, **options).double().eval()
-    for parameter in theirs.parameters():
-        nn.init.normal_(parameter)
-    ours = separate_attention(theirs)
-    assert not ours.training
-    shapes = (2, 5, 12), (2, 7, options.get("kdim", 12)), (2, 7, options.get("vdim", 12))
-    q, k, v = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
-    if not batch_first:
-        q, k, v = (x.transpose(0, 1) for x in (q, k, v))
-    padding = torch.zeros(2, 7, dtype=torch.bool)
-    padding[1, 4:] = True
-    causal = torch.ones(5, 7, dtype=torch.bool).triu(1)
-    added = torch.randn(6, 5, 7, dtype=torch.float64)  # for each head of each sample
-    for masks in (
-        {},
-        {"key_padding_mask": padding},
-        {"attn_mask": causal, "key_padding_mask": padding},
-        {"attn_mask": added, "average_attn_weights": False},
-    ):
-        for need in (True, False):
-            expected = theirs(q, k, v, need_weights=need, **masks)
-            given = ours(q, k, v, need_weights=need, **masks)
-            torch.testing.assert_close(given, expected)
-
-
-def test_torchs_encoder_and_torchvisions_vit_lose_heads_once_separated():
-    torch.manual_seed(0)
-    layer = nn.TransformerEncoderLayer(12, 3, 20, batch_first=True)
-    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-    network = nn.Sequential(nn.Linear(5, 12), encoder, nn.Linear(12, 3))
-    network, x = network.double().eval(), torch.randn(2, 7, 5, dtype=torch.float64)
-    vit = models.VisionTransformer(32, 8, 2, 3, 24, 48, num_classes=5).double().eval()
-    nn.init.normal_(vit.heads.head.weight)
-    image = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    for dense, inputs in ((network, x), (vit, image)):
-        separated = separate_attention(dense)
-        torch.testing.assert_close(separated(inputs), dense(inputs))
-        removal = remove_with_notes(
-            separated, 0.4, inputs, heads="whole", layers=["*.query", "*.key", "*.value"]
-        )
-        assert len(removal.left) == 2 and removal.difference < 1e-12
-        small = [m for m in removal.model.modules() if hasattr(m, "num_heads")]
-        heads = [module.num_heads for module in small if hasattr(module, "out_proj")]
-        assert heads == [2, 2]
-        assert float((removal.model(inputs) - dense(inputs)).detach().abs().max()) > 1e-4
-        removal.model.train()(inputs).square().sum().backward()
 
 
 def test_masked_heads_are_removed_heads_beside_a_removed_stream():
