@@ -197,47 +197,6 @@ def test_level_zero_changes_nothing(images):
     assert torch.equal(outputs(remove_neurons(net, 0, images[:2]), images), outputs(net, images))
 
 
-@pytest.mark.parametrize("kind", [nn.Conv1d, nn.ConvTranspose1d])
-def test_grouped_layers_are_cut_where_their_groups_stay_equal(kind):
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv1d(3, 8, 3), nn.Sigmoid(), kind(8, 12, 3, groups=4), nn.Tanh(), nn.Conv1d(12, 5, 1)
-    ).eval()  # fmt: skip
-    x = torch.randn(4, 3, 9)
-    with torch.no_grad():  # the first channel of each group is the least
-        net[0].weight[::2] *= 0.01
-        weight = net[2].weight
-        grouped = weight.view(4, 3, -1) if kind is nn.Conv1d else weight.view(4, 2, 3, 3)
-        (grouped[:, 0] if kind is nn.Conv1d else grouped[:, :, 0]).mul_(0.01)
-    masked = deepcopy(net)
-    mask_neurons(masked, 1 / 3, x, layers="2")
-    mask_neurons(masked, 1 / 2, x, layers="0")
-    small = remove_neurons(remove_neurons(net, 1 / 3, x, layers="2"), 1 / 2, x, layers="0")
-    assert (small[2].in_channels, small[2].out_channels, small[2].groups) == (4, 8, 4)
-    torch.testing.assert_close(outputs(small, x), outputs(masked, x))
-
-
-def test_groups_of_convolutions_lose_the_same_number_each():
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 12, 3, groups=4), nn.ReLU(), nn.Conv1d(12, 5, 1)
-    )
-    x = torch.randn(4, 3, 9)
-    with torch.no_grad():
-        net[0].weight[0] *= 0
-        net[0].weight[4] *= 0  # the lowest two lie in two of the four blocks of two
-    small = remove_neurons(net, 1 / 2, x, layers="0")
-    assert small[2].in_channels == 4 and small[2].groups == 4
-    kept = [net[0].bias.tolist().index(value) for value in small[0].bias.tolist()]
-    assert kept == [1, 3, 5, 7]
-    assert remove_neurons(net, 1 / 8, x, layers="0")[0].out_channels == 8  # rounds to none of two
-    named = remove_neurons(net, indices={"0": [0, 3, 4, 7]}, example_input=x)
-    assert named[0].bias.equal(net[0].bias[[1, 2, 5, 6]])
-    depthwise = nn.Sequential(nn.Conv1d(3, 8, 3), nn.Conv1d(8, 8, 3, groups=8), nn.Conv1d(8, 5, 1))
-    small = remove_neurons(depthwise, 0.5, x)
-    assert [layer.out_channels for layer in small] == [4, 4, 5] and small[1].groups == 4
-
-
 def test_what_a_norm_reads_across_can_be_removed():
     net = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3))
     x = torch.randn(4, 6)
