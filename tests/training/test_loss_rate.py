@@ -1,22 +1,15 @@
+"""Rates that a loss drives: the paper's loop step by step, what is undone, logged and resumed."""
+
 import copy
-import csv
-import io
 import math
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
-from toys.fits import make_trainer
 
-from ewnprune import EWN, WeightNormPruning
-from ewnprune.recipes.loss_driven import LossDrivenTraining
 from ewnprune.training.loss_rate import LossController, LossDrivenRate
 from ewnprune.training.losses import LogCrossEntropyLoss, log_softplus
 from ewnprune.training.optimizers import EWNSGD, neuron_param_groups
-from lightning_modules import Classifier
 
 
 def _paper_loop(x, y, w, lr, lr_limit, frac, limit):
@@ -206,85 +199,3 @@ def test_bad_input_is_named():
         LossController(
             model, torch.optim.SGD(model.parameters(), lr=1.0), -math.inf, LossDrivenRate()
         )
-
-
-class _Net(LossDrivenTraining, Classifier):
-    rate = LossDrivenRate(lr=3.0, factor=1.5)
-
-
-def _fit(folder, epochs, ckpt_path=None):
-    pl.seed_everything(5, verbose=False)
-    x = torch.randn(40, 6)
-    y = x[:, :3].argmax(1)
-    network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
-    net = _Net(
-        network,
-        optimizer=lambda p: EWNSGD(p, lr=1.0),
-        scheduler=None,
-        num_classes=3,
-    )
-    trainer = make_trainer(None, max_epochs=epochs, logger=CSVLogger(folder, version=0))
-    loader = DataLoader(TensorDataset(x, y), batch_size=10)
-    trainer.fit(net, loader, ckpt_path=ckpt_path)
-    text = (folder / "lightning_logs" / "version_0" / "metrics.csv").read_text()
-    rows = [r for r in csv.DictReader(io.StringIO(text)) if r["train/lr"]]
-    log_loss = LogCrossEntropyLoss()(net(x), y).item()
-    return net, trainer, rows, log_loss
-
-
-# Lightning's advice says nothing about runs as small as these
-quiet = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers", "ignore:.*no `val_dataloader`"
-)
-
-
-@quiet
-def test_lightning_epochs_are_judged_undone_and_logged(tmp_path):
-    _, _, rows, log_loss = _fit(tmp_path, 60)
-    assert len(rows) == 60
-    current, lr = math.inf, 3.0
-    for row in rows:  # the rule, from the log alone
-        attempted, accepted = float(row["train/attempted_log_loss"]), float(row["train/accepted"])
-        assert accepted == (attempted <= current)
-        current = attempted if accepted else current
-        lr = lr * 1.5 if accepted else lr / 1.5
-        assert float(row["train/log_loss"]) == pytest.approx(current, rel=1e-6)
-        assert float(row["train/lr"]) == pytest.approx(lr, rel=1e-5)
-    assert 0 < sum(float(row["train/accepted"]) for row in rows) < 60
-    assert log_loss == pytest.approx(current, rel=1e-5)  # the weights left are those kept
-    assert current < -2
-
-
-@quiet
-def test_lightning_resumes_bit_for_bit(tmp_path):
-    straight, *_ = _fit(tmp_path / "a", 12)
-    _, trainer, _, _ = _fit(tmp_path / "b", 7)
-    trainer.save_checkpoint(tmp_path / "run.ckpt")
-    resumed, *_ = _fit(tmp_path / "c", 12, ckpt_path=tmp_path / "run.ckpt")
-    assert resumed.controller.state == straight.controller.state
-    for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
-@quiet
-@pytest.mark.filterwarnings("ignore:.*no curve")
-def test_epoch_controller_works_with_the_callback_in_either_form(tmp_path):
-    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
-    data = TensorDataset(x, x[:, :3].argmax(1))
-
-    def fit(optimizer, **options):
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).double()
-        net = _Net(network, optimizer=optimizer, scheduler=None, num_classes=3).double()
-        callback = WeightNormPruning(EWN(), sparsities=(0, 0.5), loss_levels=(-0.2, -50), **options)
-        trainer = make_trainer(tmp_path, callback, max_epochs=8, precision="64-true")
-        trainer.fit(net, DataLoader(data, batch_size=10), DataLoader(data, batch_size=40))
-        assert callback.loss_levels.passed == [-0.2]
-        return net, callback.curve
-
-    attached, curve = fit(lambda p: torch.optim.SGD(p, lr=1.0))
-    direct, other = fit(lambda p: EWNSGD(p, lr=1.0), weight_space=True)
-    assert direct.controller.log_loss == pytest.approx(attached.controller.log_loss, rel=1e-9)
-    assert attached.controller.log_loss < -0.3
-    torch.testing.assert_close(direct.network[0].weight, attached.network[0].weight)
-    assert [p.measure() for p in curve.points] == [p.measure() for p in other.points]
