@@ -1,3 +1,5 @@
+"""Which layers are attached, folded again, or refused by name."""
+
 import copy
 
 import pytest
@@ -152,118 +154,6 @@ def test_patterns_that_match_nothing_are_refused():
         reparametrize(_net(), EWN(), layers=[3])
     with pytest.raises(TypeError, match="expected an instance such as"):
         reparametrize(_net(), EWN)
-
-
-@pytest.mark.parametrize("kind", [EWN, SWN])
-def test_plain_state_dicts_load_into_reparametrized_models_and_back(kind):
-    plain, other = _net(0), _net(1)
-    reparametrize(other, kind())
-    other.load_state_dict(plain.state_dict())
-    torch.testing.assert_close(other(X), plain(X))
-    folded = fold_state_dict(other.state_dict())
-    assert list(folded) == list(plain.state_dict())
-    third = _net(2)
-    third.load_state_dict(folded)
-    torch.testing.assert_close(third(X), plain(X))
-
-
-@pytest.mark.parametrize("kind", [EWN, SWN])
-def test_native_state_dicts_round_trip_bit_for_bit(kind):
-    model, other = _net(0), _net(1)
-    reparametrize(model, kind())
-    reparametrize(other, kind())
-    with torch.no_grad():
-        model[0].parametrizations.weight.original1.mul_(1.5)  # ||v|| != 1 must survive
-    other.load_state_dict(model.state_dict())
-    for key, value in model.state_dict().items():
-        assert torch.equal(other.state_dict()[key], value), key
-
-
-@pytest.mark.parametrize("kind", [EWN, SWN])
-def test_torchs_weight_norm_forms_load(kind):
-    torch.manual_seed(5)
-    theirs = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    torch_parametrizations.weight_norm(theirs[0])
-    with torch.no_grad():
-        theirs[0].parametrizations.weight.original0.mul_(-2)
-    x = torch.randn(6, 4)
-    legacy = {
-        key.replace("parametrizations.weight.original0", "weight_g").replace(
-            "parametrizations.weight.original1", "weight_v"
-        ): value
-        for key, value in theirs.state_dict().items()
-    }
-    assert {"0.weight_g", "0.weight_v"} <= set(legacy)
-    for form in (theirs.state_dict(), legacy):
-        ours = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        reparametrize(ours, kind())
-        ours.load_state_dict(form)
-        torch.testing.assert_close(ours(x), theirs(x))
-        plain = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        plain.load_state_dict(fold_state_dict(form))
-        torch.testing.assert_close(plain(x), theirs(x))
-
-
-def test_ewn_and_swn_checkpoints_are_never_mistaken_for_each_other():
-    for first, second in ((EWN, SWN), (SWN, EWN)):
-        model, other = _net(0), _net(1)
-        reparametrize(model, first())
-        reparametrize(other, second())
-        other.load_state_dict(model.state_dict())
-        torch.testing.assert_close(other(X), model(X))
-
-
-def test_torch_refuses_an_ewn_checkpoint_rather_than_misreading_it():
-    model, theirs = nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.Linear(4, 3))
-    reparametrize(model, EWN(), layers="0")
-    torch_parametrizations.weight_norm(theirs[0])
-    with pytest.raises(RuntimeError, match="_extra_state"):
-        theirs.load_state_dict(model.state_dict())
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Linear(5, 1),
-        nn.Linear(1, 5),
-        nn.Conv2d(3, 1, 3),
-        nn.ConvTranspose2d(4, 1, 3),
-        nn.ConvTranspose2d(1, 4, 3),
-        nn.ConvTranspose2d(4, 6, 3, groups=2),
-        nn.ConvTranspose2d(2, 2, 3, groups=2),
-        nn.ConvTranspose1d(4, 4, 1, groups=1),
-    ],
-    ids=str,
-)
-def test_folding_infers_the_dimension_from_the_shapes(layer):
-    expected = layer.weight.detach().clone()
-    model = nn.Sequential(layer)
-    reparametrize(model, EWN(), layers="0")
-    torch.testing.assert_close(fold_state_dict(model.state_dict())["0.weight"], expected)
-
-
-def test_half_a_layer_in_a_state_dict_is_an_error():
-    model = _net()
-    reparametrize(model, EWN())
-    state = model.state_dict()
-    del state["0.parametrizations.weight.original1"]
-    with pytest.raises(ValueError, match="a part of layer '0' only"):
-        fold_state_dict(state)
-    with pytest.raises(RuntimeError, match=r"Missing key.*0.parametrizations.weight.original1"):
-        _reparametrized_net().load_state_dict({})
-
-
-def _reparametrized_net():
-    model = _net()
-    reparametrize(model, EWN())
-    return model
-
-
-def test_copies_take_plain_weights_too():
-    twin = copy.deepcopy(_reparametrized_net())
-    plain = _net(4)
-    twin.load_state_dict(plain.state_dict())
-    torch.testing.assert_close(twin(X), plain(X))
 
 
 def test_recurrent_layers_are_left_as_they_are():
