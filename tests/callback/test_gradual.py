@@ -1,10 +1,8 @@
-"""Pruning while training: the schedule, what stays zero, and runs that are interrupted."""
+"""Pruning while training: the schedule, what stays zero, what is told of it, what is refused."""
 
 import csv
 import math
-from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,36 +12,14 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import CSVLogger
-from torch import nn
 from toys import fits
-from toys.fits import make_trainer
+from toys.gradual import LEVELS, METHODS, Net
+from toys.gradual import by_hand as _by_hand
+from toys.gradual import fit as _fit
+from toys.gradual import loader as _loader
+from toys.gradual import made as _made
 
-from ewnprune import EWN, EWNSGD, SWN, Finetune, Gradual, WeightNormPruning
-from lightning_modules.loader import ImageLoader
-
-LEVELS = (0, 0.5, 0.8, 0.95)
-
-
-def _loader(n=64, seed=0):
-    """Batches of 8, which go on in the middle of an epoch."""
-    images = torch.randint(256, (n, 2, 3), generator=torch.Generator().manual_seed(seed))
-    x = images.flatten(1) / 255 - 0.5
-    labels = (x[:, 0] * x[:, 1] > 0).long()
-    shuffle = seed == 0
-    return ImageLoader(images.byte(), labels, 8, mean=0.5, std=0.25, shuffle=shuffle, seed=seed)
-
-
-class Net(fits.Net):
-    def __init__(self, kind=torch.optim.SGD, **options):
-        layers = nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 2)
-        super().__init__(nn.Sequential(*layers))
-        self.kind, self.options = kind, options or {"momentum": 0.9, "weight_decay": 0.05}
-
-    def forward(self, x):
-        return super().forward(x.flatten(1))
-
-    def configure_optimizers(self):
-        return self.kind(self.parameters(), lr=0.05, **self.options)
+from ewnprune import EWN, Finetune, Gradual, WeightNormPruning
 
 
 class _Watch(pl.Callback):
@@ -66,37 +42,6 @@ def _gone(net):
         assert not layer.bias.detach()[rows].any()
         found.append(rows)
     return found
-
-
-METHODS = {
-    "plain": (None, {}, {}),
-    "EWN": (EWN(), {}, {}),
-    "SWN": (SWN(), {}, {}),
-    "Adam": (EWN(), {}, {"kind": torch.optim.Adam, "weight_decay": 0.1}),
-    "AdamW": (None, {}, {"kind": torch.optim.AdamW, "amsgrad": True}),
-    "weight space": (EWN(), {"weight_space": True}, {"kind": EWNSGD, "weight_decay": 0.0}),
-}
-
-
-def _made(method, gradual, **options):
-    parametrization, more, model_options = METHODS[method]
-    made = {"scores": ["norm", "norm_product"], **more, **options}
-    torch.manual_seed(0)
-    return WeightNormPruning(parametrization, LEVELS, gradual=gradual, **made), Net(**model_options)
-
-
-def _fit(folder, model, *callbacks, **options):
-    options = {"max_epochs": 4, **options}
-    return fits.fit(folder, model, *callbacks, train=_loader(), val=_loader(40, 1), **options)
-
-
-def _by_hand(step, to, first, last, every):
-    """Zhu & Gupta (2017), equation 1, from 0, at the last pruning until a step."""
-    if step < first:
-        return 0.0
-    times = [*range(first, last, every), last]
-    t = max(time for time in times if time <= step)
-    return to + (0 - to) * (1 - (t - first) / (last - first)) ** 3
 
 
 @pytest.mark.parametrize(("every", "each"), [(None, 1), (3, 3), (100, 100)])
@@ -190,77 +135,6 @@ def test_two_runs_in_one_folder_keep_their_lists(tmp_path):
         assert len(rows) == 1 + round(to * 20) + round(to * 10)
     first = (tmp_path / "gradual_neurons.csv").read_text().splitlines()
     assert len(first) == 1 + 16 + 8
-
-
-class _Stop(pl.Callback):
-    """Ctrl-C at a batch's end, as the command line handles it."""
-
-    def __init__(self, step, path):
-        self.step, self.path = step, path
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
-
-
-def _run(folder, method, ckpt_path=None, stop=None, **options):
-    callback, model = _made(method, Gradual(0.8, 0.25, 0.75, 3), **options)
-    checkpointing = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}")
-    more = [] if stop is None else [_Stop(stop, folder / "interrupted.ckpt")]
-    with suppress(SystemExit):
-        trainer = _fit(folder, model, callback, checkpointing, *more, ckpt_path=ckpt_path)
-        neurons = Path(trainer.log_dir, "gradual_neurons.csv").read_text()
-        return torch.load(folder / "epoch=3.ckpt", weights_only=True), callback.curve, neurons
-
-
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
-@pytest.mark.parametrize("method", ["EWN", "Adam", "weight space"])
-def test_resuming_is_the_uninterrupted_run_bit_for_bit(tmp_path, method):
-    """From before the first pruning, between two, in the middle of an epoch, and after the last."""
-    stored, curve, neurons = _run(tmp_path / "whole", method)
-    assert _run(tmp_path / "cut", method, stop=13) is None
-    state = torch.load(tmp_path / "cut" / "interrupted.ckpt", weights_only=True)
-    assert state["global_step"] == 13 and 0 < state["ewnprune"]["gradual"]["sparsity"] < 0.8
-    checkpoints = [f"whole/epoch={epoch}.ckpt" for epoch in (0, 1, 2)]
-    for number, path in enumerate([*checkpoints, "cut/interrupted.ckpt"]):
-        again, curve_again, neurons_again = _run(
-            tmp_path / str(number), method, ckpt_path=tmp_path / path
-        )
-        assert curve_again == curve
-        assert neurons_again == neurons
-        for tensors in (
-            lambda c: c["state_dict"],
-            lambda c: c["ewnprune"]["originals"],
-            lambda c: c["ewnprune"]["gradual"]["masks"],
-            lambda c: c["ewnprune"]["gradual"]["gone"],
-            lambda c: {
-                (k, name): v
-                for k, state in c["optimizer_states"][0]["state"].items()
-                for name, v in state.items()
-                if isinstance(v, torch.Tensor)
-            },
-        ):
-            assert tensors(again).keys() == tensors(stored).keys()
-            for key, value in tensors(stored).items():
-                assert torch.equal(tensors(again)[key], value), key
-
-
-@pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:Be aware that when using")
-def test_an_evaluation_of_its_checkpoint_and_curves_on_the_way(tmp_path):
-    callback, model = _made("SWN", Gradual(0.8, 0.25, 0.75, 3), every_n_epochs=2)
-    keep = ModelCheckpoint(tmp_path)
-    _fit(tmp_path, model, callback, keep)
-    on_the_way = callback.curve.where(epoch=1, score="norm").points
-    level = _by_hand(15, 0.8, 8, 24, 3)
-    left = 30 - round(level * 20) - round(level * 10)
-    assert [p.neurons.left for p in on_the_way if p.sparsity < level] == [left] * 2
-    again = WeightNormPruning(SWN(), LEVELS, scores=["norm"])
-    tester = make_trainer(tmp_path, again)
-    tester.validate(Net(), _loader(40, 1), ckpt_path=keep.best_model_path, verbose=False)
-    last = callback.curve.where(epoch=3, score="norm")
-    assert {p.method for p in again.curve} == {"SWN, gradually to 0.8"}
-    assert [p.correct for p in again.curve] == [p.correct for p in last]
 
 
 def test_a_fit_that_is_stopped_says_how_far_it_came(tmp_path, capsys):
