@@ -62,16 +62,6 @@ def _step(state, batch, teacher, weight, masks):
     return net.state_dict()
 
 
-class _Stop(pl.Callback):
-    def __init__(self, step, path):
-        self.step, self.path = step, path
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
-
-
 @pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:You're resuming from")
 def test_finetuning_with_a_teacher_resumes_bit_for_bit(tmp_path):
     def run(folder, ckpt_path=None, weight=0.5):
