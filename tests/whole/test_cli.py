@@ -1,3 +1,5 @@
+"""The commands, from what they say of themselves to all that a user does with a run."""
+
 import re
 import signal
 import subprocess
@@ -12,32 +14,19 @@ import torch
 from PIL import Image
 from torch import nn
 from torchvision import datasets
+from toys.commands import SMALL, fails
 from toys.processes import environment, run_python
 
 from ewnprune import __version__, read_curve
 from ewnprune.cli import main
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
-SMALL = [
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--trainer.accelerator=cpu",
-]
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch, mnist_dir):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EWNPRUNE_DATA_DIR", str(mnist_dir))
-
-
-def _fails(capsys, *words):
-    assert main([*words]) in (1, 2)
-    captured = capsys.readouterr()
-    assert captured.err.startswith("ewnprune: error: ")
-    assert captured.err.count("\n") == 1, captured.err
-    assert "Traceback" not in captured.err + captured.out
-    return captured.err
 
 
 def test_help_and_version(capsys):
@@ -136,9 +125,9 @@ def test_fit_then_everything_else(capsys, mnist_dir):
     assert correct == tested.where(score="norm", sparsity=0.0).points[0].correct
 
     # a checkpoint of another model, and of another method, are refused in one line
-    err = _fails(capsys, "sweep", *SMALL, "--model.network=CNN", "--ckpt_path", str(checkpoint))
+    err = fails(capsys, "sweep", *SMALL, "--model.network=CNN", "--ckpt_path", str(checkpoint))
     assert "checkpoint" in err
-    err = _fails(
+    err = fails(
         capsys,
         *fit,
         "--prune.parametrization=SWN",
@@ -177,84 +166,6 @@ def test_running_twice_never_overwrites(capsys):
     assert sorted(p.name for p in Path("runs").iterdir()) == ["version_0", "version_1"]
     for run in Path("runs").iterdir():
         assert (run / "sparsity_curve.csv").is_file()
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["--prune.sparsities=[0,1.2]"], "1.2"),
-        (["--prune.sparsities=[0.5,0.5]"], "0.5"),
-        (["--prune.sparsities=[]"], "sparsities"),
-        (["--prune.layers=encoder.*"], "encoder.*"),
-        (["--prune.scores=[nrom]"], "nrom"),
-        (["--prune.scope=everywhere"], "everywhere"),
-        (["--prune.every_n_epochs=0"], "every_n_epochs"),
-        (["--prune.parametrization=WNE"], "WNE"),
-        (["--prune.metric=torchmetrics.MeanSquaredError"], "MeanSquaredError"),
-        (["--model=NoSuchModel"], "NoSuchModel"),
-        (["--model.network=CNM"], "CNM"),
-        (["--data.batch_size=0"], "batch_size"),
-        (["--data.data_dir=no/such/place/either"], "no/such/place"),
-        (["--no.such.key=1"], "no.such.key"),
-        (["--trainer.max_epochs=many"], "many"),
-        (["--config=missing.yaml"], "missing.yaml"),
-        (["--ckpt_path=missing.ckpt"], "missing.ckpt"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_bad_input_is_one_line_and_leaves_nothing(words, expected, capsys, monkeypatch):
-    if "data_dir" in words[0]:
-        monkeypatch.setattr("lightning_modules.mnist.fetch", _no_network)
-    small = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
-    small += ["--trainer.limit_val_batches=1"]
-    err = _fails(capsys, "fit", *SMALL, *small, *words)
-    assert expected in err
-    assert len(err) < 700, err
-    assert not Path("runs").exists()
-
-
-def _no_network(root, *_, **__):
-    raise FileNotFoundError(f"no MNIST in {root} and no way to get it: put the four files there")
-
-
-def test_bad_files_are_one_line(capsys):
-    Path("broken.yaml").write_text("prune: [unclosed")
-    assert "broken.yaml" in _fails(capsys, "fit", "--config", "broken.yaml")
-    Path("unknown.yaml").write_text("prune:\n  sparsity: [0.5]\n")
-    assert "sparsity" in _fails(capsys, "fit", "--config", "unknown.yaml")
-    Path("not.ckpt").write_bytes(b"no checkpoint at all")
-    err = _fails(capsys, "sweep", *SMALL, "--ckpt_path", "not.ckpt")
-    assert "not.ckpt" in err
-    _fails(capsys, "no-such-command")
-    assert not Path("runs").exists()
-
-
-def test_a_corrupt_data_file_is_named(capsys, tmp_path, mnist_dir):
-    copy = tmp_path / "data"
-    copy.mkdir()
-    for file in Path(mnist_dir).rglob("*ubyte"):
-        (copy / file.name).write_bytes(file.read_bytes())
-    target = next(copy.glob("t10k-images*"))
-    target.write_bytes(target.read_bytes()[:-1])
-    err = _fails(capsys, "fit", *SMALL, "--data.data_dir", str(copy), "--trainer.max_epochs=1")
-    assert target.name in err
-
-
-def test_tracebacks_on_request(monkeypatch):
-    monkeypatch.setenv("EWNPRUNE_TRACEBACK", "1")
-    with pytest.raises(FileNotFoundError):
-        main(["fit", "--config=missing.yaml"])
-
-
-def test_a_full_disk_is_one_line(capsys, monkeypatch):
-    def full(*_args, **_kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("ewnprune.files.os.replace", full)
-    words = ["fit", *SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
-    err = _fails(capsys, *words, "--trainer.limit_val_batches=1", "--prune.sparsities=[0,0.5]")
-    assert "No space left" in err
-    assert not list(Path("runs/version_0").glob("*sparsity_curve*"))
 
 
 @pytest.mark.slow
