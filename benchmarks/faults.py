@@ -16,12 +16,11 @@ import json
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,6 +29,7 @@ import torch
 from torchvision import datasets
 
 import ewnprune.callback.command  # noqa: F401  the imports that the children share
+from benchmarks.killing import cut, whole
 from ewnprune import Curve, read_curve
 from ewnprune.callback.checkpoint import read_checkpoint
 from ewnprune.cli import main as command
@@ -96,64 +96,14 @@ def main(words: list[str] | None = None) -> int:
     return 0
 
 
-def _start(folder: Path, run: Callable[[], int | None], temporary: Path | None = None) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
-    child = os.fork()
-    if child:
-        return child
-    try:
-        os.setsid()  # its children can be killed with it
-        os.chdir(folder)
-        log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        if temporary is not None:
-            tempfile.tempdir = str(temporary)
-        status = run() or 0
-    except BaseException as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        status = 99
-    sys.stdout.flush()
-    os._exit(status)
-
-
-def _whole(folder: Path, run: Callable[[], int | None]) -> float:
-    """Run to the end; gives back the seconds."""
-    began = time.monotonic()
-    _, status = os.waitpid(_start(folder, run), 0)
-    if status:
-        raise AssertionError(f"status {status}: {(folder / 'log.txt').read_text()[-2000:]}")
-    return time.monotonic() - began
-
-
-def _cut(
-    folder: Path,
-    run: Callable[[], int | None],
-    seconds: float,
-    temporary: Path | None = None,
-) -> bool:
-    """Run and kill after so many seconds; gives back whether it was still alive."""
-    child = _start(folder, run, temporary)
-    time.sleep(seconds)
-    ended, status = os.waitpid(child, os.WNOHANG)
-    if ended:
-        assert status == 0, (folder / "log.txt").read_text()[-2000:]
-        return False
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return True
-
-
 def _fit(root: Path, kills: int, rng: random.Random) -> tuple[int, int]:
-    seconds = _whole(root / "fit", partial(command, _FIT))
+    seconds = whole(root / "fit", partial(command, _FIT))
     expected = read_curve(root / "fit/runs/version_0/sparsity_curve.csv")
     killed = 0
     for number in range(kills):
         folder = root / f"fit-{number}"
         elsewhere = Path("/dev/shm") if number % 2 and Path("/dev/shm").is_dir() else None
-        killed += _cut(folder, partial(command, _FIT), rng.uniform(0, seconds), elsewhere)
+        killed += cut(folder, partial(command, _FIT), rng.uniform(0, seconds), elsewhere)
         good = []
         for path in sorted(folder.glob("runs/version_0/checkpoints/*.ckpt")):
             try:
@@ -164,7 +114,7 @@ def _fit(root: Path, kills: int, rng: random.Random) -> tuple[int, int]:
                 assert elsewhere is not None
         _check_curves(folder, expected)
         resume = ["--ckpt_path", str(max(good)[1].relative_to(folder))] if good else []
-        _whole(folder, partial(command, [*_FIT, *resume]))
+        whole(folder, partial(command, [*_FIT, *resume]))
         last = max(point.epoch or 0 for point in expected)
         if good and max(good)[1].name.startswith(f"epoch={last}"):
             continue  # it had ended but for the files: there was nothing left to train
@@ -182,36 +132,36 @@ def _check_curves(folder: Path, expected: Curve) -> None:
 
 
 def _sweep(root: Path, kills: int, rng: random.Random) -> tuple[int, int]:
-    _whole(root / "trained", partial(command, _FIT))
+    whole(root / "trained", partial(command, _FIT))
     run = root / "trained/runs/version_0"
     (checkpoint,) = (run / "checkpoints").glob("*.ckpt")
     words = ["sweep", "--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint), *_QUIET]
     words += ["--split=test", "--trainer.logger.save_dir=."]
-    seconds = _whole(root / "sweep", partial(command, words))
+    seconds = whole(root / "sweep", partial(command, words))
     expected = read_curve(root / "sweep/runs/version_0/sparsity_curve_test.csv")
     killed = 0
     for number in range(kills):
         folder = root / f"sweep-{number}"
-        killed += _cut(folder, partial(command, words), rng.uniform(0, seconds))
+        killed += cut(folder, partial(command, words), rng.uniform(0, seconds))
         _check_curves(folder, expected)
-        _whole(folder, partial(command, words))
+        whole(folder, partial(command, words))
         newest = max(folder.glob("runs/version_*"), key=lambda path: int(path.name[8:]))
         assert read_curve(newest / "sparsity_curve_test.csv") == expected
     return killed, kills - killed
 
 
 def _export(root: Path, kills: int, rng: random.Random) -> tuple[int, int]:
-    _whole(root / "exported", partial(command, _FIT))
+    whole(root / "exported", partial(command, _FIT))
     run = root / "exported/runs/version_0"
     words = ["export", str(run), "--sparsity=0.5", "--output=small"]
-    seconds = _whole(root / "export", partial(command, words))
+    seconds = whole(root / "export", partial(command, words))
     expected = torch.load(root / "export/small/model.pt", weights_only=True)
     killed = 0
     for number in range(kills):
         folder = root / f"export-{number}"
-        killed += _cut(folder, partial(command, words), rng.uniform(0, seconds))
+        killed += cut(folder, partial(command, words), rng.uniform(0, seconds))
         if not (folder / "small").exists():
-            _whole(folder, partial(command, words))
+            whole(folder, partial(command, words))
         card = json.loads((folder / "small/card.json").read_text())
         assert card["pruning"]["sparsity"] == 0.5
         found = torch.load(folder / "small/model.pt", weights_only=True)
@@ -260,14 +210,14 @@ def _fetch(root: Path, kills: int, rng: random.Random) -> tuple[int, int]:
         def get() -> None:
             fetching.fetch(Path("data"), "MNIST", replace=True)
 
-        seconds = _whole(root / "fetch", get)
+        seconds = whole(root / "fetch", get)
         for number in range(kills):
             folder = root / f"fetch-{number}"
-            killed += _cut(folder, get, rng.uniform(0, seconds))
+            killed += cut(folder, get, rng.uniform(0, seconds))
             if (raw := find(folder / "data", "MNIST")) is not None:
                 for file in FILES:
                     read(raw, "MNIST", file)  # or CorruptFileError
-            _whole(folder, get)
+            whole(folder, get)
             raw = find(folder / "data", "MNIST")
             assert raw is not None
             for file in FILES:
@@ -283,15 +233,15 @@ def _compare(root: Path, kills: int, rng: random.Random) -> tuple[int, int]:
     study = {"methods": "none,ewn", "seeds": 0, "fit": _CONFIG, "folder": "study"}
     (root / "study.yaml").write_text(json.dumps(study))
     words = ["compare", "--config", str(root / "study.yaml")]
-    seconds = _whole(root / "compare", partial(command, words))
+    seconds = whole(root / "compare", partial(command, words))
     expected = read_curve(root / "compare/study/points.csv")
     killed = number = 0
     while number < kills:
         folder = root / f"compare-{number}"
         for _ in range(min(3, kills - number)):
-            killed += _cut(folder, partial(command, words), rng.uniform(0, 0.8 * seconds))
+            killed += cut(folder, partial(command, words), rng.uniform(0, 0.8 * seconds))
             number += 1
-        _whole(folder, partial(command, words))
+        whole(folder, partial(command, words))
         assert read_curve(folder / "study/points.csv") == expected
     return killed, kills - killed
 
