@@ -22,6 +22,8 @@ from ewnprune.pruning import budget
 from lightning_modules.fetch import fetch
 from lightning_modules.files import cache_dir
 
+pytest.register_assert_rewrite("toys")  # what their assertions compare is shown as a test's is
+
 # a machine that is busy with other work is slow, and no example is wrong for that
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
