@@ -21,7 +21,8 @@ HOSTILE: list[Any] = [
     "norm", "nrom", "norm_product", "*", "0", "2", "[", "../../etc/passwd", "\x00", "ü" * 300,
     "os.system", "<script>", "%s%n", "[]", [], {}, (), [None], [0.5], [0, 0.5], [1.0], ["norm"],
     [[0.1]], {"a": 1}, b"norm", object(), nn.Linear, nn.ReLU, torch.tensor(0.5), torch.tensor([]),
-    torch.randn(2), EWN(), SWN, lambda *_: None, {0.5}, range(3), "0-2", "0,1,1", "5-2", "a-b",
+    torch.tensor([0.5, -1.0]), EWN(), SWN, lambda *_: None, {0.5}, range(3), "0-2", "0,1,1",
+    "5-2", "a-b",
 ]  # fmt: skip
 
 
