@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from matplotlib.figure import Figure
 
+from ewnprune.callback import run_files
 from ewnprune.curve import built
+from ewnprune.curve.curve import Curve
+from ewnprune.curve.figure import plot_curve
 from ewnprune.experiments.mnist_digits import Digits
 from ewnprune.export import card
 from ewnprune.model.latency import Latency, measure_latency
@@ -59,14 +63,29 @@ torch.manual_seed(0)  # for the layers that test modules make when they are impo
 def _seeded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test draws the same numbers, alone or among others; its files need no disk.
 
-    Networks of a curve and of an export are timed, but not for long.
+    Networks of a curve and of an export are timed, but not for long, and the figure of a fit is
+    drawn, but its files are empty.
     """
     torch.manual_seed(0)
     monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(run_files, "plot_curve", _drawn)
     for module in (built, card, budget):
         monkeypatch.setattr(module, "measure_latency", _soon)
     yield
     torch.set_flush_denormal(False)  # a run of a study, which has a process of its own, sets it
+
+
+@pytest.fixture
+def figure_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures of fits are files as users have them; a third of what a small fit costs."""
+    monkeypatch.setattr(run_files, "plot_curve", plot_curve)
+
+
+def _drawn(curve: Curve, *paths: Path, **options: Any) -> Figure:
+    figure = plot_curve(curve, **options)
+    for path in paths:
+        path.touch()
+    return figure
 
 
 def _soon(*args: Any, seconds: float) -> dict[str, Latency]:

@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from collections import OrderedDict
 from itertools import product
 from pathlib import Path
@@ -63,6 +64,7 @@ def test_every_shipped_config_runs_by_name(config, capsys, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("figure_files")
 def test_fit_then_everything_else(capsys, mnist_dir):
     """The main job on real MNIST, cut short; then what a user does with the run."""
     fit = ["fit", *SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=100"]
@@ -75,10 +77,11 @@ def test_fit_then_everything_else(capsys, mnist_dir):
         "metrics.csv",
         "sparsity_curve.csv",
         "sparsity_curve.json",
-        "sparsity_curve.png",
-        "sparsity_curve.svg",
     ):
         assert (run / name).is_file()
+    with Image.open(run / "sparsity_curve.png") as image:
+        assert image.size == (960, 720) and len(image.getcolors(1 << 20)) > 100
+    assert ET.parse(run / "sparsity_curve.svg").getroot().tag.endswith("svg")
     (checkpoint,) = (run / "checkpoints").glob("*.ckpt")
     assert str(checkpoint) in out and str(run / "sparsity_curve.png") in out
     curve = read_curve(run / "sparsity_curve.csv")

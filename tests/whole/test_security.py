@@ -117,6 +117,7 @@ def test_hostile_names_are_text_in_a_figure(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("figure_files")
 def test_no_secret_of_the_environment_is_saved(tmp_path, monkeypatch, capsys):
     secret = "s3cr3t-0123456789"
     for name in ("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "PASSWORD", "PL_TOKEN"):
