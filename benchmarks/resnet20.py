@@ -15,7 +15,7 @@ and its heat map. ``--table`` only shows the file.
 """
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from time import process_time
@@ -35,6 +35,7 @@ from ewnprune import (
     GroupLasso,
     NestedTraining,
     NetworkSlimming,
+    Neurons,
     plot_heat_map,
     sparsity_curve,
 )
@@ -42,6 +43,7 @@ from ewnprune.callback import WeightNormPruning
 from ewnprune.callback.progress import progress_bar
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
+from ewnprune.pruning.score_names import Score
 from lightning_modules import CIFAR10DataModule, Classifier, ImageLoader, ResNet20
 
 FILE = Path(__file__).with_suffix(".csv")
@@ -107,11 +109,21 @@ def every(step: int, data: CIFAR10DataModule) -> ImageLoader:
     return ImageLoader(whole.images[::step], labels, data.batch_size, mean=data.mean, std=data.std)
 
 
-def measure(model: nn.Module, data: CIFAR10DataModule) -> Curve:
+def scores_of(method: str, model: nn.Module) -> list[str | Score]:
+    """By which filters are ranked: for Network Slimming its authors' ``|gamma|`` as well."""
+
+    def scale(neurons: Neurons) -> torch.Tensor:
+        norm = model.get_submodule(neurons.layer.replace("conv", "norm"))
+        return cast(torch.Tensor, norm.weight).detach().abs()
+
+    return [*SCORES, scale] if method == "network_slimming" else [*SCORES]
+
+
+def measure(model: nn.Module, data: CIFAR10DataModule, scores: Sequence[str | Score]) -> Curve:
     """The curves of one trained network on test data, by each score."""
     training = list(islice(data.train_dataloader(), BATCHES))
     return sparsity_curve(
-        model, data.test_dataloader(), LEVELS, SCORES, level_of="macs", recalibrate=training,
+        model, data.test_dataloader(), LEVELS, scores, level_of="macs", recalibrate=training,
         seed=data.seed,
     )  # fmt: skip
 
@@ -145,7 +157,7 @@ def show(curve: Curve) -> None:
         print("| training | score |", *(f"{p.macs.left / 1e6:.1f} M |" for p in shown))
         print("| --- | --- |", *("--- |" for _ in shown))
         for method in dict.fromkeys(point.method for point in these):
-            for score in SCORES:
+            for score in dict.fromkeys(point.score for point in these.where(method=method)):
                 points = these.where(method=method, score=score).points
                 cells = [f"{100 * point.measure():.2f} |" for point in points]
                 print(f"| `{method}` | `{score}` |", *cells)
@@ -170,7 +182,7 @@ def main() -> None:
         folder = args.runs / f"{method}-{args.epochs}-{args.seed}"
         model = train(method, args.epochs, data, folder)
         trained = process_time()
-        curve = measure(model, data)
+        curve = measure(model, data, scores_of(method, model))
         # read again: another process may have written meanwhile
         found = read_curve(FILE) if FILE.exists() else Curve()
         found = found + curve.tagged(method=method, split="test", epoch=args.epochs)
