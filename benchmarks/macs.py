@@ -93,7 +93,7 @@ def draw(of: Drawing) -> None:
                     style["ls"] = DASHES[1 if method == plain else 0]
                     _plot(place, of.lines[method], method, style)
             place.set_title(text, loc="left", fontsize=12)
-            place.legend(loc="lower right", fontsize=10)
+            place.legend(loc="best", fontsize=10)
         _finish(axes, of)
         figure.suptitle(of.title, x=0.01, ha="left", fontsize=12, color="0.35")
         for suffix in (".png", ".svg"):
