@@ -12,27 +12,20 @@ from toys.finetuning import LEVELS, Net
 from toys.finetuning import callback_and_model as _callback
 from toys.finetuning import fit as _fit
 from toys.finetuning import rates_by_hand as _rates
+from toys.fits import Stop, assert_same_tensors
 
 from ewnprune import EWN, Finetune, WeightNormPruning
 from lightning_modules import Classifier
 
 
-class _Stop(pl.Callback):
-    """Ctrl-C at a batch's end, as the command line handles it."""
-
-    def __init__(self, epoch, path):
-        self.epoch, self.path = epoch, path
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.current_epoch == self.epoch and batch_idx == 1:
-            trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
+def _stop(epoch, folder):
+    return Stop(4 * epoch + 2, folder / "interrupted.ckpt")  # in the middle of its four batches
 
 
 def _run(folder, method, epochs=3, ckpt_path=None, stop=None, **options):
     callback, model = _callback(method, epochs=2, score="norm_product", scores=["norm"], **options)
     checkpointing = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}")
-    more = [] if stop is None else [_Stop(stop, folder / "interrupted.ckpt")]
+    more = [] if stop is None else [_stop(stop, folder)]
     try:
         trainer = _fit(
             folder, model, callback, checkpointing, *more, max_epochs=epochs, ckpt_path=ckpt_path
@@ -50,20 +43,7 @@ def _assert_same(found, expected):
     assert csv == whole_csv
     assert stored["lr_schedulers"] == whole["lr_schedulers"]
     assert stored["ewnprune"]["finetuning"]["since"] == 3
-    for tensors in (
-        lambda c: c["state_dict"],
-        lambda c: c["ewnprune"]["originals"],
-        lambda c: c["ewnprune"]["finetuning"]["masks"],
-        lambda c: {
-            (k, name): v
-            for k, state in c["optimizer_states"][0]["state"].items()
-            for name, v in state.items()
-            if isinstance(v, torch.Tensor)
-        },
-    ):
-        assert tensors(stored).keys() == tensors(whole).keys()
-        for key, value in tensors(whole).items():
-            assert torch.equal(tensors(stored)[key], value), key
+    assert_same_tensors(stored, whole, "finetuning", "masks")
 
 
 class _Rates(pl.Callback):
@@ -86,7 +66,7 @@ def test_the_schedule_of_the_classifier_starts_anew(tmp_path):
         watch = _Rates()
         model = Classifier(nn.Sequential(nn.Flatten(), *Net().net), num_classes=2)
         callback = WeightNormPruning(EWN(), LEVELS, finetune=Finetune(epochs) if epochs else None)
-        more = [_Stop(stop, folder / "interrupted.ckpt")] if stop else []
+        more = [_stop(stop, folder)] if stop else []
         checkpointing = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}")
         with suppress(SystemExit):
             _fit(folder, model, watch, callback, checkpointing, *more, ckpt_path=ckpt_path)

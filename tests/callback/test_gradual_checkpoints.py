@@ -4,10 +4,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from toys.fits import make_trainer
+from toys.fits import Stop, assert_same_tensors, make_trainer
 from toys.gradual import LEVELS, Net
 from toys.gradual import by_hand as _by_hand
 from toys.gradual import fit as _fit
@@ -17,22 +16,10 @@ from toys.gradual import made as _made
 from ewnprune import SWN, Gradual, WeightNormPruning
 
 
-class _Stop(pl.Callback):
-    """Ctrl-C at a batch's end, as the command line handles it."""
-
-    def __init__(self, step, path):
-        self.step, self.path = step, path
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
-
-
 def _run(folder, method, ckpt_path=None, stop=None, **options):
     callback, model = _made(method, Gradual(0.8, 0.25, 0.75, 3), **options)
     checkpointing = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}")
-    more = [] if stop is None else [_Stop(stop, folder / "interrupted.ckpt")]
+    more = [] if stop is None else [Stop(stop, folder / "interrupted.ckpt")]
     with suppress(SystemExit):
         trainer = _fit(folder, model, callback, checkpointing, *more, ckpt_path=ckpt_path)
         neurons = Path(trainer.log_dir, "gradual_neurons.csv").read_text()
@@ -54,21 +41,7 @@ def test_resuming_is_the_uninterrupted_run_bit_for_bit(tmp_path, method):
         )
         assert curve_again == curve
         assert neurons_again == neurons
-        for tensors in (
-            lambda c: c["state_dict"],
-            lambda c: c["ewnprune"]["originals"],
-            lambda c: c["ewnprune"]["gradual"]["masks"],
-            lambda c: c["ewnprune"]["gradual"]["gone"],
-            lambda c: {
-                (k, name): v
-                for k, state in c["optimizer_states"][0]["state"].items()
-                for name, v in state.items()
-                if isinstance(v, torch.Tensor)
-            },
-        ):
-            assert tensors(again).keys() == tensors(stored).keys()
-            for key, value in tensors(stored).items():
-                assert torch.equal(tensors(again)[key], value), key
+        assert_same_tensors(again, stored, "gradual", "masks", "gone")
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:Be aware that when using")

@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from toys.commands import fails
 from toys.fits import Net, fit
 
 from ewnprune import measure_neurons, remove_neurons, sparsity_curve
@@ -168,19 +169,16 @@ def test_a_latency_says_how_it_was_measured(run, tmp_path, capsys):
 
 
 def test_what_cannot_be_is_one_line(run, tmp_path, capsys):
-    def fails(*words, status):
-        assert main(["export", str(run), *words]) == status
-        err = capsys.readouterr().err
-        assert err.startswith("ewnprune: error: ") and err.count("\n") == 1, err
-        return err
+    def refused(*words, status):
+        return fails(capsys, "export", str(run), *words, among=(status,))
 
     smallest = _sizes((1, 1))["macs"]
-    assert f"has {smallest} of {MACS} MACs" in fails("--macs=8", status=1)
-    assert "the smallest network that removal gives has" in fails("--latency-ms=1e-9", status=1)
-    assert "rank single weights" in fails("--macs=0.5", "--score=magnitude", status=1)
+    assert f"has {smallest} of {MACS} MACs" in refused("--macs=8", status=1)
+    assert "the smallest network that removal gives has" in refused("--latency-ms=1e-9", status=1)
+    assert "rank single weights" in refused("--macs=0.5", "--score=magnitude", status=1)
     for words in (["--macs=0.5", "--bytes=0.5"], ["--macs=0.5", "--sparsity=0.5"], []):
-        assert "or one of --macs, --parameters" in fails(*words, status=2)
-    assert "budget macs=0.0: expected a fraction" in fails("--macs=0", status=2)
+        assert "or one of --macs, --parameters" in refused(*words, status=2)
+    assert "budget macs=0.0: expected a fraction" in refused("--macs=0", status=2)
     assert not list(run.glob("export-*macs*"))
 
 

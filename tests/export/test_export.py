@@ -11,6 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from toys.commands import fails
 from toys.data import Points
 from toys.fits import TrainsOnly, make_trainer
 
@@ -86,13 +87,6 @@ def test_a_run_of_a_study_is_exported_too(run, tmp_path, capsys):
     for which, given in (("a", of_study), ("b", of_study / "checkpoints" / "final.ckpt")):
         assert _export(given, tmp_path / which, "--sparsity=0.5") == 0, capsys.readouterr().err
         assert "/final.ckpt" in (tmp_path / which / "card.json").read_text()
-
-
-def _fails(capsys, *words):
-    assert main(["export", *words]) in (1, 2)
-    err = capsys.readouterr().err
-    assert err.startswith("ewnprune: error: ") and err.count("\n") == 1, err
-    return err
 
 
 @pytest.mark.parametrize(
@@ -173,7 +167,7 @@ def test_a_score_is_taken_and_the_output_lies_in_the_run(run, capsys):
     weights = torch.load(folder / "model.pt", weights_only=True)
     assert weights["fc1.weight"].equal(trained.model.network.fc1.weight[largest])
     assert weights["fc2.weight"].equal(trained.model.network.fc2.weight[:, largest])
-    assert "there already" in _fails(capsys, *words)
+    assert "there already" in fails(capsys, "export", *words)
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
 
 

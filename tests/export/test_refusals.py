@@ -6,43 +6,46 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from toys.commands import fails
 
-from ewnprune.cli import main
 from ewnprune.export import formats
 from ewnprune.export.calling import Calling
-
-
-def _fails(capsys, *words):
-    assert main(["export", *words]) in (1, 2)
-    err = capsys.readouterr().err
-    assert err.startswith("ewnprune: error: ") and err.count("\n") == 1, err
-    return err
 
 
 def test_bad_input_is_told_in_one_line(run, tmp_path, capsys, monkeypatch):
     there = [str(run)]
     monkeypatch.chdir(tmp_path)
     yaml = str(run / "config.yaml")
-    assert "no config.yaml" in _fails(capsys, ".", "--sparsity=0.5")
-    assert "--max_drop" in _fails(capsys, *there)
-    assert "--max_drop" in _fails(capsys, *there, "--sparsity=0.5", "--max-drop=1")
-    assert "run" in _fails(capsys, "--sparsity=0.5")
-    assert "no such run" in _fails(capsys, "nowhere", "--sparsity=0.5")
-    assert "outside [0, 1)" in _fails(capsys, *there, "--sparsity=90")
-    assert "--max_drop -1" in _fails(capsys, *there, "--max-drop=-1")
-    assert "pickle" in _fails(capsys, *there, "--sparsity=0.5", "--format=pickle")
-    assert "unknown score" in _fails(capsys, *there, "--sparsity=0.5", "--score=size")
-    assert "single weights" in _fails(capsys, *there, "--sparsity=0.5", "--score=magnitude")
-    assert "found none" in _fails(capsys, str(tmp_path), "--sparsity=0.5", "--run_config", yaml)
+    assert "no config.yaml" in fails(capsys, "export", ".", "--sparsity=0.5")
+    assert "--max_drop" in fails(capsys, "export", *there)
+    assert "--max_drop" in fails(capsys, "export", *there, "--sparsity=0.5", "--max-drop=1")
+    assert "run" in fails(capsys, "export", "--sparsity=0.5")
+    assert "no such run" in fails(capsys, "export", "nowhere", "--sparsity=0.5")
+    assert "outside [0, 1)" in fails(capsys, "export", *there, "--sparsity=90")
+    assert "--max_drop -1" in fails(capsys, "export", *there, "--max-drop=-1")
+    assert "pickle" in fails(capsys, "export", *there, "--sparsity=0.5", "--format=pickle")
+    assert "unknown score" in fails(capsys, "export", *there, "--sparsity=0.5", "--score=size")
+    assert "single weights" in fails(
+        capsys, "export", *there, "--sparsity=0.5", "--score=magnitude"
+    )
+    assert "found none" in fails(
+        capsys, "export", str(tmp_path), "--sparsity=0.5", "--run_config", yaml
+    )
     Path("other.yaml").write_text("a: 1\n")
-    assert "has no 'model'" in _fails(capsys, *there, "--sparsity=0.5", "--run_config=other.yaml")
+    assert "has no 'model'" in fails(
+        capsys, "export", *there, "--sparsity=0.5", "--run_config=other.yaml"
+    )
     text = (run / "config.yaml").read_text()
     Path("wider.yaml").write_text(text.replace("- 40\n", "- 41\n"))
-    assert "does not fit" in _fails(capsys, *there, "--sparsity=0.5", "--run_config=wider.yaml")
+    assert "does not fit" in fails(
+        capsys, "export", *there, "--sparsity=0.5", "--run_config=wider.yaml"
+    )
     Path("blind.yaml").write_text(text.replace("val_size: 5000", "val_size: 0"))
-    assert "validation" in _fails(capsys, *there, "--max-drop=1", "--run_config=blind.yaml")
+    assert "validation" in fails(
+        capsys, "export", *there, "--max-drop=1", "--run_config=blind.yaml"
+    )
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    err = _fails(capsys, *there, "--sparsity=0.5", "--format=onnx")
+    err = fails(capsys, "export", *there, "--sparsity=0.5", "--format=onnx")
     assert "pip install onnxscript onnxruntime" in err
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".yaml"] * 3
 
@@ -50,12 +53,14 @@ def test_bad_input_is_told_in_one_line(run, tmp_path, capsys, monkeypatch):
 def test_no_code_of_a_checkpoint_runs(run, tmp_path, capsys):
     path = tmp_path / "bad.ckpt"
     torch.save({"state_dict": {}, "hyper_parameters": _Trap(tmp_path / "sprung")}, path)
-    err = _fails(capsys, str(path), "--sparsity=0.5", "--run_config", str(run / "config.yaml"))
+    err = fails(
+        capsys, "export", str(path), "--sparsity=0.5", "--run_config", str(run / "config.yaml")
+    )
     assert "cannot be read safely" in err or "read safely" in err
     assert not (tmp_path / "sprung").exists()
     path.write_bytes(path.read_bytes()[:100])
-    assert "damaged" in _fails(
-        capsys, str(path), "--sparsity=0.5", "--run_config", str(run / "config.yaml")
+    assert "damaged" in fails(
+        capsys, "export", str(path), "--sparsity=0.5", "--run_config", str(run / "config.yaml")
     )
 
 
@@ -83,7 +88,7 @@ def test_a_file_that_reads_back_otherwise_is_no_success(run, tmp_path, capsys, m
         "--output",
         str(tmp_path / "small"),
     ]
-    assert "other outputs" in _fails(capsys, *words)
+    assert "other outputs" in fails(capsys, "export", *words)
     assert not list(tmp_path.iterdir())
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys.networks import Skip
+from toys.networks import Skip, in_float64
 from toys.processes import run_together
 
 from ewnprune import (
@@ -22,14 +22,8 @@ def _skip():
     return Skip(), 3 + torch.randn(20, 10)
 
 
-def _double(build):
-    torch.manual_seed(0)
-    network, x = build()
-    return network.double().eval(), x.double()
-
-
 def test_scores_are_those_of_numpy():
-    network, x = _double(_skip)
+    network, x = in_float64(_skip)
     x = x * torch.linspace(0.1, 5, 10)
     long, short = (getattr(network, name).weight.detach().numpy() for name in ("long", "short"))
     read = (x.numpy() - 3) / np.linspace(1, 2, 10)
@@ -109,7 +103,7 @@ def test_irrelevant_columns_go_first():
 
 
 def test_a_curve_says_that_its_levels_are_of_inputs():
-    network, x = _double(_skip)
+    network, x = in_float64(_skip)
     loader = [(x, torch.arange(20) % 5)] * 2
     curve = sparsity_curve(network, loader, (0, 0.3, 0.8), ("norm", "random"), inputs=True, seed=1)
     for point in curve:
@@ -130,7 +124,7 @@ def test_a_curve_says_that_its_levels_are_of_inputs():
 
 
 def test_files_of_such_a_curve_count_inputs_and_others_do_not(tmp_path):
-    network, x = _double(_skip)
+    network, x = in_float64(_skip)
     loader = [(x, torch.arange(20) % 5)]
     for inputs in (True, False):
         curve = sparsity_curve(network, loader, (0, 0.3), inputs=inputs)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys.networks import Skip
+from toys.networks import Skip, in_float64
 
 from ewnprune import Budget, mask_neurons, remove_neurons, remove_with_notes, sparsity_curve
 
@@ -48,12 +48,6 @@ def _words():
     return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(8, 4, 6)
 
 
-def _double(build):
-    torch.manual_seed(0)
-    network, x = build()
-    return network.double().eval(), x.double()
-
-
 def _weights_that_read(network, masks):
     """The network with zeros where first layers read what went, written by hand."""
     network = deepcopy(network)
@@ -65,7 +59,7 @@ def _weights_that_read(network, masks):
 
 @pytest.mark.parametrize("build", [_mlp, _cnn, _skip, _both, _words])
 def test_the_network_that_picks_gives_what_zeros_give(build):
-    network, x = _double(build)
+    network, x = in_float64(build)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     removal = remove_with_notes(network, 0.5, x, inputs=True)
     features = removal.inputs
@@ -91,7 +85,7 @@ def test_the_network_that_picks_gives_what_zeros_give(build):
 
 @pytest.mark.parametrize("build", [_mlp, _cnn, _skip, _both, _words])
 def test_what_went_may_be_anything(build):
-    network, x = _double(build)
+    network, x = in_float64(build)
     small = remove_neurons(network, 0.5, x, inputs=True)
     features = remove_with_notes(network, 0.5, x, inputs=True).inputs
     if build is _words:
@@ -107,7 +101,7 @@ def test_what_went_may_be_anything(build):
 
 
 def test_a_repaired_network_has_the_mean_in_the_place_of_what_went():
-    network, x = _double(_mlp)
+    network, x = in_float64(_mlp)
     x = x + 2
     small = remove_neurons(network, 0.5, x, inputs=True, repair=x)
     flat = x.flatten(1).clone()
@@ -117,7 +111,7 @@ def test_a_repaired_network_has_the_mean_in_the_place_of_what_went():
 
 
 def test_neurons_may_go_before_or_after():
-    network, x = _double(_mlp)
+    network, x = in_float64(_mlp)
     first = remove_neurons(remove_neurons(network, 0.5, x, inputs=True), 0.5, x)
     assert (first[1].in_features, first[1].out_features, first[3].in_features) == (18, 6, 6)
     second = remove_neurons(remove_neurons(network, 0.5, x), 0.5, x, inputs=True)
@@ -126,7 +120,7 @@ def test_neurons_may_go_before_or_after():
 
 
 def test_features_by_name_multiples_and_budgets():
-    network, x = _double(_mlp)
+    network, x = in_float64(_mlp)
     named = remove_with_notes(network, indices={"inputs": [0, 35]}, example_input=x, inputs=True)
     assert named.inputs == ((1, 6, 6), tuple(range(1, 35)))
     rounded = remove_neurons(network, 0.5, x, inputs=True, round_to=8)
@@ -145,7 +139,7 @@ class Named(nn.Linear):
 
 
 def test_scopes_have_their_meaning_for_features():
-    network, x = _double(_mlp)
+    network, x = in_float64(_mlp)
     some = remove_with_notes(
         network, 0.5, x, inputs=True, scope="normalized", max_per_layer=0.25
     ).inputs
@@ -168,7 +162,7 @@ def test_a_layer_of_a_users_own_stays_one():
 
 
 def test_the_smaller_network_trains_copies_and_scripts():
-    network, x = _double(_cnn)
+    network, x = in_float64(_cnn)
     small = remove_neurons(network, 0.5, x, inputs=True)
     expected = small(x)
     assert torch.equal(deepcopy(small)(x), expected)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from toys.networks import in_float64
 
 from ewnprune import remove_neurons
 
@@ -10,12 +11,6 @@ from ewnprune import remove_neurons
 def _mlp():
     layers = (nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 3))
     return nn.Sequential(nn.Flatten(), *layers), torch.randn(32, 1, 6, 6)
-
-
-def _double(build):
-    torch.manual_seed(0)
-    network, x = build()
-    return network.double().eval(), x.double()
 
 
 class AddsInput(nn.Module):
@@ -69,7 +64,7 @@ def test_inputs_that_are_no_features_are_refused_in_one_line(network, x, reason)
 
 
 def test_what_has_no_meaning_is_refused_in_one_line():
-    network, x = _double(_mlp)
+    network, x = in_float64(_mlp)
     for wrong, options in {
         "score 'magnitude' ranks single weights: .* inputs=True": {"score": "magnitude"},
         "score 'taylor' goes by what neurons do: .* inputs=True": {"score": "taylor"},

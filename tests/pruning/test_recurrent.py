@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys.recurrent import READS, WORDS, Words, by_hand
+from toys.recurrent import READS, WORDS, Words, by_hand, lowest_gone
 
 from ewnprune import mask_neurons, remove_neurons, remove_with_notes, sparsity_curve
 from ewnprune.pruning.choice import Choice
@@ -57,10 +57,6 @@ def _norms(layer):
     return norms
 
 
-def _lowest_gone(scores, count):
-    return [sorted(np.argsort(row, kind="stable")[count:].tolist()) for row in scores]
-
-
 def _outputs_by_hand(network, words, keep):
     """Of the network with the other units deleted, in the layer, and zeros where they are read."""
     layer = network.rnn
@@ -84,7 +80,7 @@ def test_removed_is_what_a_loop_over_steps_gives_without_these_units(kind, shape
     if read == "both ways" and not layer.bidirectional:
         pytest.skip("one way only")
     network = _words(layer, read)
-    keep = _lowest_gone(_norms(layer), 3)
+    keep = lowest_gone(_norms(layer), 3)
     removal = remove_with_notes(network, 0.4, WORDS)
     small = removal.model.rnn
     assert type(small) is type(layer) and small.hidden_size == UNITS - 3
@@ -161,7 +157,7 @@ def test_norm_product_counts_all_that_reads_a_unit():
                 out += [network.head.weight[:, column]]
             row.append(_norms(layer)[place][unit] * torch.cat(out).norm().item())
         scores.append(row)
-    keep = _lowest_gone(scores, 4)
+    keep = lowest_gone(scores, 4)
     small = remove_neurons(network, 0.5, WORDS, score="norm_product")
     for place, end in enumerate(_ends(layer)):
         assert small.rnn.get_parameter(f"bias_hh_{end}")[:4].equal(
@@ -176,7 +172,7 @@ def test_global_scope_and_multiples_keep_one_width():
     small = remove_neurons(network, 0.5, WORDS, scope="global")
     assert small.rnn.hidden_size == 4
     assert remove_neurons(network, 0.5, WORDS, round_to=3).rnn.hidden_size == 6
-    kept = _lowest_gone(_norms(network.rnn), 4)
+    kept = lowest_gone(_norms(network.rnn), 4)
     assert small.rnn.bias_ih_l1[:4].equal(network.rnn.bias_ih_l1[kept[1]])
 
 

@@ -1,10 +1,9 @@
 """Recurrent layers that stay as they are, each with its reason; inputs of theirs may go."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys.recurrent import READS, WORDS, Words
+from toys.recurrent import READS, WORDS, Words, lowest_gone
 
 from ewnprune import remove_neurons, remove_with_notes
 
@@ -16,10 +15,6 @@ def _layer():
 
 def _words(layer, read):
     return Words(layer, 8, READS[read]).double().eval()
-
-
-def _lowest_gone(scores, count):
-    return [sorted(np.argsort(row, kind="stable")[count:].tolist()) for row in scores]
 
 
 class Stays(nn.Module):
@@ -116,7 +111,7 @@ def test_inputs_of_layers_that_stay_themselves_go(layer):
     removal = remove_with_notes(network, 0.5, WORDS, layers="into")
     assert removal.left == {"into": (4, 8)} and removal.difference < 1e-14
     assert removal.model.rnn.weight_ih_l0.shape == (len(layer.weight_ih_l0), 4)
-    kept = _lowest_gone([network.into.weight.detach().norm(dim=1).numpy()], 4)[0]
+    kept = lowest_gone([network.into.weight.detach().norm(dim=1).numpy()], 4)[0]
     assert removal.model.rnn.weight_ih_l0.equal(layer.weight_ih_l0[:, kept])
 
 

@@ -4,19 +4,14 @@ import torch
 from torch import nn
 
 from ewnprune import EWN, EWNSGD, SWN, Finetune, WeightNormPruning
-from lightning_modules.loader import ImageLoader
 from toys import fits
+from toys.data import images
 
 LEVELS = (0, 0.5, 0.8)
 
 
 def loader(n=64, seed=0):
-    """Batches of 16, which go on in the middle of an epoch."""
-    images = torch.randint(256, (n, 2, 3), generator=torch.Generator().manual_seed(seed))
-    x = images.flatten(1) / 255 - 0.5
-    labels = (x[:, 0] * x[:, 1] > 0).long()
-    shuffle = seed == 0
-    return ImageLoader(images.byte(), labels, 16, mean=0.5, std=0.25, shuffle=shuffle, seed=seed)
+    return images(n, seed, batch_size=16)
 
 
 class Net(fits.Net):

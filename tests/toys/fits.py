@@ -66,6 +66,36 @@ class BuildsInConfigureModel(BuildsInSetup):
             self.net = mlp()
 
 
+class Stop(pl.Callback):
+    """Ctrl-C at a batch's end, as the command line handles it."""
+
+    def __init__(self, step, path):
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+            raise KeyboardInterrupt
+
+
+def assert_same_tensors(found, expected, part, *names):
+    """Weights, optimizer, and what `part` of the callback keeps under names, of two checkpoints."""
+    for tensors in (
+        lambda c: c["state_dict"],
+        lambda c: c["ewnprune"]["originals"],
+        *(lambda c, name=name: c["ewnprune"][part][name] for name in names),
+        lambda c: {
+            (k, name): v
+            for k, state in c["optimizer_states"][0]["state"].items()
+            for name, v in state.items()
+            if isinstance(v, torch.Tensor)
+        },
+    ):
+        assert tensors(found).keys() == tensors(expected).keys()
+        for key, value in tensors(expected).items():
+            assert torch.equal(tensors(found)[key], value), key
+
+
 def make_trainer(folder, *callbacks, kind=pl.Trainer, **options):
     """A Trainer that keeps only what the callbacks write."""
     defaults = {

@@ -196,6 +196,20 @@ def group_norm():
 SHAPES = {UNet: (3, 16, 16), group_norm: (3, 8, 8), chain: (3, 16, 16), PointNet: (3, 30)}
 
 
+def convolution_first(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 2)
+    )
+
+
+def in_float64(build):
+    """What a function gives, a network and its samples, the same each time."""
+    torch.manual_seed(0)
+    network, x = build()
+    return network.double().eval(), x.double()
+
+
 def make(build, dtype=torch.float64, samples=2):
     """The network in eval mode, with norms and heads that matter, and inputs."""
     torch.manual_seed(0)

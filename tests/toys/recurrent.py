@@ -30,6 +30,11 @@ READS = {
 }
 
 
+def lowest_gone(scores, count):
+    """Of each row the places that stay, in order, where the lowest go."""
+    return [sorted(np.argsort(row, kind="stable")[count:].tolist()) for row in scores]
+
+
 def by_hand(layer, x, keep=None):
     """Outputs ``(B, T, D * H)`` and last states ``(L * D, B, H)`` in a loop over steps.
 

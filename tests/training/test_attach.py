@@ -10,6 +10,7 @@ from torch.distributed._tensor import distribute_tensor  # public since torch 2.
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import parametrize, prune
+from toys.networks import convolution_first
 
 from ewnprune import (
     EWN,
@@ -20,19 +21,11 @@ from ewnprune import (
     reparametrize,
 )
 
-
-def _net(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 2)
-    )
-
-
 X = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(9))
 
 
 def test_default_is_every_layer_but_the_last_and_all_are_accounted_for():
-    model = _net()
+    model = convolution_first()
     selection = reparametrize(model, EWN())
     assert list(selection.chosen) == ["0", "3"]
     assert selection.left == {"5": "the last layer: its outputs are the model's"}
@@ -40,8 +33,10 @@ def test_default_is_every_layer_but_the_last_and_all_are_accounted_for():
 
 
 def test_layers_by_glob_and_type_and_exclude():
-    assert list(reparametrize(_net(), EWN(), layers=nn.Linear).chosen) == ["3", "5"]
-    assert list(reparametrize(_net(), EWN(), layers=["0", nn.Linear], exclude="5").chosen) == [
+    assert list(reparametrize(convolution_first(), EWN(), layers=nn.Linear).chosen) == ["3", "5"]
+    assert list(
+        reparametrize(convolution_first(), EWN(), layers=["0", nn.Linear], exclude="5").chosen
+    ) == [
         "0",
         "3",
     ]
@@ -49,7 +44,7 @@ def test_layers_by_glob_and_type_and_exclude():
 
 @pytest.mark.parametrize("kind", [EWN, SWN])
 def test_outputs_stay_and_folding_restores_a_plain_model(kind):
-    model = _net()
+    model = convolution_first()
     plain_state, expected = copy.deepcopy(model.state_dict()), model(X)
     reparametrize(model, kind(), layers=[nn.Linear, nn.Conv2d])
     torch.testing.assert_close(model(X), expected)
@@ -64,7 +59,7 @@ def test_outputs_stay_and_folding_restores_a_plain_model(kind):
 
 
 def test_folding_one_copy_leaves_the_other():
-    model = _net()
+    model = convolution_first()
     reparametrize(model, EWN())
     twin = copy.deepcopy(model)
     fold(model)
@@ -76,7 +71,7 @@ def test_folding_one_copy_leaves_the_other():
 
 
 def test_folding_leaves_other_peoples_parametrizations():
-    model = _net()
+    model = convolution_first()
     torch_parametrizations.spectral_norm(model[5])
     reparametrize(model, EWN())
     assert fold(model) == ["0", "3"]
@@ -114,21 +109,21 @@ def test_lazy_layers_are_refused():
 
 
 def test_parametrized_layers_are_refused():
-    model = _net()
+    model = convolution_first()
     torch_parametrizations.weight_norm(model[3])
     with pytest.raises(ValueError, match=r"layer '3' is parametrized already \(_WeightNorm\)"):
         reparametrize(model, EWN())
-    model = _net()
+    model = convolution_first()
     reparametrize(model, EWN())
     with pytest.raises(ValueError, match=r"layer '0' is parametrized already \(EWN\)"):
         reparametrize(model, SWN())
 
 
 def test_zero_layers_and_masked_layers_are_refused():
-    model = _net()
+    model = convolution_first()
     nn.init.zeros_(model[3].weight)
     _refused(model, "layer '3' has an all-zero weight")
-    model = _net()
+    model = convolution_first()
     prune.l1_unstructured(model[0], "weight", 0.5)
     _refused(model, r"layer '0' \(Conv2d\) has a weight that is no parameter")
 
@@ -137,7 +132,7 @@ def test_sharded_layers_are_refused():
     """FSDP2 shards in configure_model; what it gave out already cannot be reparametrized."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        model = _net()
+        model = convolution_first()
         mesh = init_device_mesh("cpu", (1,))
         model[3].weight = nn.Parameter(distribute_tensor(model[3].weight.detach(), mesh))
         _refused(model, r"layer '3' is sharded already \(DTensor\)")
@@ -146,14 +141,14 @@ def test_sharded_layers_are_refused():
 
 
 def test_patterns_that_match_nothing_are_refused():
-    _refused(_net(), r"layers='encoder.\*' matches no layer", layers="encoder.*")
-    _refused(_net(), "exclude=.* matches no layer", exclude=nn.Conv3d)
-    _refused(_net(), "no layer is left to choose", exclude=["0", "3"])
+    _refused(convolution_first(), r"layers='encoder.\*' matches no layer", layers="encoder.*")
+    _refused(convolution_first(), "exclude=.* matches no layer", exclude=nn.Conv3d)
+    _refused(convolution_first(), "no layer is left to choose", exclude=["0", "3"])
     _refused(nn.Sequential(nn.ReLU()), "Sequential has no layer to choose")
     with pytest.raises(TypeError, match="layers=3: expected a glob"):
-        reparametrize(_net(), EWN(), layers=[3])
+        reparametrize(convolution_first(), EWN(), layers=[3])
     with pytest.raises(TypeError, match="expected an instance such as"):
-        reparametrize(_net(), EWN)
+        reparametrize(convolution_first(), EWN)
 
 
 def test_recurrent_layers_are_left_as_they_are():

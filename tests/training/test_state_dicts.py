@@ -6,36 +6,29 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations as torch_parametrizations
+from toys.networks import convolution_first
 
 from ewnprune import EWN, SWN, fold_state_dict, reparametrize
-
-
-def _net(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 2)
-    )
-
 
 X = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(9))
 
 
 @pytest.mark.parametrize("kind", [EWN, SWN])
 def test_plain_state_dicts_load_into_reparametrized_models_and_back(kind):
-    plain, other = _net(0), _net(1)
+    plain, other = convolution_first(0), convolution_first(1)
     reparametrize(other, kind())
     other.load_state_dict(plain.state_dict())
     torch.testing.assert_close(other(X), plain(X))
     folded = fold_state_dict(other.state_dict())
     assert list(folded) == list(plain.state_dict())
-    third = _net(2)
+    third = convolution_first(2)
     third.load_state_dict(folded)
     torch.testing.assert_close(third(X), plain(X))
 
 
 @pytest.mark.parametrize("kind", [EWN, SWN])
 def test_native_state_dicts_round_trip_bit_for_bit(kind):
-    model, other = _net(0), _net(1)
+    model, other = convolution_first(0), convolution_first(1)
     reparametrize(model, kind())
     reparametrize(other, kind())
     with torch.no_grad():
@@ -72,7 +65,7 @@ def test_torchs_weight_norm_forms_load(kind):
 
 def test_ewn_and_swn_checkpoints_are_never_mistaken_for_each_other():
     for first, second in ((EWN, SWN), (SWN, EWN)):
-        model, other = _net(0), _net(1)
+        model, other = convolution_first(0), convolution_first(1)
         reparametrize(model, first())
         reparametrize(other, second())
         other.load_state_dict(model.state_dict())
@@ -109,7 +102,7 @@ def test_folding_infers_the_dimension_from_the_shapes(layer):
 
 
 def test_half_a_layer_in_a_state_dict_is_an_error():
-    model = _net()
+    model = convolution_first()
     reparametrize(model, EWN())
     state = model.state_dict()
     del state["0.parametrizations.weight.original1"]
@@ -120,13 +113,13 @@ def test_half_a_layer_in_a_state_dict_is_an_error():
 
 
 def _reparametrized_net():
-    model = _net()
+    model = convolution_first()
     reparametrize(model, EWN())
     return model
 
 
 def test_copies_take_plain_weights_too():
     twin = copy.deepcopy(_reparametrized_net())
-    plain = _net(4)
+    plain = convolution_first(4)
     twin.load_state_dict(plain.state_dict())
     torch.testing.assert_close(twin(X), plain(X))

@@ -7,11 +7,7 @@ from toys.commands import SMALL, fails
 
 from ewnprune.cli import main
 
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch, mnist_dir):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EWNPRUNE_DATA_DIR", str(mnist_dir))
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.mark.parametrize(

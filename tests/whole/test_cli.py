@@ -24,10 +24,7 @@ from ewnprune.cli import main
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch, mnist_dir):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EWNPRUNE_DATA_DIR", str(mnist_dir))
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def test_help_and_version(capsys):

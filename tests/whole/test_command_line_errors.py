@@ -8,11 +8,7 @@ import pytest
 
 from ewnprune.cli import main
 
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch, mnist_dir):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EWNPRUNE_DATA_DIR", str(mnist_dir))
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def _fails(capsys, *words, status):
