@@ -14,10 +14,11 @@ SPEED = (
     "step",
     "step --compile",
     "step --network ResNet18",
+    "step --network ResNet18 --compile --rounds 3",
     "epoch",
     "startup",
-    "sweep",
-    "sweep --network ResNet18 --images 32 --rounds 3",
+    "sweep --without-copies",
+    "sweep --network ResNet18 --images 256 --without-copies --rounds 2",
     "sweep --network ResNet18 --images 32 --memory",
     "growth",
 )

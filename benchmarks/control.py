@@ -203,6 +203,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="show what was measured before")
     args = parser.parse_args()
     file = Path(__file__).with_name(f"control_{args.data}.csv")
+    if args.as_on_mnist:
+        file = file.with_stem(f"{file.stem}_as_on_mnist")
     longer = file.with_stem(f"{file.stem}_{args.epochs}")
     if not args.table:
         torch.set_num_threads(1)

@@ -55,8 +55,13 @@ SCORES = ("raw_norm", "norm_product")
 BATCHES = 20
 
 
-def _nested() -> NestedTraining:
-    return NestedTraining(0.5, (0.15, 0.3, 0.5), score="norm_product")
+def _nested(*levels: float) -> NestedTraining:
+    return NestedTraining(0.5, levels or (0.15, 0.3, 0.5), score="norm_product")
+
+
+def _recipe(*levels: float) -> list[pl.Callback]:
+    ewn = WeightNormPruning(EWN(batchnorm=True), (0,))
+    return [AlphaLearningRate(10), _nested(*levels), ewn]
 
 
 METHODS: dict[str, Callable[[], list[pl.Callback]]] = {
@@ -65,11 +70,8 @@ METHODS: dict[str, Callable[[], list[pl.Callback]]] = {
     "group_lasso": lambda: [GroupLasso(1e-3, until=0.8), WeightNormPruning(None, (0,))],
     "d_gating": lambda: [FactorDecay(1e-3), WeightNormPruning(DGating(depth=3), (0,))],
     "nested": lambda: [_nested(), WeightNormPruning(None, (0,))],
-    "recipe": lambda: [
-        AlphaLearningRate(10),
-        _nested(),
-        WeightNormPruning(EWN(batchnorm=True), (0,)),
-    ],
+    "recipe": _recipe,
+    "recipe_one_level": lambda: _recipe(0.16),  # that of ``1 - LEFT``: 13, 27 and 54 filters
 }
 
 
