@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ewnprune.model.layers import LayerPatterns, Selection, layer_weight, select_layers, type_name
+from ewnprune.model.layers import LayerPatterns, Selection, layer_weight, select_layers
 from ewnprune.model.sharding import is_dtensor
 from ewnprune.training.gates import find_gates
 from ewnprune.training.parametrizations import EWN, NeuronParametrization
 from ewnprune.training.scales import find_scales
 from ewnprune.training.state_dict import to_native
+from ewnprune.training.unfit import refuse_unfit, try_form, weight_owners
 
 
 def reparametrize(
@@ -67,16 +68,16 @@ def reparametrize(
     if getattr(parametrization, "inputs", False):
         selection = replace(selection, gates=find_gates(model, selection.chosen))
     selection = _leave_frozen(model, selection)
-    owners = _weight_owners(model)
+    owners = weight_owners(model)
     bound = {}
     for layer in selection.chosen:
         gated = [layer] if layer in selection.gates else []
         for name in dict.fromkeys([selection.scales.get(layer, layer), *gated]):
             module, remedy = model.get_submodule(name), f"leave it with exclude={layer!r}"
-            _refuse_unfit(name, module, owners, remedy)
+            refuse_unfit(name, module, owners, remedy)
             bind = parametrization.for_inputs if name in gated else parametrization.for_layer
             bound[name] = bind(module)
-            _try(name, bound[name], module, remedy)
+            try_form(name, bound[name], module, remedy)
     for name, parametrized in bound.items():
         module = model.get_submodule(name)
         parametrize.register_parametrization(module, "weight", parametrized)
@@ -186,69 +187,6 @@ def _leave_frozen(model: nn.Module, selection: Selection) -> Selection:
     scales = {name: norm for name, norm in selection.scales.items() if name in chosen}
     gates = (n for n in selection.gates if n in chosen and layer_weight(chosen[n]).requires_grad)
     return Selection(chosen, {**selection.left, **frozen}, scales, tuple(gates))
-
-
-def _weight_owners(model: nn.Module) -> dict[int, list[str]]:
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules():  # one module under two names is no tie
-        for key, parameter in module._parameters.items():
-            owners.setdefault(id(parameter), []).append(f"{name}.{key}".lstrip("."))
-    return owners
-
-
-def _refuse_unfit(name: str, layer: nn.Module, owners: dict[int, list[str]], remedy: str) -> None:
-    if parametrize.is_parametrized(layer, "weight"):
-        present = type(_parametrization_on(layer)).__name__
-        raise ValueError(
-            f"layer {name!r} is parametrized already ({present}): expected a plain weight; "
-            f"remove that parametrization (ewnprune.fold for ours), or {remedy}"
-        )
-    if not isinstance(layer.weight, nn.Parameter):
-        raise ValueError(
-            f"layer {name!r} ({type_name(layer)}) has a weight that is no parameter (the older "
-            f"torch.nn.utils.weight_norm, or prune?): remove that first, or {remedy}"
-        )
-    if is_dtensor(layer.weight):
-        raise ValueError(
-            f"layer {name!r} is sharded already (DTensor): call ewnprune.reparametrize before "
-            f"sharding, in configure_model, or {remedy}"
-        )
-    sharing = [
-        key for key in owners.get(id(layer.weight), []) if key != f"{name}.weight".lstrip(".")
-    ]
-    if sharing:
-        raise ValueError(
-            f"layer {name!r} shares its weight with {sharing[0]!r}: reparametrizing would break "
-            f"the tie; {remedy}"
-        )
-    if not torch.count_nonzero(layer.weight):
-        raise ValueError(
-            f"layer {name!r} has an all-zero weight, which has no direction and would never "
-            f"train; initialise it, or {remedy}"
-        )
-
-
-def _try(name: str, parametrization: NeuronParametrization, layer: nn.Module, remedy: str) -> None:
-    """Turn a weight into its form and back, so that an error comes before anything is attached.
-
-    Raises:
-        ValueError: it cannot be.
-    """
-    weight = layer_weight(layer).detach()
-    kind = type(parametrization).__name__
-    if not weight.is_floating_point():
-        raise ValueError(
-            f"layer {name!r} has a weight of {weight.dtype}: {kind} expects real numbers; {remedy}"
-        )
-    try:
-        with torch.no_grad():
-            parametrization(*parametrization.right_inverse(weight))
-    except Exception as error:  # any code of the user's parametrization
-        reason = " ".join(str(error).split())[:100]
-        raise ValueError(
-            f"layer {name!r} cannot be put under {kind} ({type(error).__name__}: {reason}): "
-            f"{remedy}"
-        ) from error
 
 
 def _accept_other_forms(

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from ewnprune.model.layers import LayerPatterns, neuron_dim, neuron_groups, select_layers
 from ewnprune.training.steps import Method, change
+from ewnprune.training.unfit import plain_weight
 from ewnprune.training.weight_space import groups_by_mark
 
 
@@ -206,16 +207,12 @@ def neuron_param_groups(
         exclude: layers to leave.
 
     Raises:
-        ValueError: a pattern matches nothing, or a chosen layer is reparametrized already.
+        ValueError: a pattern matches nothing, or the weight of a chosen layer is no parameter.
     """
     by_layout: dict[tuple[int, int], list[nn.Parameter]] = {}
     for name, layer in select_layers(model, layers, exclude).chosen.items():
-        if not isinstance(layer.weight, nn.Parameter):
-            raise ValueError(
-                f"layer {name!r} is reparametrized already: fold the model first, or leave its "
-                "optimizer as it is"
-            )
-        by_layout.setdefault((neuron_dim(layer), neuron_groups(layer)), []).append(layer.weight)
+        layout = (neuron_dim(layer), neuron_groups(layer))
+        by_layout.setdefault(layout, []).append(plain_weight(name, layer))
     taken = {p for weights in by_layout.values() for p in weights}
     rest = [p for p in model.parameters() if p not in taken]
     result: list[dict[str, Any]] = [

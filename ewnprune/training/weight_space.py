@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ewnprune.model.layers import LayerPatterns, neuron_dim, neuron_groups, select_layers
+from ewnprune.training.unfit import plain_weight
 
 _MARK = "_ewnprune_neurons"  # (dim, groups) of the neurons of a chosen weight; None of the others
 
@@ -20,12 +21,16 @@ def mark_neurons(
     """Mark the weights of the layers chosen, and all other parameters as not chosen.
 
     Raises:
-        ValueError: a pattern matches nothing.
+        ValueError: a pattern matches nothing, or the weight of a chosen layer is no parameter (it
+            is parametrized, or pruned by torch): a mark on it would be lost. The parameters then
+            have the marks that they had.
     """
+    chosen = select_layers(model, layers, exclude).chosen
+    weights = {name: plain_weight(name, layer) for name, layer in chosen.items()}
     for parameter in model.parameters():
         setattr(parameter, _MARK, None)
-    for layer in select_layers(model, layers, exclude).chosen.values():
-        setattr(layer.weight, _MARK, (neuron_dim(layer), neuron_groups(layer)))
+    for name, layer in chosen.items():
+        setattr(weights[name], _MARK, (neuron_dim(layer), neuron_groups(layer)))
 
 
 def unmark(model: nn.Module) -> None:

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from ewnprune import EWN, SWN, reparametrize
 from ewnprune.training.optimizers import EWNSGD, SWNSGD, neuron_param_groups
@@ -198,8 +199,29 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"bfloat16.*float32"):
         SWNSGD(_network().bfloat16().parameters(), lr=0.1)
     reparametrize(model, EWN())
-    with pytest.raises(ValueError, match=r"layer '0' is reparametrized already"):
+    with pytest.raises(ValueError, match=r"layer '0' is parametrized already \(EWN\)"):
         neuron_param_groups(model)
+
+
+@pytest.mark.parametrize(
+    ("attach", "match"),
+    [
+        (parametrizations.weight_norm, r"layer '0' is parametrized already \(_WeightNorm\)"),
+        (parametrizations.spectral_norm, r"layer '0' is parametrized already \(_SpectralNorm\)"),
+        (
+            lambda m: prune.identity(m, "weight"),
+            r"layer '0' \(Linear\) has a weight that is no par",
+        ),
+    ],
+)
+@pytest.mark.parametrize("choose", [mark_neurons, neuron_param_groups])
+def test_a_weight_that_is_computed_is_refused(choose, attach, match):
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    attach(net[0])
+    with pytest.raises(ValueError, match=match + r".*exclude='0'"):
+        choose(net)
+    assert not any(vars(parameter) for parameter in net.parameters())  # no mark is left
+    choose(net, layers="2")
 
 
 def test_marked_weights_are_grouped_whatever_the_optimizer_is_given():

@@ -1,0 +1,111 @@
+"""Layers that cannot train under weight normalization: refused by name, with nothing changed."""
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from ewnprune.model.layers import layer_weight, type_name
+from ewnprune.model.sharding import is_dtensor
+from ewnprune.training.parametrizations import NeuronParametrization
+
+
+def plain_weight(name: str, layer: nn.Module, remedy: str | None = None) -> nn.Parameter:
+    """The weight of a layer, which is a parameter.
+
+    Args:
+        name: the layer's name.
+        layer: the layer.
+        remedy: what else can be done; by default to leave the layer.
+
+    Raises:
+        ValueError: it is computed from others.
+
+    >>> plain_weight("0", nn.Linear(3, 2)).shape
+    torch.Size([2, 3])
+    """
+    remedy = remedy or f"leave it with exclude={name!r}"
+    if parametrize.is_parametrized(layer, "weight"):
+        present = type(cast(Any, layer).parametrizations["weight"][0]).__name__
+        raise ValueError(
+            f"layer {name!r} is parametrized already ({present}): expected a plain weight; "
+            f"remove that parametrization (ewnprune.fold for ours), or {remedy}"
+        )
+    if not isinstance(layer.weight, nn.Parameter):
+        raise ValueError(
+            f"layer {name!r} ({type_name(layer)}) has a weight that is no parameter (the older "
+            f"torch.nn.utils.weight_norm, or prune?): remove that first, or {remedy}"
+        )
+    return layer.weight
+
+
+def weight_owners(model: nn.Module) -> dict[int, list[str]]:
+    """The names that each parameter has in the modules of a model, by its id."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():  # one module under two names is no tie
+        for key, parameter in module._parameters.items():
+            owners.setdefault(id(parameter), []).append(f"{name}.{key}".lstrip("."))
+    return owners
+
+
+def refuse_unfit(name: str, layer: nn.Module, owners: dict[int, list[str]], remedy: str) -> None:
+    """Refuse a layer that no parametrization can be put on.
+
+    Args:
+        name: the layer's name.
+        layer: the layer.
+        owners: see `weight_owners`.
+        remedy: what else can be done.
+
+    Raises:
+        ValueError: says why, and what to do.
+    """
+    weight = plain_weight(name, layer, remedy)
+    if is_dtensor(weight):
+        raise ValueError(
+            f"layer {name!r} is sharded already (DTensor): call ewnprune.reparametrize before "
+            f"sharding, in configure_model, or {remedy}"
+        )
+    sharing = [key for key in owners.get(id(weight), []) if key != f"{name}.weight".lstrip(".")]
+    if sharing:
+        raise ValueError(
+            f"layer {name!r} shares its weight with {sharing[0]!r}: reparametrizing would break "
+            f"the tie; {remedy}"
+        )
+    if not torch.count_nonzero(weight):
+        raise ValueError(
+            f"layer {name!r} has an all-zero weight, which has no direction and would never "
+            f"train; initialise it, or {remedy}"
+        )
+
+
+def try_form(
+    name: str, parametrization: NeuronParametrization, layer: nn.Module, remedy: str
+) -> None:
+    """Turn a weight into its form and back, so that an error comes before anything is attached.
+
+    Args:
+        name: the layer's name.
+        parametrization: bound to the layer.
+        layer: the layer.
+        remedy: what else can be done.
+
+    Raises:
+        ValueError: it cannot be.
+    """
+    weight = layer_weight(layer).detach()
+    kind = type(parametrization).__name__
+    if not weight.is_floating_point():
+        raise ValueError(
+            f"layer {name!r} has a weight of {weight.dtype}: {kind} expects real numbers; {remedy}"
+        )
+    try:
+        with torch.no_grad():
+            parametrization(*parametrization.right_inverse(weight))
+    except Exception as error:  # any code of the user's parametrization
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError(
+            f"layer {name!r} cannot be put under {kind} ({type(error).__name__}: {reason}): "
+            f"{remedy}"
+        ) from error
