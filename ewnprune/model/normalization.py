@@ -98,7 +98,7 @@ def _scales_given(module: nn.Module, channels: int) -> Tensor | None:
         return None
     if not isinstance(given, Tensor) or given.shape != x.shape or not given.isfinite().all():
         return None
-    y, x = given.double().cpu().flatten(0, 1), x.double().cpu().flatten(0, 1)
+    y, x = given.cpu().double().flatten(0, 1), x.cpu().double().flatten(0, 1)
     for shift in (torch.zeros(1), x.mean(-1, keepdim=True)):
         normal = (x - shift) / (x - shift).square().mean(-1, keepdim=True).sqrt()
         about = normal - normal.mean(0)

@@ -109,7 +109,7 @@ def _score(name: str, score: Score, neurons: Neurons, ndim: int) -> Tensor:
             f"score {name!r} gives one number per neuron for some layers and one per weight for "
             "others: expected the same for all"
         )
-    return values
+    return values.cpu() if values.device.type == "mps" else values  # which has no float64
 
 
 def _unit_scores(

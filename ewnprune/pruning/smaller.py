@@ -206,7 +206,7 @@ def largest_difference(outputs: Any, expected: Any) -> float:
     """Between two results of the same form."""
     pairs = zip(tensors_in(outputs), tensors_in(expected), strict=True)
     differences = [
-        float((a.double() - b.double()).abs().max())
+        float((a.cpu().double() - b.cpu().double()).abs().max())
         for a, b in pairs
         if a.numel() and not a.is_complex()
     ]

@@ -102,18 +102,19 @@ class LossDrivenTraining:
         """``log L``, the log of the mean loss over the training data, on all processes."""
         module, trainer = cast(Any, self), cast(Any, self).trainer
         batches = TrainerBatches(trainer, trainer.train_dataloader, trainer.num_training_batches)
+        precise = torch.float32 if module.device.type == "mps" else torch.float64
         modes = [(m, m.training) for m in module.modules()]
         module.eval()
         try:
             # shuffling draws from the global generator: training must not notice
             with torch.random.fork_rng(devices=[]), trainer.precision_plugin.forward_context():
-                log_losses = torch.cat([self.log_losses(b).flatten() for b in batches]).double()
+                log_losses = torch.cat([self.log_losses(b).flatten() for b in batches]).to(precise)
         finally:
             for m, mode in modes:
                 m.training = mode
         sums = module.all_gather(log_losses.logsumexp(0)).flatten()
         counts = module.all_gather(torch.tensor(len(log_losses), device=module.device))
-        return float(sums.logsumexp(0) - counts.sum().double().log())
+        return float(sums.logsumexp(0) - counts.sum().to(precise).log())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the controller into the checkpoint."""

@@ -38,6 +38,7 @@ def effective_number(norms: Tensor) -> float:
     >>> effective_number(torch.tensor([2.0, 2.0, 0.0, 0.0]))
     2.0
     """
+    norms = norms.cpu()  # a Mac's GPU has no float64
     largest = norms.max().item()
     if largest == 0:
         return 0.0
@@ -51,11 +52,11 @@ def gini(norms: Tensor) -> float:
     >>> gini(torch.tensor([1.0, 1.0, 1.0])), gini(torch.tensor([0.0, 0.0, 5.0, 0.0]))
     (0.0, 0.75)
     """
-    ordered = norms.double().sort().values
+    ordered = norms.cpu().double().sort().values
     n, total = len(ordered), ordered.sum()
     if total == 0:
         return 0.0
-    ranks = torch.arange(1, n + 1, dtype=torch.double, device=norms.device)
+    ranks = torch.arange(1, n + 1, dtype=torch.double)
     return (2 * (ranks * ordered).sum() / (n * total) - (n + 1) / n).item()
 
 
@@ -65,7 +66,7 @@ def norm_statistics(norms: Tensor) -> dict[str, float]:
     >>> norm_statistics(torch.ones(4))["effective"]
     4.0
     """
-    levels = torch.tensor(QUANTILES, dtype=torch.double, device=norms.device)
-    values = torch.quantile(norms.double(), levels).tolist()
+    norms = norms.cpu()
+    values = torch.quantile(norms.double(), torch.tensor(QUANTILES, dtype=torch.double)).tolist()
     named = {f"q{100 * q:02.0f}": value for q, value in zip(QUANTILES, values, strict=True)}
     return {**named, "effective": effective_number(norms), "gini": gini(norms)}
