@@ -24,9 +24,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     try:
         yield Path(name)
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp gives a file for its owner alone
-        with open(name, "rb") as written:
+        with open(name, "rb+") as written:  # Windows flushes only what can be written to
             os.fsync(written.fileno())  # else the new name may reach the disk before the content
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp gives a file for its owner alone
         os.replace(name, path)
     except BaseException:
         os.unlink(name)

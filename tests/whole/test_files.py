@@ -1,5 +1,6 @@
 import csv
 import io
+import os
 
 import pytest
 from hypothesis import given
@@ -34,3 +35,11 @@ def test_columns_are_those_of_the_rows(tmp_path):
 def test_text_is_written_as_it_is(tmp_path):
     write_text(tmp_path / "a.txt", "ä\r\nb\n")
     assert (tmp_path / "a.txt").read_bytes() == "ä\r\nb\n".encode()
+
+
+def test_what_is_flushed_to_the_disk_can_be_written_to(tmp_path, monkeypatch):
+    """Windows flushes nothing else: writing no bytes fails on a handle that only reads."""
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.write(handle, b"")))
+    write_text(tmp_path / "a.txt", "a")
+    assert flushed == [0]
