@@ -73,8 +73,13 @@ def _plain(word: str) -> str:
     return word.lstrip("-").replace("-", "_").casefold()
 
 
+_ITEM = "\0"
+"""Where an item of a list begins in what was lines."""
+
+
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    # a list of reasons has a line for each; elsewhere " - " may be a part of a path
+    text = " ".join(re.sub(r"\n\s*- ", f" {_ITEM} ", str(error)).split())
     # jsonargparse lists every type it tried, None among them, and the whole value: the reason is
     # what stands between
     text = re.sub(
@@ -84,20 +89,19 @@ def _one_line(error: Exception) -> str:
         r" Given value type: .*? Given value: (?!Namespace|NestedArg)(\S+).*", r"; got \1", text
     )
     text = re.sub(r" Given value type: .*", "", text)
-    text = text.replace("- Expected a <class 'NoneType'>", "")
-    parts = [part.strip().removeprefix("- ") for part in text.split(" - ")]
+    text = re.sub(f" ?{_ITEM} Expected a <class 'NoneType'>", "", text)
+    parts = [part.strip() for part in text.split(_ITEM)]
     text = "; ".join(dict.fromkeys(part for part in parts if part)).replace(":;", ":")
     # types as a person calls them, and a key as it is typed
     text = re.sub(r"Expected an? typing\.Literal\[(.*?)\]", r"expected one of \1", text)
-    text = re.sub(r"Expected an? <class '(?:[\w.]+\.)?(Sequence|Iterable|list)'>", "a list", text)
-    text = text.replace("a list", 'expected a list, such as "[a, b]"')
+    a_list = r"Expected an? <class '(?:[\w.]+\.)?(Sequence|Iterable|list)'>"
+    text = re.sub(a_list, 'expected a list, such as "[a, b]"', text)
     text = re.sub(r"Expected an? <class '(?:[\w.]+\.)?(\w+)'>", r"expected \1", text)
     text = re.sub(r'Parser key "([\w.]+)":', r"--\1:", text).replace(". Got value: ", "; got ")
     text = re.sub(r": Problem with given class_path '[\w.]+': --([\w.]+:)", r".\1", text)
     text = re.sub(
         r"Expected a (?:config )?path but \S+ either not accessible or invalid; ", "", text
     )
-    text = text.replace(" ;", ";")
     if "loading state_dict" in text:
         text = (
             f"the checkpoint is of another model ({text[:200]}...): give the --config that it was "

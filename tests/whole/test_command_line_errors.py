@@ -2,11 +2,13 @@
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ewnprune.cli import main
+from ewnprune.errors import exit_status
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -89,6 +91,22 @@ def test_a_misspelt_config_suggests_the_shipped_one(capsys):
 def test_a_key_of_a_config_is_named(capsys):
     Path("a.yaml").write_text("prune:\n  sparsitys: [0.5]\n")
     assert "sparsitys" in _fails(capsys, "fit", "--config", "a.yaml", status=2)
+
+
+def _raise(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a batch of the loader is a list of 3: expected (inputs, targets)"),
+        FileNotFoundError(2, "No such file or directory", "/tmp/My Project - v2/data list ;.csv"),
+    ],
+)
+def test_what_is_no_option_is_told_as_it_is(error, capsys):
+    assert exit_status(partial(_raise, error)) == 1
+    assert capsys.readouterr().err == f"ewnprune: error: {error}\n"
 
 
 _DRY = ["--trainer.fast_dev_run=1", "--trainer.accelerator=cpu", "--prune.sparsities=[0,0.5]"]
