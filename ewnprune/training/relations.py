@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ewnprune.model.layers import layer_weight, neuron_rows
-from ewnprune.training.attach import attached_parametrizations
+from ewnprune.training.parametrizations import NeuronParametrization
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ def gradient_rows(layer: nn.Module) -> Tensor | None:
     weight = layer_weight(layer)
     if not nn.utils.parametrize.is_parametrized(layer, "weight"):
         return None if weight.grad is None else neuron_rows(layer, weight.grad)
-    attached = attached_parametrizations(layer)[""]
-    if not attached.has_scale:
+    originals: Any = cast(nn.ModuleDict, layer.parametrizations)["weight"]
+    attached = originals[0]
+    if not (isinstance(attached, NeuronParametrization) and attached.has_scale):
         raise ValueError(
             f"the asymptotic relations are of EWN, SWN and plain training, and a layer is under "
-            f"{type(attached).__name__}: leave AsymptoticRelations out"
+            f"{type(attached).__name__}: leave it with exclude=, or leave AsymptoticRelations out"
         )
-    originals: Any = cast(nn.ModuleDict, layer.parametrizations)["weight"]
     s, v = originals.original0, originals.original1
     if s.grad is None or v.grad is None:
         return None

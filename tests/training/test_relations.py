@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
+from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader, TensorDataset
 from toys.fits import make_trainer
 
@@ -58,6 +59,14 @@ def test_a_zero_row_has_finite_relations():
     reparametrize(nn.Sequential(layer), SWN(), layers="0")
     layer(torch.randn(4, 3)).square().sum().backward()
     assert torch.isfinite(gradient_rows(layer)).all()
+
+
+@pytest.mark.parametrize("attach", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_layers_under_others_parametrizations_are_refused(attach):
+    layer = attach(nn.Linear(3, 2))
+    layer(torch.randn(4, 3)).sum().backward()
+    with pytest.raises(ValueError, match=r"a layer is under _(Weight|Spectral)Norm: leave it with"):
+        gradient_rows(layer)
 
 
 @pytest.mark.filterwarnings("ignore:.*no `val_dataloader`")
