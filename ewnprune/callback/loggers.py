@@ -71,6 +71,8 @@ def log_curve(
 def log_norms(loggers: Iterable[Any], norms: dict[str, Tensor], step: int) -> None:
     """Log each layer's norms as a histogram where the logger can draw one.
 
+    Of a layer that has diverged none is drawn.
+
     Args:
         loggers: a Trainer's loggers.
         norms: layer name to its neurons' norms, each of shape ``(neurons,)``.
@@ -80,7 +82,9 @@ def log_norms(loggers: Iterable[Any], norms: dict[str, Tensor], step: int) -> No
         experiment: Any = getattr(logger, "experiment", None)
         if hasattr(experiment, "add_histogram"):
             for name, values in norms.items():
-                experiment.add_histogram(f"norms/{name}", values.float().cpu(), step)
+                drawn = values.float().cpu()
+                if drawn.isfinite().all():  # else TensorBoard raises, for there are no bins
+                    experiment.add_histogram(f"norms/{name}", drawn, step)
 
 
 def _measures(point: CurvePoint) -> dict[str, float]:

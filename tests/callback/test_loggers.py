@@ -34,7 +34,8 @@ def test_tensorboard_gets_scalars_over_sparsity_a_figure_and_histograms(tmp_path
     logger = TensorBoardLogger(tmp_path)
     for epoch in (3, 4):  # as it is taken every epoch
         log_curve([logger], CURVE.tagged(epoch=epoch), Figure(), step=epoch + 4)
-    log_norms([logger], {"fc1": torch.rand(20)}, step=7)
+    diverged = {"fc2": torch.full((3,), torch.nan), "fc3": torch.tensor([1.0, torch.inf])}
+    log_norms([logger], {"fc1": torch.rand(20), **diverged}, step=7)
     logger.experiment.flush()
     events = EventAccumulator(logger.log_dir)
     events.Reload()
@@ -44,6 +45,7 @@ def test_tensorboard_gets_scalars_over_sparsity_a_figure_and_histograms(tmp_path
     assert len(tags) == 2 * 2 * 3  # epochs, scores, measures
     assert {tuple(e.step for e in events.Scalars(tag)) for tag in tags} == {(0, 500)}
     assert [image.step for image in events.Images("prune/val")] == [7, 8]
+    assert events.Tags()["histograms"] == ["norms/fc1"]
     assert events.Histograms("norms/fc1")[0].histogram_value.num == 20
 
 
