@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _WrappedHook
 from torch.nn.utils import parametrize
 
 from ewnprune.model.layers import plain_type
@@ -20,7 +21,8 @@ def copy_network(model: nn.Module, share: bool = False) -> nn.Module:
     A deep copy takes along whatever a module keeps, and there are things that cannot be copied: a
     loss with its graph, a lock, an open file, a profiler, a Trainer. A network needs none of them
     twice. Lists and dicts that modules keep are copied too, so that appending to one changes one
-    network; layers in them, and methods of layers, are those of the copy. Sharing (tied weights, a
+    network; layers in them, methods of layers, and the layers that hooks are called with, are those
+    of the copy. Sharing (tied weights, a
     layer under two names) stays. Compiled parts run as they were before they were compiled, for
     compiled code would run the layers of the model. What ``torch.jit`` has made is shared.
 
@@ -138,6 +140,11 @@ def _copied(value: Any, copies: dict[int, Any]) -> Any:
     if kind is partial:
         function, arguments = _copied(value.func, copies), _copied(value.args, copies)
         return partial(function, *arguments, **_copied(value.keywords, copies))
+    if kind is _WrappedHook:  # which knows the module that it was registered on, weakly
+        owner = value.module() if value.with_module else None
+        if value.with_module and owner is None:
+            return value
+        return _WrappedHook(_copied(value.hook, copies), copies.get(id(owner), owner))
     method = uncompiled(value)
     if isinstance(method, MethodType) and id(method.__self__) in copies:
         return MethodType(method.__func__, copies[id(method.__self__)])

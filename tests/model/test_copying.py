@@ -12,7 +12,7 @@ from toys.fits import TrainsOnly, make_trainer, mlp
 
 import ewnprune
 from ewnprune import EWN, SWN
-from ewnprune.model.copying import copy_network
+from ewnprune.model.copying import copy_network, plain_network
 
 
 class Keeps(nn.Module):
@@ -101,6 +101,26 @@ def test_hooks_of_a_copy_are_its_own():
     assert calls == ["both"]
     twin(torch.ones(1, 3))
     assert calls == ["both", "both", "twin"]
+
+
+def test_hooks_of_loading_act_on_the_layers_of_the_copy():
+    net, called_with = nn.Sequential(nn.Linear(3, 3)), []
+    net[0].register_load_state_dict_pre_hook(lambda module, *_: called_with.append(module))
+    twin = copy_network(copy_network(net))
+    twin.load_state_dict(net.state_dict())
+    assert [*map(id, called_with)] == [id(twin[0])]
+
+
+@pytest.mark.parametrize("make", [copy_network, plain_network])
+def test_a_copy_loads_its_own_state_after_the_model_is_folded(make):
+    net = mlp()
+    ewnprune.reparametrize(net, EWN())
+    twin = make(net)
+    expected = {key: value.clone() for key, value in twin.state_dict().items()}
+    for _ in range(2):
+        twin.load_state_dict(expected)
+        torch.testing.assert_close(twin.state_dict(), expected, rtol=0, atol=0)
+        ewnprune.fold(net)
 
 
 def _compiled_in_place():
