@@ -195,4 +195,5 @@ def _accept_other_forms(
     """Load plain weights, and torch's weight-norm forms, into a reparametrized layer."""
     parametrization = _parametrization_on(layer)
     if isinstance(parametrization, NeuronParametrization):  # in a plain copy there is none
-        to_native(state_dict, prefix, parametrization)
+        shape = cast(Any, layer).parametrizations["weight"].original0.shape
+        to_native(state_dict, prefix, parametrization, shape)

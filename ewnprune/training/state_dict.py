@@ -13,7 +13,7 @@ Three forms of the weight of a layer ``X`` are understood wherever one is read:
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from ewnprune.training.d_gating import DGating
 from ewnprune.training.parametrizations import EWN, SWN, NeuronParametrization
@@ -68,9 +68,16 @@ def fold_state_dict(
 
 
 def to_native(
-    state_dict: dict[str, Any], prefix: str, parametrization: NeuronParametrization
+    state_dict: dict[str, Any], prefix: str, parametrization: NeuronParametrization, shape: Size
 ) -> None:
-    """Rewrite one layer's weight in ``state_dict``, in place, to the form its layer loads."""
+    """Rewrite one layer's weight in ``state_dict``, in place, to the form its layer loads.
+
+    Args:
+        state_dict: with any of the forms above.
+        prefix: what the layer's keys begin with.
+        parametrization: the one on the layer.
+        shape: of the layer's first original, where the norms may be along another dimension.
+    """
     native = [prefix + suffix for suffix in _SUFFIXES[: parametrization.num_originals]]
     own_mark = type(parametrization).get_extra_state is not nn.Module.get_extra_state
     mark = parametrization.get_extra_state() if own_mark else None
@@ -78,7 +85,9 @@ def to_native(
     # torch.distributed.checkpoint fills a template in, which has an object of its own for a mark
     template = found is not None and not isinstance(found, Tensor)
     if all(key in state_dict for key in native) and (template or same_mark(found, mark)):
-        return  # native already
+        told = own_mark or type(parametrization) is SWN  # of others the keys do not tell the form
+        if template or not told or state_dict[native[0]].shape == shape:
+            return  # native already
     if prefix + "weight" in state_dict:
         weight = state_dict.pop(prefix + "weight")
     elif prefix + _SUFFIXES[0] in state_dict or prefix + _LEGACY[0] in state_dict:
@@ -120,6 +129,10 @@ def _weight(
             f"{missing[0]!r} beside it; load a complete checkpoint"
         )
     originals = [state_dict[prefix + key] for key in keys]
+    if known is None and not originals[0].dim():  # weight_norm(dim=None): the whole is one row
+        g, v = originals
+        row: Tensor = SWN(dim=0)(g.view(1, 1), v.reshape(1, -1))
+        return row.view_as(v).detach()
     if known is None and found.dim is None:
         _bind(found, *originals)
     weight: Tensor = found(*originals)

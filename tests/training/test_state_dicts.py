@@ -39,28 +39,48 @@ def test_native_state_dicts_round_trip_bit_for_bit(kind):
 
 
 @pytest.mark.parametrize("kind", [EWN, SWN])
-def test_torchs_weight_norm_forms_load(kind):
-    torch.manual_seed(5)
-    theirs = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    torch_parametrizations.weight_norm(theirs[0])
+@pytest.mark.parametrize(
+    ("layer", "dim"),
+    [
+        (nn.Linear(4, 3), 0),
+        (nn.Linear(4, 3), 1),
+        (nn.Linear(4, 3), None),  # one norm of the whole weight
+        (nn.ConvTranspose1d(4, 6, 3), 0),  # torch's default, which are its inputs
+        (nn.ConvTranspose1d(4, 6, 3), 1),
+    ],
+    ids=str,
+)
+def test_torchs_weight_norm_forms_load(kind, layer, dim):
+    plain = nn.Sequential(copy.deepcopy(layer), nn.ReLU())
+    theirs = torch_parametrizations.weight_norm(copy.deepcopy(layer), dim=dim)
     with torch.no_grad():
-        theirs[0].parametrizations.weight.original0.mul_(-2)
-    x = torch.randn(6, 4)
+        theirs.parametrizations.weight.original0.mul_(-2)
+    expected = theirs.weight
+    form = {f"0.{key}": value for key, value in theirs.state_dict().items()}
     legacy = {
         key.replace("parametrizations.weight.original0", "weight_g").replace(
             "parametrizations.weight.original1", "weight_v"
         ): value
-        for key, value in theirs.state_dict().items()
+        for key, value in form.items()
     }
     assert {"0.weight_g", "0.weight_v"} <= set(legacy)
-    for form in (theirs.state_dict(), legacy):
-        ours = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        reparametrize(ours, kind())
-        ours.load_state_dict(form)
-        torch.testing.assert_close(ours(x), theirs(x))
-        plain = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        plain.load_state_dict(fold_state_dict(form))
-        torch.testing.assert_close(plain(x), theirs(x))
+    for state in (form, legacy):
+        ours = copy.deepcopy(plain)
+        reparametrize(ours, kind(), layers="0")
+        ours.load_state_dict(state)
+        torch.testing.assert_close(ours[0].weight, expected)
+        other = copy.deepcopy(plain)
+        other.load_state_dict(fold_state_dict(state))
+        torch.testing.assert_close(other[0].weight, expected)
+
+
+@pytest.mark.parametrize("kind", [EWN, SWN])
+def test_norms_along_another_dimension_load(kind):
+    model, other = nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.Linear(4, 3))
+    reparametrize(model, kind(dim=1), layers="0")
+    reparametrize(other, kind(), layers="0")
+    other.load_state_dict(model.state_dict())
+    torch.testing.assert_close(other[0].weight, model[0].weight)
 
 
 def test_ewn_and_swn_checkpoints_are_never_mistaken_for_each_other():
