@@ -38,17 +38,19 @@ def reparametrize(
             the last one.
         exclude: which of them to leave.
 
-    A frozen layer is left, bit for bit as it is, and its reason is "frozen". Where it is to train
-    later in the fit, attach first and freeze then.
+    A frozen layer is left, bit for bit as it is, and its reason is "frozen"; so is one whose
+    BatchNorm is, where that has the scale. Where it is to train later in the fit, attach first and
+    freeze then.
 
     Returns:
         The layers chosen, and those left with the reason.
 
     Raises:
         ValueError: no layer matches, or a chosen layer is lazy, shares its weight with another
-            module, is parametrized already, is sharded, has no real numbers as weights or zeros
-            only, or all are frozen; or no BatchNorm follows any, where their scales are asked for,
-            or none reads the inputs, where gates are. The model is then unchanged.
+            module, is parametrized already, is sharded or on the meta device, has no real numbers
+            as weights or zeros only, or all are frozen; or no BatchNorm follows any, where their
+            scales are asked for, or none reads the inputs, where gates are. The model is then
+            unchanged.
 
     >>> from ewnprune import EWN
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -176,7 +178,11 @@ def _leave_frozen(model: nn.Module, selection: Selection) -> Selection:
     """
     names = {name: selection.scales.get(name, name) for name in selection.chosen}
     weights = {k: model.get_submodule(v)._parameters.get("weight") for k, v in names.items()}
-    frozen = {n: "frozen" for n, w in weights.items() if w is not None and not w.requires_grad}
+    frozen = {
+        n: "frozen" if names[n] == n else "its BatchNorm is frozen"
+        for n, w in weights.items()
+        if w is not None and not w.requires_grad
+    }
     chosen = {name: layer for name, layer in selection.chosen.items() if name not in frozen}
     if not chosen:
         listed = ", ".join(map(repr, list(frozen)[:3])) + (", ..." if len(frozen) > 3 else "")

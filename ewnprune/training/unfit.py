@@ -73,6 +73,11 @@ def refuse_unfit(name: str, layer: nn.Module, owners: dict[int, list[str]], reme
             f"layer {name!r} shares its weight with {sharing[0]!r}: reparametrizing would break "
             f"the tie; {remedy}"
         )
+    if weight.is_meta:
+        raise ValueError(
+            f"layer {name!r} is on the meta device and has no numbers yet: give the model some "
+            f"(model.to_empty(device=...), then load or initialise it), or {remedy}"
+        )
     if not torch.count_nonzero(weight):
         raise ValueError(
             f"layer {name!r} has an all-zero weight, which has no direction and would never "

@@ -128,6 +128,14 @@ def test_zero_layers_and_masked_layers_are_refused():
     _refused(model, r"layer '0' \(Conv2d\) has a weight that is no parameter")
 
 
+def test_layers_without_numbers_are_refused():
+    with torch.device("meta"):
+        model = convolution_first()
+    with pytest.raises(ValueError, match=r"layer '0' is on the meta device.*to_empty"):
+        reparametrize(model, EWN())
+    assert not attached_parametrizations(model)
+
+
 def test_sharded_layers_are_refused():
     """FSDP2 shards in configure_model; what it gave out already cannot be reparametrized."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

@@ -138,7 +138,8 @@ def test_a_frozen_scale_is_left():
     net = cnn()
     net[1].weight.requires_grad_(False)
     selection = reparametrize(net, EWN(batchnorm=True))
-    assert selection.left["0"] == "frozen" and list(attached_parametrizations(net)) == ["4"]
+    assert selection.left["0"] == "its BatchNorm is frozen"
+    assert list(attached_parametrizations(net)) == ["4"]
 
 
 @pytest.mark.parametrize("method", [EWN(batchnorm=True), None], ids=["EWN", "plain"])
