@@ -64,11 +64,13 @@ def through_permutation(trace: Trace, node: fx.Node, channels: Channels) -> Chan
     count = len(trace.shapes[node.all_input_nodes[0]])
     own = count - 1 - channels.trailing
     sizes = torch.empty([*range(count)], device="meta")
+    given: Any = fx.node.map_arg((node.args, node.kwargs), lambda _: sizes)  # by any keyword
+    args, kwargs = given
     if node.op == "call_method":
-        moved = getattr(sizes, str(node.target))(*node.args[1:], **node.kwargs)
+        moved = getattr(sizes, str(node.target))(*args[1:], **kwargs)
     else:
         target: Any = node.target
-        moved = target(sizes, *node.args[1:], **node.kwargs)
+        moved = target(*args, **kwargs)
     return replace(channels, trailing=count - 1 - list(moved.shape).index(own))
 
 
