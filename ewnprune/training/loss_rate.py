@@ -122,6 +122,11 @@ class Decision(NamedTuple):
     rejections: int
 
 
+_UNDERFLOWED = (
+    "the log of an ordinary loss that has underflowed is -inf, see ewnprune.LogCrossEntropyLoss"
+)
+
+
 class LossController:
     """Judges every step, or epoch, of an optimizer, and takes back those that raise the loss.
 
@@ -162,8 +167,7 @@ class LossController:
     ) -> None:
         if not math.isfinite(log_loss):
             raise ValueError(
-                f"log_loss={log_loss} at the start: expected a finite number; the log of an "
-                "ordinary loss that has underflowed is -inf, see ewnprune.LogCrossEntropyLoss"
+                f"log_loss={log_loss} at the start: expected a finite number; {_UNDERFLOWED}"
             )
         self.model, self.optimizer = model, optimizer
         self.rate, self.max_rejections = rate, max_rejections
@@ -192,7 +196,10 @@ class LossController:
 
         Raises:
             RuntimeError: too many rejections in a row. The model is as it was when last kept.
+            ValueError: the log loss is -inf, from which nothing could go on. Nothing is decided.
         """
+        if log_loss == -math.inf:
+            raise ValueError(f"log_loss=-inf: expected a finite number; {_UNDERFLOWED}")
         kept, self.state = self.rate.decide(self.state, torch.tensor(log_loss, dtype=torch.float64))
         if kept:
             self._keep()

@@ -149,6 +149,16 @@ def test_rejections_are_bounded_with_a_message():
         controller.judge(2.0)
 
 
+def test_a_loss_that_has_underflowed_is_refused():
+    model = _network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    controller = LossController(model, optimizer, 0.0, LossDrivenRate())
+    before = controller.state
+    with pytest.raises(ValueError, match=r"log_loss=-inf: .*underflowed.*LogCrossEntropyLoss"):
+        controller.judge(-math.inf)
+    assert controller.state is before
+
+
 def test_decisions_are_logged(caplog):
     model = _network()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
