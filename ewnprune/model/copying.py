@@ -65,15 +65,15 @@ def copy_network(model: nn.Module, share: bool = False) -> nn.Module:
 
 
 def training_copy(network: nn.Module) -> nn.Module:
-    """A copy in train mode, with buffers of its own: the pass writes to them."""
-    twin = copy_network(network, share=True)
+    """A copy in train mode with tensors of its own, as a pass in it may write to them.
+
+    Buffers hold running statistics; parameters may be averages of others (momentum encoders).
+    """
+    twin = copy_network(network)
     twin.train()
     for module in twin.modules():
         if isinstance(module, torch.jit.ScriptModule):
             module.eval()  # which the copy shares
-            continue
-        for name, buffer in module._buffers.items():
-            module._buffers[name] = None if buffer is None else buffer.clone()
     return twin
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from ewnprune import remove_neurons, sparsity_curve
+from ewnprune import mask_neurons, remove_neurons, sparsity_curve
 from ewnprune.pruning.removal import remove_with_notes
 
 X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(1))
@@ -90,6 +90,46 @@ def test_a_training_pass_that_wants_more_than_inputs_is_told():
     (told,) = (note for note in curve.notes if "training" in str(note))
     assert "targets should not be none" in str(told)
     assert remove_neurons(net, 0.5, torch.randn(4, 4))[0].out_features == 4
+
+
+class Momentum(nn.Module):
+    """In training, parameters are written too: an average of those of other layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.slow, self.code = nn.Linear(4, 8), nn.Parameter(torch.ones(5), requires_grad=False)
+
+    @torch.no_grad()
+    def average(self):
+        self.code.data = self.code.data / 2
+        for parameter, average in zip(self.first.parameters(), self.slow.parameters(), strict=True):
+            if parameter.shape == average.shape:
+                average.mul_(0.9).add_(parameter, alpha=0.1)
+
+    def forward(self, x):
+        if self.training:
+            self.average()
+        return self.head(self.first(x).relu())
+
+
+@pytest.mark.parametrize("heads", ["keep", "whole"])  # without and with the graph of gradients
+@pytest.mark.parametrize(
+    "prune",
+    [
+        lambda net, x, heads: sparsity_curve(
+            net, [(x, torch.arange(6) % 3)], (0, 0.5), heads=heads
+        ),
+        lambda net, x, heads: remove_with_notes(net, 0.5, x, heads=heads),
+        lambda net, x, heads: mask_neurons(net, 0, x, heads=heads),
+    ],
+    ids=["curve", "remove", "mask"],
+)
+def test_parameters_that_training_writes_stay_as_they_were(prune, heads):
+    net = Momentum()
+    before = _state(net)
+    prune(net, torch.randn(6, 4), heads)
+    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
 
 
 def test_googlenet_without_neurons_trains():
