@@ -55,7 +55,9 @@ class Ranking:
     def alone(self, layer: str) -> "Ranking":
         """The order in which the units of one layer go, where all others stay."""
         ranks = self.ranks[layer]
-        return Ranking({layer: _places(ranks.flatten()).view(ranks.shape)}, {layer: layer})
+        places = _places(ranks.flatten()).view(ranks.shape)
+        unit_of = {layer: self.unit_of[layer]} if layer in self.unit_of else {}
+        return Ranking({layer: places}, {layer: layer}, unit_of=unit_of)
 
     def removed(self, sparsity: float) -> dict[str, int]:
         """How many of the order's first units go, for each layer of those of its pool.

@@ -151,6 +151,26 @@ def test_where_an_example_does_not_tell_all_they_stay(build, reason):
     assert any(str(note).startswith(f"rnn: stays: {reason}") for note in curve.notes)
 
 
+@pytest.mark.parametrize("options", [{"bidirectional": True}, {"num_layers": 2}])
+def test_alone_in_a_curve_the_same_units_of_each_layer_and_direction_go(options):
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.rnn = nn.Embedding(12, 4), nn.LSTM(4, 6, batch_first=True, **options)
+            self.head = nn.Linear(12 if self.rnn.bidirectional else 6, 3)
+
+        def forward(self, words):
+            return self.head(self.rnn(self.words(words))[0].mean(1))
+
+    torch.manual_seed(0)
+    network, data = Reader().double().eval(), [(WORDS, torch.arange(6) % 3)]
+    together, alone = (
+        sparsity_curve(network, data, (0, 0.5), layers="rnn", per_layer=per_layer)
+        for per_layer in (False, True)
+    )
+    assert [point.loss for point in alone] == [point.loss for point in together]
+
+
 def test_single_weights_are_those_of_the_other_layers():
     network = Tagger().double().eval()
     data = [(WORDS, torch.zeros(6, dtype=torch.long))]
