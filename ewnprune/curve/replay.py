@@ -195,7 +195,7 @@ class Replay:
 
 
 def _tail(trace: Trace, variant: Variant) -> _Tail:
-    starts = {node for name in variant.touched for node in trace.calls(name)}
+    starts = {node for name in variant.touched for node in _uses(trace, name)}
     loose = {f"model.{name}" for group in variant.groups for name in group.parameters}
     starts |= {node for node in trace.nodes if node.op == "get_attr" and node.target in loose}
     tail = _Tail(trace.descendants(starts))
@@ -212,6 +212,14 @@ def _tail(trace: Trace, variant: Variant) -> _Tail:
     return tail
 
 
+def _uses(trace: Trace, name: str) -> list[fx.Node]:
+    """Nodes that call a module, or use a weight or buffer of it by themselves."""
+    owner = f"model.{name}" if name else "model"
+    attributes = [node for node in trace.nodes if node.op == "get_attr"]
+    own = [node for node in attributes if str(node.target).rpartition(".")[0] == owner]
+    return [*trace.calls(name), *own]
+
+
 def _alike(trace: Trace, node: fx.Node) -> list[fx.Node]:
     """A node, and those after it that treat each number of what it gives by itself."""
     nodes = [node]
@@ -226,7 +234,7 @@ def _alike(trace: Trace, node: fx.Node) -> list[fx.Node]:
 def _picked(trace: Trace, node: fx.Node, variant: Variant) -> str | None:
     """The layer that a node calls, if all that a cut does to it is to leave out neurons."""
     name = trace.layer(node)
-    if name is None or len(trace.calls(name)) > 1:
+    if name is None or len(_uses(trace, name)) > 1:
         return None
     whose = [group for group in variant.groups if name in group.touched]
     alone = len(whose) == 1 and whose[0].free and not whose[0].rescale

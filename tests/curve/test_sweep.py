@@ -119,6 +119,41 @@ def test_every_point_is_of_the_network_that_removal_builds(name, parametrized, s
     assert len({point.correct for point in curve}) > 2
 
 
+class Functional(nn.Module):
+    """Uses the weights of a layer that it does not call."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(784, 20), nn.Linear(20, 20), nn.Linear(20, 10)
+
+    def forward(self, x):
+        x = F.linear(x.flatten(1), self.fc1.weight, self.fc1.bias).relu()
+        return self.fc3(self.fc2(x).relu())
+
+
+class Tied(nn.Module):
+    """Uses the weights of a layer once more, behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.head = nn.Linear(784, 20), nn.Linear(784, 10)
+
+    def forward(self, x):
+        hidden = self.encode(x.flatten(1)).relu()
+        return self.head(F.linear(hidden, self.encode.weight.t()).relu())
+
+
+@pytest.mark.parametrize("build", [Functional, Tied])
+def test_single_weights_that_are_used_without_calling_the_layer(build, batches):
+    net, catch = trained(build(), batches), Catch()
+    curve = sparsity_curve(net, batches[:1], LEVELS, "magnitude", loss_fn=catch)
+    assert "run" not in {note.kind for note in curve.notes}  # not the whole network each time
+    for output, level in zip(catch.outputs, LEVELS, strict=True):
+        brute = deepcopy(net)
+        mask_weights_by_hand(brute, level, "layer")
+        assert torch.equal(output, *logits(brute, batches[:1]))
+
+
 def test_notes_say_what_was_done_to_each_group(batches):
     curve = sparsity_curve(Residual(), batches[:1], (0, 0.5))
     assert [*map(str, curve.notes)] == [
