@@ -239,8 +239,9 @@ def sparsity_curve(
                 notes += how
                 for result, cost in zip(results, costs, strict=True):
                     result["metrics"] = {**result["metrics"], **cost}
-        if training and estimating:
-            notes.append(note_of_statistics(found.network, training))
+        changed = [variant.statistics for variant in plan.variants if variant.touched]
+        if training and estimating and changed:
+            notes.append(note_of_statistics(found.network, changed[0], training))
         notes += [Note("measures", text) for text in measures.unmeasured]
         notes += how_run(rankings, replay.fallback, [v.compact for v in plan.variants])
         units = {name: "inputs" if inputs else rankings[name].unit for name in functions}

@@ -6,6 +6,7 @@ estimate them on some training batches before a pruned network is judged.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ewnprune.model.batches import Batch
+from ewnprune.model.layers import listing
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.tensors import clone, device_of, samples, to_device
 from ewnprune.model.tracing import Forward
@@ -57,27 +59,47 @@ def estimated(network: nn.Module, forward: Forward, inputs: Sequence[Any]) -> St
 
     The BatchNorms are in train mode for as long and so normalize each batch by itself, all else is
     in eval mode; means and unbiased variances of the batches are averaged, as torch does with
-    ``momentum=None``.
+    ``momentum=None``. Those that the forward pass does not call keep theirs.
 
     Args:
         network: a copy in eval mode, without gradients; its buffers are replaced, not written to.
         forward: gives the outputs from network and inputs.
         inputs: the batches.
+
+    Raises:
+        ValueError: a batch gives one value per channel.
     """
     norms, device = with_statistics(network), device_of(network)
-    momenta = {name: norm.momentum for name, norm in norms.items()}
-    for norm in norms.values():
+    momenta: dict[str, float | None] = {}  # of those that were called
+
+    def begin(name: str, norm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        values = args[0] if args else kwargs["input"]
+        if values.numel() == values.shape[1]:
+            raise ValueError(
+                f"a batch of recalibrate gives {name!r} one value per channel, which has no "
+                "variance: expected two samples or more (drop_last=True leaves out the last batch)"
+            )
+        if name in momenta:
+            return
+        momenta[name] = norm.momentum
         norm._buffers.update(
             running_mean=torch.zeros_like(norm.running_mean),
             running_var=torch.ones_like(norm.running_var),
             num_batches_tracked=torch.zeros((), dtype=torch.long, device=norm.running_mean.device),
         )
         norm.training, norm.momentum = True, None
+
+    handles = [
+        norm.register_forward_pre_hook(partial(begin, name), with_kwargs=True)
+        for name, norm in norms.items()
+    ]
     for batch in inputs:
         forward(network, clone(to_device(batch, device)))
-    for name, norm in norms.items():
-        norm.training, norm.momentum = False, momenta[name]
-    return {name: dict(norm._buffers) for name, norm in norms.items()}
+    for handle in handles:
+        handle.remove()
+    for name, momentum in momenta.items():
+        norms[name].training, norms[name].momentum = False, momentum
+    return {name: dict(norms[name]._buffers) for name in momenta}
 
 
 def average_over_processes(statistics: Statistics) -> None:
@@ -98,16 +120,19 @@ def put_statistics(network: nn.Module, statistics: Statistics) -> None:
 
 def estimate_anew(network: nn.Module, forward: Forward, inputs: Sequence[Any]) -> Note:
     """Give a network its own statistics, in place: see `estimated`; and a note on them."""
-    put_statistics(network, estimated(network, forward, inputs))
-    return note_of_statistics(network, inputs)
+    statistics = estimated(network, forward, inputs)
+    put_statistics(network, statistics)
+    return note_of_statistics(network, statistics, inputs)
 
 
-def note_of_statistics(network: nn.Module, inputs: Sequence[Any]) -> Note:
+def note_of_statistics(network: nn.Module, statistics: Statistics, inputs: Sequence[Any]) -> Note:
     """What was estimated, and on how much."""
     sizes = [samples(batch) for batch in inputs]
     images = f" ({sum(filter(None, sizes))} samples)" if None not in sizes else ""
+    left = [name for name in with_statistics(network) if name not in statistics]
+    others = f"; the forward pass does not call {listing(left, 3)}" if left else ""
     return Note(
         "statistics",
-        f"running statistics of {len(with_statistics(network))} BatchNorms were estimated anew "
-        f"without the neurons that go, on {len(inputs)} training batches{images}",
+        f"running statistics of {len(statistics)} BatchNorms were estimated anew "
+        f"without the neurons that go, on {len(inputs)} training batches{images}{others}",
     )
