@@ -62,6 +62,7 @@ def repaired(
         forward(copy, clone(inputs))
     for name, mean in means.items():
         layer: Any = copy.get_submodule(name)
+        mean = mean.to(layer.weight.dtype)
         if layer.bias is None:
             layer.bias = nn.Parameter(mean, requires_grad=layer.weight.requires_grad)
         else:
@@ -84,7 +85,8 @@ def _contributions(model: nn.Module, gone: Mapping[str, Tensor]) -> Iterator[dic
         added = added.movedim(-1 - trailing, 0).flatten(1)
         if layer.bias is not None:
             added = added - layer.bias[:, None]
-        sums[name].append((added.sum(1), added.shape[1]))
+        precise = torch.promote_types(added.dtype, torch.float32)  # float16 ends at 65504
+        sums[name].append((added.sum(1, dtype=precise), added.shape[1]))
 
     handles = [
         model.get_submodule(name).register_forward_pre_hook(partial(note, name), with_kwargs=True)
@@ -95,6 +97,7 @@ def _contributions(model: nn.Module, gone: Mapping[str, Tensor]) -> Iterator[dic
         means |= {
             name: torch.stack([total for total, _ in parts]).sum(0) / sum(n for _, n in parts)
             for name, parts in sums.items()
+            if parts  # by the training pass alone
         }
     finally:
         for handle in handles:

@@ -159,6 +159,32 @@ def test_a_repaired_residual_network_is_nearer_to_the_dense_one():
     assert errors[_repaired] < 0.7 * errors[remove_neurons]
 
 
+def test_sums_of_half_precision_do_not_overflow():
+    network = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 2)).half()
+    for parameter in network.parameters():
+        nn.init.ones_(parameter)
+    x = torch.ones(8, 20000, 1).half()  # each neuron gives 2, which is 320,000 in all
+    small = remove_neurons(network, 0.5, x[:1, :4], repair=x)
+    assert small[2].bias.tolist() == [1 + 2 * 2] * 2 and small[2].bias.dtype == torch.float16
+
+
+def test_what_only_training_calls_is_left_as_it_is():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head, self.aux = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 2)
+
+        def forward(self, x):
+            x = self.first(x).relu()
+            return (self.head(x), self.aux(x)) if self.training else self.head(x)
+
+    network, x = Auxiliary(), torch.randn(6, 4)
+    small = _repaired(network, 0.5, x, layers="first")
+    plain = remove_neurons(network, 0.5, x, layers="first")
+    assert small.aux.in_features == 4 and small.aux.bias.equal(plain.aux.bias)
+    torch.testing.assert_close(small.eval()(x).mean(0), network.eval()(x).mean(0))
+
+
 class Normed(nn.Module):
     def __init__(self):
         super().__init__()
