@@ -59,7 +59,7 @@ def estimated(network: nn.Module, forward: Forward, inputs: Sequence[Any]) -> St
 
     The BatchNorms are in train mode for as long and so normalize each batch by itself, all else is
     in eval mode; means and unbiased variances of the batches are averaged, as torch does with
-    ``momentum=None``. Those that the forward pass does not call keep theirs.
+    ``momentum=None``. Those that the forward pass does not update keep theirs.
 
     Args:
         network: a copy in eval mode, without gradients; its buffers are replaced, not written to.
@@ -70,7 +70,7 @@ def estimated(network: nn.Module, forward: Forward, inputs: Sequence[Any]) -> St
         ValueError: a batch gives one value per channel.
     """
     norms, device = with_statistics(network), device_of(network)
-    momenta: dict[str, float | None] = {}  # of those that were called
+    before: dict[str, tuple[float | None, dict[str, Tensor]]] = {}  # of those that were called
 
     def begin(name: str, norm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         values = args[0] if args else kwargs["input"]
@@ -79,9 +79,9 @@ def estimated(network: nn.Module, forward: Forward, inputs: Sequence[Any]) -> St
                 f"a batch of recalibrate gives {name!r} one value per channel, which has no "
                 "variance: expected two samples or more (drop_last=True leaves out the last batch)"
             )
-        if name in momenta:
+        if name in before:
             return
-        momenta[name] = norm.momentum
+        before[name] = norm.momentum, dict(norm._buffers)
         norm._buffers.update(
             running_mean=torch.zeros_like(norm.running_mean),
             running_var=torch.ones_like(norm.running_var),
@@ -97,9 +97,14 @@ def estimated(network: nn.Module, forward: Forward, inputs: Sequence[Any]) -> St
         forward(network, clone(to_device(batch, device)))
     for handle in handles:
         handle.remove()
-    for name, momentum in momenta.items():
+    learned = {}
+    for name, (momentum, buffers) in before.items():
         norms[name].training, norms[name].momentum = False, momentum
-    return {name: dict(norms[name]._buffers) for name in momenta}
+        if norms[name].num_batches_tracked:
+            learned[name] = dict(norms[name]._buffers)
+        else:  # a forward of its own, which updates none
+            norms[name]._buffers.update(buffers)
+    return learned
 
 
 def average_over_processes(statistics: Statistics) -> None:
@@ -130,7 +135,7 @@ def note_of_statistics(network: nn.Module, statistics: Statistics, inputs: Seque
     sizes = [samples(batch) for batch in inputs]
     images = f" ({sum(filter(None, sizes))} samples)" if None not in sizes else ""
     left = [name for name in with_statistics(network) if name not in statistics]
-    others = f"; the forward pass does not call {listing(left, 3)}" if left else ""
+    others = f"; the forward pass updates none of {listing(left, 3)}" if left else ""
     return Note(
         "statistics",
         f"running statistics of {len(statistics)} BatchNorms were estimated anew "
