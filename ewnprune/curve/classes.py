@@ -71,6 +71,24 @@ def class_targets(targets: Tensor, classes: int, loss_fn: Any = None) -> Tensor:
     return targets.masked_fill(ignored, IGNORED)
 
 
+def refuse_no_classes(targets: Tensor, classes: int) -> None:
+    """Refuse targets above the classes, which cross-entropy ends at without a word of theirs.
+
+    Args:
+        targets: those of `class_targets`.
+        classes: how many classes there are.
+
+    Raises:
+        ValueError: names the first.
+    """
+    wrong = targets[targets >= classes]
+    if len(wrong):
+        raise ValueError(
+            f"target {int(wrong[0])} is none of the model's {classes} classes: expected 0 to "
+            f"{classes - 1}, and 255 or below 0 for what has none"
+        )
+
+
 def count_correct(outputs: Tensor, targets: Tensor) -> Tensor:
     """How many targets ``(B, ...)`` each of ``(V, B, C, ...)`` class scores gets right.
 

@@ -8,8 +8,15 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from ewnprune.curve.classes import are_probabilities, classifies, cross_entropy
-from ewnprune.curve.measures import Loss, sum_loss
+from ewnprune.curve.classes import (
+    are_probabilities,
+    class_scores,
+    class_targets,
+    classifies,
+    cross_entropy,
+    refuse_no_classes,
+)
+from ewnprune.curve.measures import Loss, batch_size, sum_loss
 from ewnprune.model.batches import Batch, inputs_and_targets
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LAYER_TYPES, num_neurons, spatial_dims
@@ -33,7 +40,8 @@ def measure_neurons(
 
     Of every neuron the mean of ``|z|``, where ``z`` is what its layer gives (before what follows:
     BatchNorm, ReLU), and the mean of ``|z dL/dz|``, where ``L`` is the loss of the sample. The
-    means are over samples and positions, in eval mode. Molchanov et al. (2017),
+    means are over samples and positions, in eval mode; targets that are no class have no loss, as
+    in `sparsity_curve`. Recurrent layers are not measured. Molchanov et al. (2017),
     https://arxiv.org/abs/1611.06440.
 
     Give training or validation data, never those that the pruned network is to be tested on. With
@@ -54,7 +62,7 @@ def measure_neurons(
         the argument ``measured`` of `remove_neurons` and `sparsity_curve`.
 
     Raises:
-        ValueError: the loader gave no batch.
+        ValueError: the loader gave no batch, or targets that are none of the classes.
 
     >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False))
     >>> _ = net[0].weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, -2.0]]))
@@ -104,12 +112,14 @@ def _keeping(name: str, kept: list[tuple[str, Tensor]]) -> Callable[..., Tensor]
 
 def _loss(outputs: Any, targets: Any, loss_fn: Loss | None) -> Tensor | None:
     """The loss summed over samples, so that each has its own gradient; None where there is none."""
+    scores = class_scores(outputs)
     if loss_fn is not None:
-        count = samples(outputs)
-        assert count is not None
+        count = samples(scores) or batch_size(targets, scores)
         return sum_loss(loss_fn(outputs, targets), count, torch.float32, torch.tensor(count))
-    if classifies(outputs, targets) and not are_probabilities(outputs.detach()):
-        return cross_entropy(outputs[None], targets).sum()
+    if classifies(scores, targets) and not are_probabilities(scores.detach()):
+        classes = class_targets(targets, scores.shape[1])
+        refuse_no_classes(classes, scores.shape[1])
+        return cross_entropy(scores[None], classes).sum()
     return None
 
 

@@ -1,6 +1,6 @@
 """What is measured while many networks are evaluated on the same batches."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,9 +15,10 @@ from ewnprune.curve.classes import (
     classifies,
     count_correct,
     cross_entropy,
+    refuse_no_classes,
 )
 from ewnprune.curve.tally import Tally
-from ewnprune.model.tensors import tensors_in
+from ewnprune.model.tensors import samples, tensors_in
 
 Loss = Callable[[Any, Any], Tensor]
 _AT_ONCE = 2**22  # class scores held back to be evaluated together: 16 MB
@@ -66,13 +67,7 @@ class Measures:
                 "another task give metric= or loss_fn="
             )
         if self.entropy:
-            wrong = class_targets(targets, self.classes)
-            wrong = wrong[wrong >= self.classes]
-            if len(wrong):
-                raise ValueError(
-                    f"target {int(wrong[0])} is none of the model's {self.classes} classes: "
-                    f"expected 0 to {self.classes - 1}, and 255 or below 0 for what has none"
-                )
+            refuse_no_classes(class_targets(targets, self.classes), self.classes)
         device = next(tensor.device for tensor in tensors_in(outputs))
         if metric is not None:
             if not isinstance(metric, Metric | MetricCollection):
@@ -87,24 +82,30 @@ class Measures:
         self._losses: list[Tensor] = []
 
     def add_batch(self, outputs_of_networks: Iterable[Any], targets: Any) -> None:
-        """Add the outputs of all networks, in order, on one batch."""
-        samples, total, classes = 0, torch.tensor(0), targets
+        """Add the outputs of all networks, in order, on one batch.
+
+        Raises:
+            ValueError: a target is none of the classes, or the loss is no loss.
+        """
+        count, total, classes = 0, torch.tensor(0), targets
         if self.classifies:
             classes = class_targets(targets, self.classes, self.loss_fn)
             total = (classes != IGNORED).sum()
+            if self.entropy:
+                refuse_no_classes(classes, self.classes)
         for network, outputs in enumerate(outputs_of_networks):
             scores = class_scores(outputs)
             if self.classifies:
-                samples = targets.numel()
+                count = targets.numel()
                 self._waiting.append(scores)
                 if len(self._waiting) * scores.numel() > _AT_ONCE:
                     self._count(classes)
             else:
-                samples = _batch_size(targets, outputs)
-                total = torch.tensor(samples)
+                count = batch_size(targets, outputs)
+                total = torch.tensor(count)
             if self.loss_fn is not None:
                 loss = self.loss_fn(outputs, targets)
-                summed = sum_loss(loss, samples, self.tally.loss.dtype, total)
+                summed = sum_loss(loss, count, self.tally.loss.dtype, total)
                 self._losses.append(summed.view(1))
             if self.metrics:
                 self.metrics[network].update(scores, targets)
@@ -112,7 +113,7 @@ class Measures:
         nothing = torch.zeros_like(self.tally.correct)
         correct = torch.cat(self._correct) if self._correct else nothing
         losses = torch.cat(self._losses) if self._losses else nothing
-        self.tally.update(correct, losses, total, samples)
+        self.tally.update(correct, losses, total, count)
         self._correct, self._losses = [], []
 
     def _count(self, targets: Tensor) -> None:
@@ -221,8 +222,19 @@ def name_of(metric: Metric | MetricCollection) -> str:
     return type(metric).__name__
 
 
-def _batch_size(targets: Any, outputs: Any) -> int:
-    return len(next(tensor for tensor in tensors_in((targets, outputs)) if tensor.ndim))
+def batch_size(targets: Any, outputs: Any) -> int:
+    """How many samples a batch has: by its targets, or by its outputs where those do not tell.
+
+    >>> boxes = [{"boxes": torch.zeros(5, 4)}, {"boxes": torch.zeros(0, 4)}]  # in two images
+    >>> batch_size(boxes, None), batch_size(torch.zeros(3, 1), None)
+    (2, 3)
+    """
+    count, of_outputs = samples(targets), samples(outputs)
+    listed = isinstance(targets, list | tuple) and all(isinstance(one, Mapping) for one in targets)
+    if listed and targets and (count is None or count != of_outputs):
+        return len(targets)  # one for each sample, as of objects in images
+    tensors = (tensor for tensor in tensors_in((targets, outputs)) if tensor.ndim)
+    return count or of_outputs or len(next(tensors))
 
 
 def _shape(value: Any) -> str:

@@ -60,6 +60,7 @@ class Neurons:
         seed: seed of this layer, for scores that draw numbers.
         raw_rows: the layer's own rows, without a BatchNorm; None where those are `rows`.
         measured: what was measured of them on data, by name, ``(n,)`` each; see `measure_neurons`.
+        no_measured: what to do where `measured` lacks something.
     """
 
     layer: str
@@ -71,6 +72,10 @@ class Neurons:
     seed: int = 0
     raw_rows: Tensor | None = None
     measured: Mapping[str, Tensor] = field(default_factory=dict)
+    no_measured: str = (
+        "give measured=ewnprune.measure_neurons(model, loader), with loss_fn= for taylor where "
+        "the task is no classification, or choose another score"
+    )
 
 
 class OutgoingUnknownError(ValueError):
@@ -224,8 +229,7 @@ def _measured(neurons: Neurons, score: str) -> Tensor:
     if score not in neurons.measured:
         raise ValueError(
             f"score {score!r} goes by data, and none were measured for layer {neurons.layer!r}: "
-            "give measured=ewnprune.measure_neurons(model, loader), with loss_fn= for taylor where "
-            "the task is no classification, or choose another score"
+            f"{neurons.no_measured}"
         )
     return neurons.measured[score]
 

@@ -110,7 +110,7 @@ def neurons_of(
                     f"measured[{score!r}][{name!r}] has {len(values)} numbers: expected one for "
                     f"each of the layer's {len(rows)} neurons"
                 )
-    return Neurons(
+    neurons = Neurons(
         layer=name,
         rows=rows,
         bias=bias,
@@ -120,6 +120,10 @@ def neurons_of(
         seed=layer_seed(name, facts.seed),
         measured=measured,
     )
+    if is_recurrent(layer):
+        remedy = f"recurrent layers are not measured: leave it with exclude={name!r}"
+        return replace(neurons, no_measured=f"{remedy}, or choose another score")
+    return neurons
 
 
 def _folded(

@@ -94,6 +94,37 @@ def test_other_losses_and_tasks_without_one():
         measure_neurons(net, [])
 
 
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x):
+        return {"logits": self.net(x), "hidden": x[:1]}
+
+
+@pytest.mark.parametrize("loss", [None, lambda given, y: F.cross_entropy(given["logits"], y)])
+def test_outputs_are_read_as_a_curve_reads_them(loss):
+    net = Wrapped()
+    found = measure_neurons(net, data(), loss_fn=loss)["taylor"]
+    expected = measure_neurons(net.net, data())["taylor"]
+    for name, values in expected.items():
+        torch.testing.assert_close(found[f"net.{name}"], values, rtol=1e-5, atol=1e-8)
+
+
+def test_targets_are_read_as_a_curve_reads_them():
+    net, (x, y) = mlp(), data()[0]
+    expected = measure_neurons(net, [(x[1:], y[1:])])["taylor"]
+    for mark, dtype in ((255, torch.int64), (-1, torch.int32), (255, torch.uint8)):
+        marked = y.clone()
+        marked[0] = mark
+        found = measure_neurons(net, [(x, marked.to(dtype))])["taylor"]
+        for name, values in expected.items():  # over one more, of which there is no loss
+            torch.testing.assert_close(found[name] * len(x), values * (len(x) - 1))
+    with pytest.raises(ValueError, match="target 3 is none of the model's 3 classes"):
+        measure_neurons(net, [(x, y), (x, y * 0 + 3)])
+
+
 @pytest.mark.parametrize("score", ["activation", "taylor"])
 def test_removal_and_curves_go_by_them(score):
     net = mlp()
@@ -118,10 +149,18 @@ def test_coupled_layers_have_the_mean_of_both():
     assert small.first.weight.equal(net.first.weight[kept])
 
 
+class Last(nn.Module):
+    def forward(self, given):
+        return given[0][-1]
+
+
 def test_what_is_missing_or_does_not_fit_is_told():
     net, x = mlp(), data()[0][0]
     with pytest.raises(ValueError, match="score 'taylor' goes by data, and none were measured"):
         remove_neurons(net, 0.5, x, score="taylor")
+    words = nn.Sequential(nn.Embedding(5, 4), nn.LSTM(4, 6), Last(), nn.Linear(6, 3))
+    with pytest.raises(ValueError, match="layers are not measured: leave it with exclude='1'"):
+        remove_neurons(words, 0.5, torch.zeros(3, 2).long(), score="taylor", measured={})
     wrong = {"activation": {"0": torch.ones(5)}}
     with pytest.raises(ValueError, match=r"measured\['activation'\]\['0'\] has 5 numbers"):
         remove_neurons(net, 0.5, x, score="activation", measured=wrong)

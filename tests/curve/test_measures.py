@@ -116,6 +116,17 @@ def test_tasks_other_than_classification():
         sparsity_curve(net, loader, (0,))
 
 
+@pytest.mark.parametrize("first", [0, 9])
+def test_objects_in_images_are_no_samples(first):
+    net, x = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(5, 3)
+    targets = [{"boxes": torch.rand(count, 4)} for count in (first, 1, 1, 2, 1)]
+    loader = [(x, targets), (x[:2], targets[1:3])]  # the latter with one each
+    point = sparsity_curve(net, loader, (0,), loss_fn=lambda o, _: o.square().mean(1)).points[0]
+    assert point.total == 7
+    expected = torch.cat([net(x), net(x[:2])]).square().mean()
+    assert point.loss == pytest.approx(expected.item())
+
+
 def test_pixels_are_classified_too():
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1))
     x, y = torch.randn(2, 1, 5, 5), torch.randint(3, (2, 5, 5))
@@ -230,5 +241,7 @@ def test_targets_that_cannot_be_meant_are_refused_in_one_line():
         ValueError, match="target 3 is none of the model's 3 classes: expected 0 to"
     ):
         sparsity_curve(net, _marked([3]), (0,))
+    with pytest.raises(ValueError, match="target 3 is none of the model's 3 classes"):
+        sparsity_curve(net, [*_marked([255]), *_marked([3])], (0,))
     with pytest.raises(ValueError, match="none of 128 targets is a class"):
         sparsity_curve(net, _marked([255])[2:], (0,))
