@@ -68,7 +68,8 @@ def coupled_groups(
         for table in (module._buffers, vars(module)):
             for key, value in table.items():
                 table[key] = _not_of_inference(value)
-    found = find_attention(twin, forward, inputs)
+    with _following(network):
+        found = find_attention(twin, forward, inputs)
     with torch.random.fork_rng(devices=_gpus(twin)):
         finder = _Finder(twin, forward, inputs, found)
     attention = head_groups(found, heads)
@@ -102,6 +103,19 @@ def _has_gradient(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
+@contextmanager
+def _following(network: nn.Module) -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Maximum recursive depth reached")  # so it says
+            yield
+    except Exception as error:  # it runs the user's code, and loses count in some networks
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(
+            f"torch-pruning cannot follow {type_name(network)} ({type(error).__name__}: {reason})"
+        ) from error
+
+
 class _Finder:
     """torch-pruning's graph of a network, read as groups."""
 
@@ -115,7 +129,7 @@ class _Finder:
         modes = {module: module.training for module in seen.modules()}
         self.graph: Any = Graph()
         self.last: set[nn.Module] = set()
-        with torch.enable_grad(), self._following():
+        with torch.enable_grad(), _following(network):
             self.graph.build_dependency(
                 seen,
                 clone(inputs),
@@ -126,22 +140,9 @@ class _Finder:
         self.parameters = {parameter: name for name, parameter in seen.named_parameters()}
         self.names = {module: name for name, module in seen.named_modules()}
 
-    @contextmanager
-    def _following(self) -> Iterator[None]:
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Maximum recursive depth reached")  # so it says
-                yield
-        except Exception as error:  # it runs the user's code, and loses count in some networks
-            reason = " ".join(str(error).split())[:120]
-            raise ValueError(
-                f"torch-pruning cannot follow {type_name(self.network)} ({type(error).__name__}: "
-                f"{reason})"
-            ) from error
-
     def groups(self) -> list[Group]:
         found = []
-        with self._following():
+        with _following(self.network):
             all_of_them = [*self.graph.get_all_groups(root_module_types=[*LAYER_TYPES])]
         for items in all_of_them:
             group = Group(self.names[items[0].dep.target.module], len(items[0].idxs))

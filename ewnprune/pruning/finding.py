@@ -53,10 +53,7 @@ def find_groups(
     anatomy = dissect(network, forward, chosen, inputs)
     sample = first_samples(inputs, _SAMPLES)
     trained = look_at_training(network, forward, sample)
-    groups, hidden = chain_groups(anatomy), _hidden(network, forward, anatomy, sample)
-    for group in groups:
-        if group.name in anatomy.idle:
-            group.unfollowed, group.stays = "", _why_idle(group.name, anatomy, trained)
+    groups, hidden = _chains(anatomy, trained), _hidden(network, forward, anatomy, sample)
     couple = partial(_coupled, network, forward, heads, selection, wanted, anatomy, trained)
     by_heads = heads != "keep" or not {*wanted} <= chosen.keys()
     if (by_heads or any(group.unfollowed for group in groups)) and anatomy.ways:
@@ -111,6 +108,15 @@ def find_named(
     sizes |= {group.name: group.units for group in groups if group.attention is not None}
     units = asked_units(groups, check_indices(indices, sizes))
     return found, {name: keep for name, keep in units.items() if not keep.all()}
+
+
+def _chains(anatomy: Anatomy, trained: TrainingPass) -> list[Group]:
+    """The neurons of each layer by itself; of those that are not called, with the reason."""
+    groups = chain_groups(anatomy)
+    for group in groups:
+        if group.name in anatomy.idle:
+            group.unfollowed, group.stays = "", _why_idle(group.name, anatomy, trained)
+    return groups
 
 
 def _hidden(network: nn.Module, forward: Forward, anatomy: Anatomy, inputs: Any) -> list[Group]:
@@ -179,7 +185,7 @@ def _coupled(
     try:
         groups = coupled_groups(network, forward, inputs, heads, training)
     except ValueError as error:
-        groups = chain_groups(anatomy)
+        groups = _chains(anatomy, trained)
         for group in groups:
             group.unfollowed += f", and {error}" if group.unfollowed else ""
         return groups

@@ -51,12 +51,15 @@ def _mask_channels(norm: Any, keep: Tensor) -> None:
     dim, small = record.dim, copy_network(norm, share=True)
     shrink_channels(small, keep)
 
-    def masked(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def masked(
+        _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor
+    ) -> Tensor:
         index = keep.nonzero().flatten().to(output.device)
-        values = small(args[0].index_select(dim, index))
+        read = args[0] if args else kwargs["input"]
+        values = small(read.index_select(dim, index))
         return torch.zeros_like(output).index_copy(dim, index, values)
 
-    norm.register_forward_hook(masked)
+    norm.register_forward_hook(masked, with_kwargs=True)
 
 
 def mask_outputs(network: nn.Module, groups: Iterable[Group], units: Mapping[str, Tensor]) -> None:

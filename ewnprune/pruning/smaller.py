@@ -158,7 +158,7 @@ def _of_other_shape(groups: Sequence[Group], outputs: Any, dense: Any) -> str:
         if before != after
     ]
     gone = int((~groups[0].channels(_half(groups)[groups[0].name])).sum())
-    narrower = all(dim > 0 and by > 0 and by % gone == 0 for dim, by in changes)
+    narrower = gone > 0 and all(dim > 0 and by > 0 and by % gone == 0 for dim, by in changes)
     alike = all(now.ndim == then.ndim for now, then in pairs)
     if len(groups) == 1 and changes and narrower and alike:
         return OUTPUTS

@@ -2,11 +2,13 @@
 
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from toys.images import outputs
 
+from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.pruning.removal import remove_neurons, remove_with_notes
 from ewnprune.pruning.zeroing import mask_neurons
 
@@ -88,6 +90,43 @@ def test_embeddings_go_where_a_norm_reads_across_them():
     assert any(
         "not as zeros would, since a norm reads across" in str(note) for note in removal.notes
     )
+
+
+def test_norms_that_are_called_by_keyword():
+    class Keyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm, self.head = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.norm(input=self.first(x)).relu())
+
+    network, x = _random(Keyword()), torch.randn(3, 4, dtype=torch.float64)
+    small = remove_neurons(network, indices={"first": [1, 6]}, example_input=x)
+    by_place = nn.Sequential(network.first, network.norm, nn.ReLU(), network.head)
+    expected = remove_neurons(by_place, indices={"0": [1, 6]}, example_input=x)
+    torch.testing.assert_close(small(x), expected(x), rtol=0, atol=0)
+
+
+class Beyond(nn.Module):
+    """Leaves torch on the way, where no graph of gradients leads, and has a layer for nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.unused, self.head = nn.Linear(4, 8), nn.Linear(4, 4), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(torch.from_numpy(np.tanh(self.first(x).numpy())).relu())
+
+
+def test_where_the_graph_cannot_be_had_each_layer_is_taken_by_itself():
+    network, x = Beyond(), torch.randn(6, 4)
+    notes = sparsity_curve(network, [(x, torch.arange(6) % 3)], (0, 0.5)).notes
+    told = {str(note).partition(":")[0]: str(note) for note in notes}
+    assert "torch-pruning cannot follow Beyond (RuntimeError: Can't call numpy()" in told["first"]
+    assert told["unused"].startswith("unused: stays: ")
+    with pytest.raises(ValueError, match="'first'"):
+        remove_neurons(network, 0.5, x)
 
 
 def test_an_embedding_that_no_layer_is_coupled_with_stays_and_is_named():
