@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ewnprune.model.copying import copy_network
 from ewnprune.model.layers import type_name
+from ewnprune.model.operations import stock_kind
 
 
 def separate_attention(model: nn.Module) -> nn.Module:
@@ -17,8 +18,8 @@ def separate_attention(model: nn.Module) -> nn.Module:
     has other keys than before, and loads into a model treated likewise.
 
     Raises:
-        ValueError: there is no MultiheadAttention, or one with ``add_bias_kv`` or
-            ``add_zero_attn``.
+        ValueError: there is no MultiheadAttention, or one with ``add_bias_kv``, ``add_zero_attn``
+            or, in a subclass, a forward pass of its own.
 
     >>> x = torch.randn(2, 5, 8)
     >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
@@ -26,22 +27,31 @@ def separate_attention(model: nn.Module) -> nn.Module:
     True
     """
     model = copy_network(model)
-    found = [
-        (name, module)
+    found = {
+        name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.MultiheadAttention)
-    ]
+    }
     if not found:
         raise ValueError(f"{type_name(model)} has no torch.nn.MultiheadAttention to separate")
-    for name, module in found:
+    separate: dict[nn.Module, SeparateAttention] = {}
+    for name, module in found.items():
+        if stock_kind(module, (nn.MultiheadAttention,)) is None:
+            raise ValueError(
+                f"{name!r} ({type_name(module)}) has a forward pass of its own, which "
+                "SeparateAttention has not"
+            )
         if module.bias_k is not None or module.add_zero_attn:
             raise ValueError(
                 f"{name!r} has add_bias_kv or add_zero_attn, which SeparateAttention has not"
             )
-        if not name:
-            return SeparateAttention(module)
-        parent, _, key = name.rpartition(".")
-        setattr(model.get_submodule(parent), key, SeparateAttention(module))
+        separate[module] = SeparateAttention(module)
+    if model in separate:
+        return separate[model]
+    for parent in [*model.modules()]:
+        for key, child in [*parent._modules.items()]:
+            if child is not None and child in separate:  # under every name that it has
+                setattr(parent, key, separate[child])
     return model
 
 

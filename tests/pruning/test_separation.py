@@ -6,7 +6,7 @@ from torch import nn
 from torchvision import models
 
 from ewnprune.pruning.removal import remove_with_notes
-from ewnprune.pruning.separation import separate_attention
+from ewnprune.pruning.separation import SeparateAttention, separate_attention
 
 
 @pytest.mark.parametrize("options", [{}, {"kdim": 10, "vdim": 10}, {"bias": False}])
@@ -59,3 +59,40 @@ def test_torchs_encoder_and_torchvisions_vit_lose_heads_once_separated():
         assert heads == [2, 2]
         assert float((removal.model(inputs) - dense(inputs)).detach().abs().max()) > 1e-4
         removal.model.train()(inputs).square().sum().backward()
+
+
+class Scaled(nn.MultiheadAttention):
+    def forward(self, query, key, value, **options):
+        outputs, weights = super().forward(query, key, value, **options)
+        return 2 * outputs, weights
+
+
+class Alike(nn.MultiheadAttention):
+    pass
+
+
+def test_attention_with_a_forward_pass_of_its_own_is_refused():
+    with pytest.raises(ValueError, match=r"'0' \(Scaled\) has a forward pass of its own"):
+        separate_attention(nn.Sequential(Scaled(8, 2)))
+    assert isinstance(separate_attention(Alike(8, 2)), SeparateAttention)
+
+
+class Shared(nn.Module):
+    """One attention under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = self.two = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        x = self.one(x, x, x)[0]
+        return self.two(x, x, x)[0]
+
+
+def test_attention_under_two_names_stays_one():
+    torch.manual_seed(0)
+    network, x = Shared().eval(), torch.randn(2, 5, 8)
+    separated = separate_attention(network)
+    assert separated.one is separated.two and isinstance(separated.one, SeparateAttention)
+    torch.testing.assert_close(separated(x), network(x))
+    assert separate_attention(nn.ModuleList([network.one, network.one]))[1].num_heads == 2
