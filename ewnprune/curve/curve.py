@@ -77,9 +77,10 @@ class Curve:
         Raises:
             ValueError: more than one series, fewer than two levels, or not measured.
         """
-        points = self._single()
-        if len(points) < 2:
-            raise ValueError(f"no area under {len(points)} level: expected at least two")
+        points = single_series(self)
+        levels = len({point.sparsity for point in points})
+        if levels < 2:
+            raise ValueError(f"no area under {levels} level: expected at least two")
         total = sum(
             (b.sparsity - a.sparsity) * (a.measure(measure) + b.measure(measure)) / 2
             for a, b in pairwise(points)
@@ -100,7 +101,7 @@ class Curve:
         Raises:
             ValueError: more than one series, no level 0, or not measured.
         """
-        points = self._single()
+        points = single_series(self)
         if not points or points[0].sparsity != 0:
             raise ValueError("the dense network was not measured: expected a level 0 in sparsities")
         floor = points[0].measure(measure) - within / 100 - 1e-9
@@ -132,7 +133,7 @@ class Curve:
         >>> Curve((CurvePoint(sparsity=0, accuracy=1, parameters=Count(100, 100)), half)).at(0.7)
         0.95
         """
-        return value_at(self._single(), left, size, measure)  # type: ignore[arg-type]
+        return value_at(single_series(self), left, size, measure)  # type: ignore[arg-type]
 
     def sensitivity(self, measure: str = "loss") -> dict[str, dict[str, dict[float, float]]]:
         """What the loss gains in each layer alone, for ``scope="sensitivity"``.
@@ -144,22 +145,24 @@ class Curve:
             By score and layer, the measure at each level minus that of the dense network.
 
         Raises:
-            ValueError: the curve is not one per layer, lacks the level 0, or was not measured.
+            ValueError: the curve is not one per layer, or more than one by a score, lacks the
+                level 0, or was not measured.
 
         >>> points = (CurvePoint(sparsity=s, loss=s / 2, layer="fc1") for s in (0, 0.5))
         >>> Curve(tuple(points)).sensitivity()
         {'': {'fc1': {0.0: 0.0, 0.5: 0.25}}}
         """
         found: dict[str, dict[str, dict[float, float]]] = {}
-        for series in self.series():
-            first, *_ = series.points
-            if not first.layer or first.sparsity != 0:
+        for score, layer in dict.fromkeys((point.score, point.layer) for point in self.points):
+            points = single_series(self.where(score=score, layer=layer))
+            first = points[0]
+            if not layer or first.sparsity != 0:
                 raise ValueError(
                     "expected curves of each layer alone, with the level 0: take them with "
                     "sparsity_curve(..., per_layer=True)"
                 )
-            gains = {float(p.sparsity): p.measure(measure) - first.measure(measure) for p in series}
-            found.setdefault(first.score, {})[first.layer] = gains
+            gains = {float(p.sparsity): p.measure(measure) - first.measure(measure) for p in points}
+            found.setdefault(score, {})[layer] = gains
         return found
 
     def table(self, measure: str | None = None) -> str:
@@ -170,16 +173,21 @@ class Curve:
         """The table and the notes."""
         return "\n\n".join(part for part in (self.table(), format_notes(self)) if part)
 
-    def _single(self) -> tuple[CurvePoint, ...]:
-        series = self.series()
-        if len(series) > 1:
-            differing = {
-                name: list(dict.fromkeys(getattr(point, name) for point in self.points))
-                for name in SERIES
-            }
-            mixed = ", ".join(f"{k} in {v}" for k, v in differing.items() if len(v) > 1)
-            raise ValueError(
-                f"the curve holds {len(series)} series ({mixed}): choose one with "
-                "where(...), or take them one by one from series()"
-            )
-        return series[0].points if series else ()
+
+def single_series(curve: Curve) -> tuple[CurvePoint, ...]:
+    """The points of a curve of one series, by ascending sparsity; none of an empty curve.
+
+    Raises:
+        ValueError: there are more series; it says in what they differ.
+    """
+    series = curve.series()
+    if len(series) > 1:
+        differing = {
+            name: list(dict.fromkeys(getattr(point, name) for point in curve)) for name in SERIES
+        }
+        mixed = ", ".join(f"{k} in {v}" for k, v in differing.items() if len(v) > 1)
+        raise ValueError(
+            f"the curve holds {len(series)} series ({mixed}): choose one with where(...), or take "
+            "them one by one from series()"
+        )
+    return series[0].points if series else ()

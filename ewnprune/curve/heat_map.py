@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ewnprune.curve.curve import Curve
+from ewnprune.curve.curve import Curve, single_series
 from ewnprune.curve.naming import shared_facts
 from ewnprune.curve.text import measured
 from ewnprune.drawing import save_figure
@@ -38,8 +38,8 @@ def plot_heat_map(
         title: a line above; by default what all points share.
 
     Raises:
-        ValueError: the curve is not one per layer, or lacks the level 0; a path's ending is
-            unknown.
+        ValueError: the curve is not one per layer, or more than one by a score, or lacks the level
+            0; a path's ending is unknown.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -82,13 +82,15 @@ def plot_heat_map(
 
 
 def _panels(curve: Curve) -> dict[str, Curve]:
-    """A curve for each score, with the dense network in it."""
+    """A curve for each score, with the dense network in it and one series for each layer."""
     panels = {
         score: curve.where(score=score) for score in dict.fromkeys(point.score for point in curve)
     }
     for panel in panels.values():
         if not any(point.sparsity == 0 for point in panel):
             raise ValueError("the dense network was not measured: expected a level 0 in sparsities")
+        for layer in dict.fromkeys(point.layer for point in panel):
+            single_series(panel.where(layer=layer))
     return panels
 
 

@@ -107,7 +107,7 @@ class _Networks:
             what = (score, *removed.items()) if any(removed.values()) else ()
         # single weights of recurrent layers are not ranked, nor counted then
         counted = self.chosen if ranking.unit == "neurons" else [*ranking.ranks]
-        key = (len(counted), what)
+        key = (frozenset(counted), what)
         if key not in self._known:
             dense = sizes_of(self.found.network, counted, self.total)
             dense |= _inputs_left(self.found, {})

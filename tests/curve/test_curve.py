@@ -71,8 +71,9 @@ def test_summaries_of_what_is_no_single_series_are_refused():
     for summary in (mixed.area, lambda: mixed.largest_sparsity(1)):
         with pytest.raises(ValueError, match=r"2 series \(score in \['norm', 'random'\]\)"):
             summary()
-    with pytest.raises(ValueError, match="no area under 1 level"):
-        series([0.9]).area()
+    for short in (series([0.9]), series([0.9]) + series([0.8])):
+        with pytest.raises(ValueError, match="no area under 1 level"):
+            short.area()
     with pytest.raises(ValueError, match="the dense network was not measured"):
         Curve(series([0.9, 0.8]).points[1:]).largest_sparsity(1)
     with pytest.raises(ValueError, match=r"'F1' was not measured at sparsity 0: .*\['accuracy'\]"):

@@ -77,6 +77,10 @@ def test_single_weights_of_one_layer(batches):
     net = trained(MLP(hidden=(14, 9)), batches)
     curve = sparsity_curve(net, batches, LEVELS, "magnitude", per_layer=True)
     assert [p.layer for p in curve] == ["fc1"] * 4 + ["fc2"] * 4
+    for point in curve:
+        layer = net.get_submodule(point.layer)
+        assert point.weights.total == layer.weight.numel()
+        assert point.neurons.total == layer.out_features
     for point in curve.where(sparsity=0.6):
         state = {key: value.clone() for key, value in net.state_dict().items()}
         weight = state[f"{point.layer}.weight"]
@@ -131,6 +135,13 @@ def test_curves_that_are_none_per_layer_are_refused():
         plot_heat_map(heat({"": (0.9, 0.8, 0.1)}))
     with pytest.raises(ValueError, match="the dense network was not measured"):
         plot_heat_map(Curve(tuple(point for point in heat(ROWS) if point.sparsity)))
+
+
+def test_several_curves_of_one_layer_are_refused():
+    curves = heat(ROWS, split="train") + heat(ROWS, split="val")
+    for take in (plot_heat_map, Curve.sensitivity):
+        with pytest.raises(ValueError, match=r"2 series \(split in \['train', 'val'\]\): choose"):
+            take(curves)
 
 
 def test_the_command_writes_csv_figure_and_logs(tmp_path, capsys, monkeypatch):
