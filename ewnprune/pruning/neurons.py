@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ewnprune.model.layers import type_name
 from ewnprune.pruning.groups import Group, structure
 from ewnprune.pruning.notes import Note
-from ewnprune.pruning.ranking import Ranking, Scope, rank
+from ewnprune.pruning.ranking import Ranking, Scope, rank, refuse_nan
 from ewnprune.pruning.score_names import Score
 from ewnprune.pruning.scores import Neurons, OutgoingUnknownError
 from ewnprune.pruning.seen import Facts, neurons_of, parts_of
@@ -109,6 +109,7 @@ def _score(name: str, score: Score, neurons: Neurons, ndim: int) -> Tensor:
             f"score {name!r} gives one number per neuron for some layers and one per weight for "
             "others: expected the same for all"
         )
+    refuse_nan(neurons.layer, values)  # here: in a table of coupled layers NaN is no neuron
     return values.cpu() if values.device.type == "mps" else values  # which has no float64
 
 
@@ -136,8 +137,6 @@ def _unit_scores(
         return rows[0][0], None
     table, unit_of = torch.cat(rows), None
     if group.apart:
-        if table.isnan().any():
-            return table.sum(0).fill_(torch.nan), None
         table, order = table.sort(dim=1, stable=True)
         unit_of = order.argsort(dim=1).flatten()
     if facts.couple == "mean":

@@ -109,12 +109,7 @@ def rank(
     """
     check_scope(scope, max_per_layer)
     for name, values in scores.items():
-        if values.isnan().any():
-            bad = int(values.flatten().isnan().nonzero()[0])
-            raise ValueError(
-                f"layer {name!r} has a NaN score (the first at index {bad}): expected numbers; "
-                "its weights have diverged, or the score function is wrong"
-            )
+        refuse_nan(name, values)
     most = 1.0 if max_per_layer is None else max_per_layer
     stay = {name: max(1, v.numel() - floor(most * v.numel() + 1e-9)) for name, v in scores.items()}
     pools = {name: name if scope == "layer" else "" for name in scores}
@@ -138,6 +133,20 @@ def rank(
         ranks |= dict(zip(names, parts, strict=True))
     ranks |= {name: ranks[name][places] for name, places in own.items()}
     return Ranking({name: ranks[name].view(v.shape) for name, v in scores.items()}, pools, stay)
+
+
+def refuse_nan(name: str, scores: Tensor) -> None:
+    """Refuse scores of a layer that are no numbers.
+
+    Raises:
+        ValueError: names the layer and the first place.
+    """
+    if scores.isnan().any():
+        bad = int(scores.flatten().isnan().nonzero()[0])
+        raise ValueError(
+            f"layer {name!r} has a NaN score (the first at index {bad}): expected numbers; "
+            "its weights have diverged, or the score function is wrong"
+        )
 
 
 def check_scope(scope: str, max_per_layer: float | None) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from toys.images import outputs
+from toys.networks import Residual
 
 from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.pruning.removal import remove_neurons, remove_with_notes
@@ -106,6 +107,14 @@ def test_norms_that_are_called_by_keyword():
     by_place = nn.Sequential(network.first, network.norm, nn.ReLU(), network.head)
     expected = remove_neurons(by_place, indices={"0": [1, 6]}, example_input=x)
     torch.testing.assert_close(small(x), expected(x), rtol=0, atol=0)
+
+
+def test_coupled_layers_of_which_one_has_diverged_are_refused():
+    network = Residual()
+    with torch.no_grad():
+        network.second.weight[2] = torch.nan
+    with pytest.raises(ValueError, match=r"'second' has a NaN score \(the first at index 2\)"):
+        remove_neurons(network, 0.5, torch.randn(2, 3), score="norm")
 
 
 class Beyond(nn.Module):
