@@ -97,8 +97,10 @@ def _cell(name: str, value: object) -> str:
 
 def _from_csv(text: str) -> Curve:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    known = reader.fieldnames or ()
     needed = [name for name in _KINDS if name not in _LATER]
-    missing = [name for name in needed if name not in (reader.fieldnames or ())]
+    needed += [f"{name}_total" for name in _COUNTS if f"{name}_left" in known]
+    missing = [name for name in needed if name not in known]
     if missing:
         raise ValueError(f"no column {missing[0]!r}")
     points = []

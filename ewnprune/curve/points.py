@@ -27,7 +27,8 @@ class CurvePoint:
         inputs: features that the network reads of those of a sample; None unless they were to go.
         score: what decided which units go first.
         unit: ``"neurons"``, ``"weights"`` or ``"inputs"``.
-        scope: ``"layer"`` (the same fraction of each layer) or ``"global"``.
+        scope: ``"layer"`` (the same fraction of each layer), ``"global"`` or another, see
+            `ewnprune.pruning.ranking.Scope`.
         realize: how the units went: ``"mask"`` (zero in place), ``"remove"`` (the smaller network
             was built), or the name of the function that built it.
         level_of: what the level is a fraction of: the ``"units"`` that can go, or the whole

@@ -28,6 +28,9 @@ def format_curve(curve: "Curve", measure: str | None = None) -> str:
         curve: any number of series.
         measure: ``"accuracy"``, ``"loss"`` or a metric's name; by default the first of these that
             was measured.
+
+    Raises:
+        ValueError: several points of one series at one level.
     """
     if not curve.points:
         return "(no points)"
@@ -35,6 +38,11 @@ def format_curve(curve: "Curve", measure: str | None = None) -> str:
     series = curve.series()
     names = _names(series)
     levels = sorted({point.sparsity for point in curve})
+    if len(series) == 1 and len(levels) < len(curve):
+        raise ValueError(
+            f"{len(curve)} points of one series are at {len(levels)} levels: tell curves apart "
+            "before they are joined, as by tagged(seed=1)"
+        )
     units = all(p.level_of == "units" and p.unit != "inputs" for p in curve)
     heading = "removed" if units else f"{level_name(curve)} removed"
     shared = [[heading, *(f"{100 * level:g} %" for level in levels)], *_sizes(series, levels)]
@@ -143,7 +151,9 @@ def _details(series: "Curve", measure: str) -> list[Column]:
 
 def _summary(series: Sequence["Curve"], measure: str) -> list[Column]:
     """Dense, mean and what can be removed; only of accuracy, where more is known to be better."""
-    if measure != "accuracy" or any(len(one) < 2 or one.points[0].sparsity for one in series):
+    if measure != "accuracy" or any(
+        one.points[0].sparsity or one.points[-1].sparsity == 0 for one in series
+    ):
         return []
     columns: list[Column] = [
         ["dense", *(_format(one.points[0].measure(), measure) for one in series)],

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from glob import escape
 from typing import Any
 
 from torch import Tensor, nn
@@ -101,7 +102,7 @@ def find_named(
     sizes = neuron_counts(network)
     layers = None
     if heads == "keep" and all(name in sizes for name in indices):
-        layers = list(check_indices(indices, sizes))
+        layers = [escape(name) for name in check_indices(indices, sizes)]  # names, and no globs
     selection = select_layers(network, layers, recurrent=True)
     found = find_groups(network, forward, inputs, selection, heads, [*indices])
     groups = [*found.groups, *found.staying]
@@ -113,6 +114,7 @@ def find_named(
 def _chains(anatomy: Anatomy, trained: TrainingPass) -> list[Group]:
     """The neurons of each layer by itself; of those that are not called, with the reason."""
     groups = chain_groups(anatomy)
+    _leave_empty(groups)
     for group in groups:
         if group.name in anatomy.idle:
             group.unfollowed, group.stays = "", _why_idle(group.name, anatomy, trained)
@@ -149,6 +151,12 @@ def _leave_matrices(groups: Sequence[Group], anatomy: Anatomy) -> None:
         if group.unfollowed and operation:
             group.unfollowed = ""
             group.stays = f"its outputs make a matrix that {operation} multiplies with another"
+
+
+def _leave_empty(groups: Sequence[Group]) -> None:
+    for group in groups:
+        if not group.size:
+            group.stays = "it has no neurons"
 
 
 def _why_idle(name: str, anatomy: Anatomy, trained: TrainingPass) -> str:
@@ -190,6 +198,7 @@ def _coupled(
             group.unfollowed += f", and {error}" if group.unfollowed else ""
         return groups
     _leave_matrices(groups, anatomy)
+    _leave_empty(groups)
     for group in groups:
         if group.makers and group.makers.keys() <= anatomy.idle.keys():
             group.stays = _why_idle(group.name, anatomy, trained)

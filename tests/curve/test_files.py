@@ -134,6 +134,7 @@ def test_corrupt_json_is_told_in_one_line(tmp_path, content, message):
     [
         (lambda lines: [], "no column"),
         (lambda lines: ["a,b", "1,2"], "no column"),
+        (lambda lines: [lines[0].replace("macs_total", "total"), *lines[1:]], "'macs_total'"),
         (lambda lines: [lines[0], lines[1] + ",1"], "line 2: other columns than in the first line"),
         (lambda lines: [lines[0], lines[1][:20]], "line 2: other columns than in the first line"),
         (lambda lines: [lines[0], lines[1], lines[2].replace("0.8", "high")], "line 3: accur"),

@@ -53,6 +53,13 @@ def test_no_line_of_the_text_is_longer_than_a_terminal(names):
         assert name in str(curve)
 
 
+def test_points_that_nothing_tells_apart_are_refused():
+    one, other = full(), Curve((replace(full().points[1], accuracy=0.5),))
+    with pytest.raises(ValueError, match=r"4 points of one series are at 3 levels: tell curves"):
+        str(one + other)
+    assert "50.00" in str(one.tagged(seed=0) + other.tagged(seed=1))
+
+
 def test_tables_of_parts_of_a_curve():
     assert str(Curve()) == "(no points)"
     assert "95 % interval" not in series([0.9, 0.8]).table()

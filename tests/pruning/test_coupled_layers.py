@@ -138,6 +138,22 @@ def test_where_the_graph_cannot_be_had_each_layer_is_taken_by_itself():
         remove_neurons(network, 0.5, x)
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_without_neurons_stays():
+    class Empty(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.none, self.head = nn.Linear(4, 8), nn.Linear(4, 0), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(torch.cat([self.first(x), self.none(x)], 1).relu())
+
+    for network in (Empty(), nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 8), nn.Linear(8, 3))):
+        removal = remove_with_notes(network, 0.5, torch.randn(3, 4))
+        assert [*removal.left.values()] == [(4, 8)]
+        assert any(str(note).endswith(": stays: it has no neurons") for note in removal.notes)
+
+
 def test_an_embedding_that_no_layer_is_coupled_with_stays_and_is_named():
     network = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3))
     removal = remove_with_notes(network, 0.5, torch.randint(0, 20, (3, 6)))

@@ -56,6 +56,14 @@ def test_a_chain_loses_the_neurons_named(give):
     assert small.fc3.bias.equal(net.fc3.bias)
 
 
+def test_names_of_layers_are_no_patterns():
+    net = nn.Sequential()
+    for name, module in (("fc[0]", nn.Linear(4, 8)), ("act", nn.ReLU()), ("out", nn.Linear(8, 3))):
+        net.add_module(name, module)
+    small = remove_neurons(net, indices={"fc[0]": [0, 5]}, example_input=torch.randn(2, 4))
+    assert small[0].weight.equal(net[0].weight[[1, 2, 3, 4, 6, 7]])
+
+
 def test_masked_and_removed_agree():
     torch.manual_seed(0)
     net, x = CNN(channels=(6, 4)).eval(), torch.randn(2, 1, 28, 28)
