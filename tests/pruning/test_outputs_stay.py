@@ -62,15 +62,15 @@ def test_a_layer_of_one_neuron_beside_outputs_without_gradients():
     class Detached(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.second, self.head = nn.Linear(3, 1), nn.Linear(1, 8), nn.Linear(8, 2)
+            self.first, self.second, self.head = nn.Linear(3, 8), nn.Linear(8, 1), nn.Linear(1, 2)
 
         def forward(self, x):
-            x = self.second(self.first(x).relu()).relu()
-            return self.head(x), x.detach()
+            x = self.first(x).relu()
+            return self.head(self.second(x).relu()), x.detach()
 
     removal = remove_with_notes(Detached(), 0.5, torch.randn(2, 3))
-    assert removal.left == {"first": (1, 1)}
-    assert "second: stays: its channels are outputs of the model" in map(str, removal.notes)
+    assert removal.left == {"second": (1, 1)}
+    assert "first: stays: its channels are outputs of the model" in map(str, removal.notes)
 
 
 @pytest.mark.parametrize("norm", [nn.RMSNorm, OwnRMSNorm])
