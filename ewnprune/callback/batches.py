@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from itertools import count, islice
 from typing import Any
@@ -16,10 +17,17 @@ from ewnprune.model.preserve import evaluating
 
 
 class TrainerBatches:
-    """A Trainer's loader, on the device and through the hooks of a batch, as in its own loops."""
+    """A Trainer's loader, on the device and through the hooks of a batch, as in its own loops.
 
-    def __init__(self, trainer: Any, loader: Any, limit: float) -> None:
-        self.trainer, self.loader = trainer, loader
+    Args:
+        trainer: the Trainer.
+        loader: the loader.
+        limit: how many batches.
+        training: whether they are batches of training, which hooks may augment.
+    """
+
+    def __init__(self, trainer: Any, loader: Any, limit: float, training: bool = False) -> None:
+        self.trainer, self.loader, self.training = trainer, loader, training
         self.limit = None if limit == float("inf") else int(limit)
         # whose generators the sweep puts back
         self.generator = getattr(loader, "generator", None)
@@ -28,8 +36,10 @@ class TrainerBatches:
     def __iter__(self) -> Iterator[Any]:
         for raw in islice(_without_repeats(self.loader), self.limit):
             converted = self.trainer.precision_plugin.convert_input(raw)
-            converted = self.trainer.lightning_module._on_before_batch_transfer(converted)
-            yield self.trainer.strategy.batch_to_device(converted)
+            with _stage(self.trainer, self.training):
+                converted = self.trainer.lightning_module._on_before_batch_transfer(converted)
+                converted = self.trainer.strategy.batch_to_device(converted)
+            yield converted
 
 
 class TrainingBatches(TrainerBatches):
@@ -48,6 +58,23 @@ class TrainingBatches(TrainerBatches):
             yield batch
         if not found:  # one that was to go on at the end of an epoch begins the next
             yield from super().__iter__()
+
+
+@contextmanager
+def _stage(trainer: Any, training: bool) -> Iterator[None]:
+    """The stage that the hooks of a batch ask the Trainer for, as it is in the loop of their data.
+
+    A fit takes curves between two steps of training, and hooks augment where ``trainer.training``.
+    """
+    before = trainer.state.stage
+    if training:
+        trainer.training = True
+    elif trainer.state.fn == "fit":
+        trainer.validating = True
+    try:
+        yield
+    finally:
+        trainer.state.stage = before
 
 
 def seed_draws(loader: Any, seed: int | None) -> None:
@@ -87,9 +114,8 @@ def training_batches(trainer: Any, pl_module: Any, most: int) -> TrainingBatches
     twin = copy(loader)
     if isinstance(loader, DataLoader):
         vars(twin)["_iterator"] = None  # of persistent workers, which train
-    return TrainingBatches(
-        trainer, twin, min(most, trainer.num_training_batches) if fitting else most
-    )
+    limit = min(most, trainer.num_training_batches) if fitting else most
+    return TrainingBatches(trainer, twin, limit, training=True)
 
 
 def _asked_for(trainer: Any) -> Any:

@@ -101,7 +101,8 @@ class LossDrivenTraining:
     def measure(self) -> float:
         """``log L``, the log of the mean loss over the training data, on all processes."""
         module, trainer = cast(Any, self), cast(Any, self).trainer
-        batches = TrainerBatches(trainer, trainer.train_dataloader, trainer.num_training_batches)
+        loader, limit = trainer.train_dataloader, trainer.num_training_batches
+        batches = TrainerBatches(trainer, loader, limit, training=True)
         precise = torch.float32 if module.device.type == "mps" else torch.float64
         modes = [(m, m.training) for m in module.modules()]
         module.eval()

@@ -7,7 +7,7 @@ from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassF1Score
-from toys.data import loader, points
+from toys.data import Points, loader, points
 from toys.fits import Net, fit, make_trainer
 
 import ewnprune
@@ -63,6 +63,29 @@ def test_sweeping_does_not_change_the_training(tmp_path):
         results.append(model.state_dict())
     for key, value in results[0].items():
         assert torch.equal(results[1][key], value), key
+
+
+class Augments(Points):
+    """As Lightning has it for data on the device: training batches alone are augmented."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        x, y = batch
+        return (3 * x + 1 if self.trainer.training else x), y
+
+
+def test_what_augments_training_batches_leaves_those_of_the_curve(tmp_path):
+    """Not those that statistics are estimated on, in a fit as afterwards."""
+    torch.manual_seed(0)
+    model, data = Net(), Augments()
+    model.net.insert(1, nn.BatchNorm1d(10))
+    fitted, validated = (WeightNormPruning(None, LEVELS) for _ in range(2))
+    make_trainer(tmp_path, fitted).fit(model, data)
+    dense = fitted.curve.where(sparsity=0.0).points[0]
+    x, y = points(40).tensors
+    expected = nn.functional.cross_entropy(model.eval()(x), y).item()
+    assert dense.loss == pytest.approx(expected, rel=1e-5)
+    make_trainer(tmp_path, validated).validate(model, data, verbose=False)
+    assert [p.loss for p in fitted.curve] == [p.loss for p in validated.curve]
 
 
 def test_networks_are_built_at_the_end_of_a_fit_where_asked_for(tmp_path):
