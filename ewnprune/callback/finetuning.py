@@ -67,7 +67,7 @@ class Finetuning:
         if self.options is not None:
             refuse_pruning_in_fit("finetune", trainer, pl_module)
         self._ordinary_epochs, self._epochs_done = trainer.max_epochs, 0
-        self.pruned = self._taught = None
+        self.pruned = self._taught = self._teacher = None
 
     def network(self) -> Pruned | None:
         """The network as it is pruned now; None before."""
@@ -146,14 +146,19 @@ class Finetuning:
             f"{trainer.current_epoch - 1}, before its {self._ordinary_epochs} epochs were over"
         ]
 
-    def end(self, trainer: Any) -> None:
-        """Leave trainer and model as they were; at the end of a fit, or where it was cut off."""
+    def end(self, trainer: Any, cut_off: bool = False) -> None:
+        """Leave trainer and model as they were.
+
+        Args:
+            trainer: the Trainer.
+            cut_off: whether the fit was; checkpoints that are saved then have the teacher still.
+        """
         for handle in self._handles:
             handle.remove()
         self._handles = ()
         if self._teacher is not None:
             self._teacher.let_go()
-            self._teacher = None
+            self._teacher = self._teacher if cut_off else None
         if self.options is not None and self._ordinary_epochs:
             trainer.fit_loop.max_epochs = self._ordinary_epochs
 
@@ -174,7 +179,7 @@ class Finetuning:
         Called before ``configure_optimizers``.
 
         Raises:
-            ValueError: the run was finetuning otherwise.
+            ValueError: the run was finetuning otherwise, or its teacher is not there.
         """
         progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
         self._epochs_done = progress["current"]["processed"]
@@ -187,6 +192,11 @@ class Finetuning:
                 f"the checkpoint is of a run that was finetuning at sparsity "
                 f"{self.pruned['sparsity']:g} by {self.pruned['score']}: resume it with the "
                 "finetune= that it had, or start anew from its weights"
+            )
+        if self._distilled() is not None and self._taught is None:
+            raise ValueError(
+                "the checkpoint is without the network before pruning, which finetuning with "
+                "distill learns from: resume another one of that run, or start anew"
             )
         trainer.fit_loop.max_epochs = self.options.epochs  # as configure_optimizers saw it before
 

@@ -195,7 +195,7 @@ class PruningHooks:
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the Trainer as it was; the model stays attached, as a checkpoint wants it."""
-        self.finetuning.end(trainer)
+        self.finetuning.end(trainer, cut_off=True)
         self.gradual.end()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:

@@ -64,13 +64,19 @@ def _step(state, batch, teacher, weight, masks):
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:You're resuming from")
 def test_finetuning_with_a_teacher_resumes_bit_for_bit(tmp_path):
-    def run(folder, ckpt_path=None, weight=0.5):
+    class Breaks(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if (trainer.current_epoch, batch_idx) == (2, 1):
+                raise RuntimeError("broken")
+
+    def run(folder, ckpt_path=None, weight=0.5, breaks=False):
         pl.seed_everything(4)
         model = fits.Net(_mlp().double(), _sgd)
-        keep = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}")
+        keep = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}", save_on_exception=breaks)
+        more = [Breaks()] if breaks else []
         finetune = Finetune(3, 0.5, distill=Distillation(2.0, weight))
         pruning = WeightNormPruning(EWN(), (0, 0.5), finetune=finetune)
-        trainer = fits.make_trainer(folder, pruning, keep, max_epochs=1)
+        trainer = fits.make_trainer(folder, pruning, keep, *more, max_epochs=1)
         trainer.fit(model, _data(), _data(), ckpt_path=ckpt_path)
         return model.state_dict()
 
@@ -83,3 +89,12 @@ def test_finetuning_with_a_teacher_resumes_bit_for_bit(tmp_path):
         assert all(torch.equal(again[key], whole[key]) for key in whole)
     with pytest.raises(ValueError, match="resume it with the finetune= that it had"):
         run(tmp_path / "other", path, 0.0)
+    # what others save when the fit has broken off, and what was saved without
+    with pytest.raises(RuntimeError, match="broken"):
+        run(tmp_path / "cut", breaks=True)
+    cut = torch.load(tmp_path / "cut" / "epoch=2.ckpt", weights_only=True)
+    teacher = cut["ewnprune"].pop("teacher")
+    assert all(torch.equal(value, stored["teacher"][key]) for key, value in teacher.items())
+    torch.save(cut, tmp_path / "without.ckpt")
+    with pytest.raises(ValueError, match="the checkpoint is without the network before pruning"):
+        run(tmp_path / "other", tmp_path / "without.ckpt")
