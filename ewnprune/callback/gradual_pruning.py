@@ -114,7 +114,8 @@ class GradualPruning:
         if level > (0 if self.pruned is None else self.pruned["sparsity"]):
             with evaluating(pl_module):
                 masks, _ = self._masks(pl_module, level)
-            self._prune(trainer, pl_module, level, masks)
+            # each process has running statistics of its own batches until the next forward pass
+            self._prune(trainer, pl_module, level, trainer.strategy.broadcast(masks))
 
     def told(self, trainer: Any) -> list[str]:
         """Lines that say what went, and whether that was less than it was to be."""

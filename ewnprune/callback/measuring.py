@@ -129,7 +129,7 @@ class Measuring:
         score: str | Score,
         initial_norms: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
-        """What goes at one level by one score, see `pruning_masks`."""
+        """What goes at one level by one score, in all processes; see `pruning_masks`."""
         calibration: list[Any] = []
         training = self._training(trainer, pl_module) if self.inputs else None
         if training is not None and not isinstance(training, str):
@@ -154,7 +154,10 @@ class Measuring:
                 calibration=calibration,
                 **by_data,
             )
-        return {name: keep.cpu() for name, keep in masks.items()}
+        found: dict[str, Tensor] = {name: keep.cpu() for name, keep in masks.items()}
+        # one process decides for all: running statistics may differ between them
+        found = trainer.strategy.broadcast(found)
+        return found
 
     def _from_data(
         self,

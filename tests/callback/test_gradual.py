@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from toys import fits
 from toys.gradual import LEVELS, METHODS, Net
 from toys.gradual import by_hand as _by_hand
@@ -85,14 +86,39 @@ def test_neurons_go_along_the_schedule_and_stay_gone(tmp_path, method):
     assert not any(p._backward_hooks for p in model.parameters())
 
 
-def test_what_goes_is_what_the_first_score_says_at_that_step(tmp_path):
-    """At once, before the first step: by hand from the weights at initialisation."""
+class _FromAnother(SingleDeviceStrategy):
+    """The first process of several, as another hears of it: there all is the other way round."""
+
+    def broadcast(self, obj, src=0):
+        if not isinstance(obj, dict):
+            return super().broadcast(obj, src)
+        return {name: keep.flip(tuple(range(keep.ndim))) for name, keep in obj.items()}
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_goes_is_what_the_first_score_says_at_that_step(tmp_path, several):
+    """At once, before the first step: by hand from the weights at initialisation.
+
+    Where there are several processes, by those of the first: running statistics may differ.
+    """
     callback, model = _made("plain", Gradual(0.5, 0.0, 1e-9), scores=["norm_product", "norm"])
     net, watch = model.net, _Watch()
     product = (net[0].weight.norm(dim=1) * net[2].weight.norm(dim=0)).detach()
-    _fit(tmp_path, model, callback, watch, max_epochs=1)
+    strategy = _FromAnother(torch.device("cpu")) if several else "auto"
+    _fit(tmp_path, model, callback, watch, max_epochs=1, strategy=strategy)
     gone = watch.gone[0][0].nonzero().flatten().tolist()
-    assert sorted(gone) == sorted(product.argsort()[:10].tolist())
+    expected = product.argsort()[:10]
+    assert sorted(gone) == sorted((19 - expected if several else expected).tolist())
+
+
+def test_all_processes_finetune_what_the_first_has_pruned(tmp_path):
+    masks = []
+    for strategy in ("auto", _FromAnother(torch.device("cpu"))):
+        callback, model = _made("plain", None, finetune=Finetune(1, 0.5))
+        _fit(tmp_path, model, callback, max_epochs=1, strategy=strategy)
+        masks.append(callback.finetuning.pruned["masks"])
+    for name, keep in masks[0].items():
+        assert torch.equal(masks[1][name], keep.flip(tuple(range(keep.ndim)))), name
 
 
 @pytest.mark.filterwarnings("ignore:.max_epochs. was not set")
