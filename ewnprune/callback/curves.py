@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from torch.utils._pytree import tree_leaves
 
 from ewnprune.callback.batches import TrainerBatches
+from ewnprune.callback.holding import are_zero
 from ewnprune.callback.loggers import log_curve, monitored
-from ewnprune.callback.pruned import measure
+from ewnprune.callback.pruned import Pruned, measure
 from ewnprune.callback.refusals import averaging_callbacks
 from ewnprune.callback.run_files import choose_paths, write_results
 from ewnprune.callback.weights import as_validated, fingerprint, on_root_device
@@ -140,12 +141,15 @@ class Curves:
             curve = Curve(curve.points, (*curve.notes, Note("run", note)))
         self.curve = curve if self.curve is None else self.curve + curve
         # there for ModelCheckpoint and EarlyStopping, which come after this in an epoch
-        trainer.callback_metrics.update(monitored(curve, self._key()))
+        finetuned = self.finetuning.pruned is not None and self._pruned(trainer, pl_module)
+        key = "prune_finetuned" if finetuned else "prune"
+        trainer.callback_metrics.update(monitored(curve, key))
         if self._paths is None:
             name = "sensitivity" if self.finetuning.measuring.per_layer else "sparsity_curve"
             self._paths = choose_paths(trainer, split, name, self.folder)
         if trainer.is_global_zero:
-            self._write(trainer, self.curve, self.finetuning.beside_one_shot(curve, self.curve))
+            newest = self.finetuning.beside_one_shot(curve, self.curve)
+            self._write(trainer, self.curve, newest, key)
 
     def state_dict(self) -> dict[str, Any]:
         """What was measured so far, as in sparsity_curve.json."""
@@ -161,7 +165,7 @@ class Curves:
     def _measure(
         self, trainer: Any, pl_module: Any, batches: TrainerBatches, sparsities: Sequence[float]
     ) -> Curve:
-        pruned = self.finetuning.network() or self.gradual.network()
+        pruned = self._pruned(trainer, pl_module)
         measuring, attachment = self.finetuning.measuring, self.finetuning.attachment
         return measure(measuring, attachment, pruned, trainer, pl_module, batches, sparsities)
 
@@ -170,14 +174,22 @@ class Curves:
         self.take(trainer, pl_module, "val", loaders, limits, epoch)
         self._swept_at, self._swept = trainer.global_step, fingerprint(pl_module)
 
-    def _key(self) -> str:
-        return "prune" if self.finetuning.pruned is None else "prune_finetuned"
+    def _pruned(self, trainer: Any, pl_module: Any) -> Pruned | None:
+        """What was pruned of this network; of those that a fit before pruned it may be none.
 
-    def _write(self, trainer: Any, curve: Curve, newest: Curve) -> None:
+        Lightning tells no callback that it loads a file of weights alone, or has another model.
+        """
+        pruned = self.finetuning.network() or self.gradual.network()
+        evaluates = trainer.state.fn != "fit"
+        if pruned is not None and evaluates and not are_zero(pl_module, pruned.masks):
+            return None
+        return pruned
+
+    def _write(self, trainer: Any, curve: Curve, newest: Curve, key: str) -> None:
         """All points to the files, and the newest to the loggers and the report."""
         assert self._paths is not None
         figure = write_results(curve, self.beside + newest, self._paths)
-        log_curve(trainer.loggers, newest, figure, trainer.global_step, self._key())
+        log_curve(trainer.loggers, newest, figure, trainer.global_step, key)
         self.report = [str(newest + self.beside)]
         if self._paths:
             kinds = ",".join(path.suffix[1:] for path in self._paths)

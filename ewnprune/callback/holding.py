@@ -179,6 +179,28 @@ def set_to_zero(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
                 tensors[name].masked_fill_(~keep.to(tensors[name].device), 0)
 
 
+def are_zero(model: nn.Module, masks: Mapping[str, Tensor]) -> bool:
+    """Whether all that does not stay is zero in a model; in one of other tensors it is not.
+
+    Args:
+        model: the model, plain or reparametrized.
+        masks: as in `set_to_zero`.
+
+    >>> net = nn.Linear(2, 2)
+    >>> masks = {"weight": torch.tensor([[True, True], [False, False]])}
+    >>> before = are_zero(net, masks)
+    >>> set_to_zero(net, masks)
+    >>> before, are_zero(net, masks)
+    (False, True)
+    """
+    tensors = dict(_tensors(model))
+    for name, keep in masks.items():
+        found = tensors.get((_originals(name, tensors) or [name])[-1])
+        if found is None or found.shape != keep.shape or found[~keep.to(found.device)].any():
+            return False
+    return True
+
+
 def hold_at_zero(
     model: nn.Module, masks: Mapping[str, Tensor], optimizers: Iterable[Optimizer]
 ) -> list[RemovableHandle]:

@@ -114,6 +114,16 @@ def test_several_fits_and_an_evaluation(tmp_path, capsys):
     assert {point.method for point in again.curve} == {"SWN, finetuned at 0.5"}
     tuned = callback.curve.where(method="SWN, finetuned at 0.5")
     assert [p.correct for p in again.curve] == [p.correct for p in tuned.where(score="norm")]
+    # another model, or weights of before, of which the callback is not told
+    for one in (again, callback):
+        torch.manual_seed(1)
+        tester = make_trainer(tmp_path, one)
+        tester.validate(Net(), _loader(40, 1), verbose=False)
+        assert {point.method for point in one.curve} == {"SWN"}
+        assert not any(key.startswith("prune_finetuned") for key in tester.callback_metrics)
+    assert again.curve.points == callback.curve.where(score="norm").points
+    make_trainer(tmp_path, callback).validate(model, _loader(40, 1), verbose=False)
+    assert callback.curve.points[0].method == "SWN, finetuned at 0.5"
 
 
 class LossDrivenTraining(Net):

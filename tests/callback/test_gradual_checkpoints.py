@@ -59,3 +59,5 @@ def test_an_evaluation_of_its_checkpoint_and_curves_on_the_way(tmp_path):
     last = callback.curve.where(epoch=3, score="norm")
     assert {p.method for p in again.curve} == {"SWN, gradually to 0.8"}
     assert [p.correct for p in again.curve] == [p.correct for p in last]
+    make_trainer(tmp_path, again).validate(Net(), _loader(40, 1), verbose=False)
+    assert {p.method for p in again.curve} == {"SWN"}  # another model, which was not pruned
