@@ -48,7 +48,8 @@ class LossLevels:
 
     def done(self) -> bool:
         """Whether training should stop: the lowest level is passed, and stopping was asked for."""
-        return "stop" in self.actions and len(self.passed) == len(self.levels) > 0
+        # a run that is resumed may have passed levels that are none of these
+        return "stop" in self.actions and bool(self.levels) and {*self.levels} <= {*self.passed}
 
     def end_epoch(self, trainer: Any) -> bool:
         """Stop, or save a checkpoint, where that was asked for at the levels just passed.

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import (
 from toys.fits import Net, fit
 
 from ewnprune import EWN, WeightNormPruning
+from ewnprune.callback.loss_levels import LossLevels
 
 LEVELS = (0, 0.5, 0.9)
 
@@ -65,6 +66,14 @@ def test_passed_levels_are_not_passed_again_after_resuming(tmp_path):
     trainer = fit(tmp_path / "again", LogsLoss(), again, ckpt_path=path, max_epochs=31)
     assert again.loss_levels.passed == [-0.7]
     assert not Path(trainer.log_dir, "checkpoints", "log_loss_-0.7.ckpt").exists()
+
+
+def test_a_run_resumed_with_other_levels_stops_at_the_lowest_of_these():
+    levels = LossLevels((-10, -50), ("stop",))
+    levels.load_state_dict({"passed_levels": [-10.0, -100.0]})  # as many as there are now
+    assert not levels.done()
+    assert levels.pass_(-60.0) == [-50.0]
+    assert levels.done()
 
 
 def test_loss_levels_need_a_logged_loss(tmp_path):
