@@ -176,10 +176,11 @@ class Classifier(pl.LightningModule):
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, OneCycle):
             steps = self.trainer.estimated_stepping_batches
-            if math.isinf(steps):
+            if math.isinf(steps) or steps < 0:  # -1 of data without a length
                 raise ValueError(
-                    "OneCycle needs to know the number of steps, but the Trainer has max_epochs=-1 "
-                    "and max_steps=-1: set one of them, or choose another scheduler"
+                    "OneCycle needs to know the number of steps: give the Trainer max_epochs or "
+                    "max_steps and, for data without a length, limit_train_batches; or choose "
+                    "another scheduler"
                 )
             # a schedule that was made in the middle of training does not count what was before
             scheduler.total_steps = int(steps) - self.trainer.global_step + scheduler.last_epoch

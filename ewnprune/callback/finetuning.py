@@ -7,6 +7,7 @@ to come. A schedule that has ended would train with the tiny rate it ended at; s
 the better way to retrain (Renda et al. 2020, https://arxiv.org/abs/2003.02389).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,13 @@ class Finetuning:
             refuse_pruning_in_fit("finetune", trainer, pl_module)
         self._ordinary_epochs, self._epochs_done = trainer.max_epochs, 0
         self.pruned = self._taught = self._teacher = None
+
+    @property
+    def ordinary_epochs(self) -> float:
+        """How many epochs come before the network is pruned; infinite where it is not to be."""
+        if self.options is None:
+            return math.inf
+        return self._ordinary_epochs if self.pruned is None else int(self.pruned["since"])
 
     def network(self) -> Pruned | None:
         """The network as it is pruned now; None before."""

@@ -19,6 +19,7 @@ from ewnprune.callback.batches import global_seed
 from ewnprune.callback.gradual import Gradual, refuse_beside
 from ewnprune.callback.holding import hold_at_zero, neuron_masks, pruned_first, set_to_zero
 from ewnprune.callback.measuring import Measuring
+from ewnprune.callback.ordinary import ordinary_steps
 from ewnprune.callback.pruned import Pruned
 from ewnprune.callback.refusals import refuse_pruning_in_fit
 from ewnprune.callback.run_files import unused
@@ -94,7 +95,7 @@ class GradualPruning:
                 f"gradual with {len(trainer.optimizers)} optimizers: how many steps they will take "
                 "cannot be told: expected one"
             )
-        self._steps = trainer.estimated_stepping_batches
+        self._steps = ordinary_steps(trainer)
         if math.isinf(self._steps):
             raise ValueError(
                 "gradual needs to know how many steps the fit has: give the Trainer max_steps, or "

@@ -9,7 +9,8 @@ import math
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from ewnprune.recipes.penalised import gradients
+from ewnprune.callback.ordinary import ordinary_epochs
+from ewnprune.recipes.penalised import gradients, schedule_steps
 from ewnprune.training.attach import ewn_alphas
 
 
@@ -29,8 +30,9 @@ class LogNormPenalty(Callback):
     under EWN ``||w_u||`` then falls as ``1 / time``.
 
     Both strengths rise linearly over the first ``ramp`` of the training and drop to zero after
-    ``until`` of it, so that what is left can settle without a pull. Momentum in the optimizer
-    multiplies the pull by ``1 / (1 - momentum)``, as it does for any gradient.
+    ``until`` of it, so that what is left can settle without a pull. There is no penalty while a
+    pruned network is finetuned. Momentum in the optimizer multiplies the pull by
+    ``1 / (1 - momentum)``, as it does for any gradient.
 
     Args:
         strength: the factor, >= 0.
@@ -39,7 +41,8 @@ class LogNormPenalty(Callback):
         lasso: the factor of the group lasso, >= 0.
 
     Raises:
-        ValueError: a number out of range; at the start of a fit, no layer under EWN.
+        ValueError: a number out of range; at the start of a fit, no layer under EWN, or a schedule
+            where nobody can tell how long the training is.
     """
 
     def __init__(
@@ -69,16 +72,15 @@ class LogNormPenalty(Callback):
         self._alphas = ewn_alphas(pl_module, type(self).__name__)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._steps = trainer.estimated_stepping_batches
-        if math.isinf(self._steps) and (self.ramp or self.until < 1):
-            raise ValueError(
-                "LogNormPenalty with ramp or until needs to know the length of the training: set "
-                "max_epochs or max_steps"
-            )
+        self._epochs, self._steps = ordinary_epochs(trainer), math.inf
+        if self.ramp or self.until < 1:
+            self._steps = schedule_steps(trainer, "LogNormPenalty with ramp or until")
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
+        if trainer.current_epoch >= self._epochs:
+            return
         found = gradients(optimizer)
         factor = self.factor(trainer.global_step / self._steps)
         for alpha in self._alphas:

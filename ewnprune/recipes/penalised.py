@@ -1,11 +1,13 @@
-"""What penalties share: which layers they work on, and what an optimizer is to step by."""
+"""What penalties share: layers, what an optimizer is to step by, how long the training is."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ewnprune.callback.ordinary import ordinary_steps
 from ewnprune.model.layers import LayerPatterns, select_layers
 
 
@@ -46,3 +48,27 @@ def plain_layers(
                 "set prune.parametrization to null"
             )
     return dict(chosen)
+
+
+def schedule_steps(trainer: Any, asking: str) -> float:
+    """The steps of the training, of which a schedule's times are fractions.
+
+    Args:
+        trainer: the Trainer, when the training starts.
+        asking: the name of the callback, and the options that need to know.
+
+    Raises:
+        ValueError: nobody can tell.
+    """
+    if len(trainer.optimizers) > 1:
+        raise ValueError(
+            f"{asking} with {len(trainer.optimizers)} optimizers: how many steps they will take "
+            "cannot be told: expected one, or a penalty that is the same all the time"
+        )
+    steps = ordinary_steps(trainer)
+    if math.isinf(steps):
+        raise ValueError(
+            f"{asking} needs to know the length of the training: set max_epochs or max_steps and, "
+            "for data without a length, limit_train_batches"
+        )
+    return steps

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from ewnprune.model.cells import to_weight
 from ewnprune.model.layers import LayerPatterns, neuron_dim, neuron_rows, select_layers
+from ewnprune.recipes.penalised import schedule_steps
 from ewnprune.training.attach import attached_parametrizations
 
 
@@ -73,13 +74,9 @@ class ProximalPenalty(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = math.inf
         if self.until < 1:
-            steps = trainer.estimated_stepping_batches
-            if math.isinf(steps):
-                raise ValueError(
-                    f"{type(self).__name__} with until needs to know the length of the training: "
-                    "set max_epochs or max_steps"
-                )
-            self._last_step = self.until * steps
+            self._last_step = self.until * schedule_steps(
+                trainer, f"{type(self).__name__} with until"
+            )
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer

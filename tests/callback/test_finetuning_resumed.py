@@ -14,7 +14,7 @@ from toys.finetuning import fit as _fit
 from toys.finetuning import rates_by_hand as _rates
 from toys.fits import Stop, assert_same_tensors
 
-from ewnprune import EWN, Finetune, WeightNormPruning
+from ewnprune import EWN, Finetune, GroupLasso, LogNormPenalty, WeightNormPruning
 from lightning_modules import Classifier
 
 
@@ -22,10 +22,10 @@ def _stop(epoch, folder):
     return Stop(4 * epoch + 2, folder / "interrupted.ckpt")  # in the middle of its four batches
 
 
-def _run(folder, method, epochs=3, ckpt_path=None, stop=None, **options):
+def _run(folder, method, epochs=3, ckpt_path=None, stop=None, beside=(), **options):
     callback, model = _callback(method, epochs=2, score="norm_product", scores=["norm"], **options)
     checkpointing = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}")
-    more = [] if stop is None else [_stop(stop, folder)]
+    more = [*beside] if stop is None else [_stop(stop, folder)]
     try:
         trainer = _fit(
             folder, model, callback, checkpointing, *more, max_epochs=epochs, ckpt_path=ckpt_path
@@ -87,13 +87,17 @@ def test_the_schedule_of_the_classifier_starts_anew(tmp_path):
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("method", ["EWN", pytest.param("weight space", marks=pytest.mark.slow)])
 def test_resuming_is_the_uninterrupted_run_bit_for_bit(tmp_path, method):
-    """From before finetuning, from where it begins, and from its middle."""
-    whole = _run(tmp_path / "whole", method)
+    """From before finetuning, from where it begins, and from its middle; with schedules beside."""
+    beside = [GroupLasso(0.01, until=0.9)]
+    if method == "EWN":
+        beside += [LogNormPenalty(0.05, ramp=0.9, until=0.9)]
+    whole = _run(tmp_path / "whole", method, beside=beside)
     for epoch in (1, 2, 3):
         checkpoint = tmp_path / "whole" / f"epoch={epoch}.ckpt"
         state = torch.load(checkpoint, weights_only=True)["ewnprune"]["finetuning"]
         assert (state is None) == (epoch < 3)
-        _assert_same(_run(tmp_path / f"from {epoch}", method, ckpt_path=checkpoint), whole)
+        again = _run(tmp_path / f"from {epoch}", method, ckpt_path=checkpoint, beside=beside)
+        _assert_same(again, whole)
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")

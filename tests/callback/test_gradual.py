@@ -14,6 +14,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from toys import fits
+from toys.data import points
 from toys.gradual import LEVELS, METHODS, Net
 from toys.gradual import by_hand as _by_hand
 from toys.gradual import fit as _fit
@@ -175,6 +176,11 @@ class LossDrivenTraining(Net):
     pass
 
 
+class _Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(points())
+
+
 @pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:.max_epochs. was not set")
 def test_what_cannot_be_is_refused(tmp_path):
     for options, message in (
@@ -198,6 +204,8 @@ def test_what_cannot_be_is_refused(tmp_path):
     callback, model = _made("EWN", Gradual(0.5))
     with pytest.raises(ValueError, match="gradual needs to know how many steps"):
         _fit(tmp_path, model, callback, max_epochs=-1)
+    with pytest.raises(ValueError, match=r"how many steps .* for data without a length, limit"):
+        fits.fit(tmp_path, model, callback, train=torch.utils.data.DataLoader(_Stream()))
     with pytest.raises(ValueError, match="gradual beside EMAWeightAveraging"):
         _fit(tmp_path, model, callback, EMAWeightAveraging())
     with pytest.raises(ValueError, match="gradual with LossDrivenTraining"):

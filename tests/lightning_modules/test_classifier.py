@@ -15,6 +15,11 @@ from toys.fits import make_trainer
 from lightning_modules import CNN, MLP, Classifier, ImageLoader, MNISTDataModule, OneCycle
 
 
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(toy())
+
+
 def trainer(folder, **options):
     return make_trainer(folder, **{"max_epochs": 1, **options})
 
@@ -212,3 +217,9 @@ def test_the_command_line_makes_and_loads_any_network(
     assert command("--model.network.hidden=[30,20]").model.network.fc2.out_features == 20
     assert command("--model.optimizer.lr=0.05").model.optimizer.keywords["momentum"] == 0.9
     assert command("--model.scheduler=null").model.scheduler is None
+
+
+def test_one_cycle_asks_how_many_steps_there_are(tmp_path):
+    stream = torch.utils.data.DataLoader(Stream(), batch_size=None)
+    with pytest.raises(ValueError, match=r"OneCycle needs to know .*limit_train_batches"):
+        trainer(tmp_path).fit(Classifier(MLP()), stream, toy())

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -6,6 +8,7 @@ from toys.fits import TrainsOnly, make_trainer
 
 from ewnprune import EWN, SWN, WeightNormPruning, reparametrize
 from ewnprune.recipes.alpha_rate import AlphaLearningRate
+from ewnprune.recipes.group_lasso import GroupLasso
 from ewnprune.recipes.initial_norms import InitialNorms
 from ewnprune.recipes.log_norm_penalty import LogNormPenalty
 
@@ -110,6 +113,42 @@ def test_accumulated_gradients_get_the_penalty_once():
     )
     for other in set(without) - {key}:
         torch.testing.assert_close(without[other], with_penalty[other])
+
+
+class _TwoOptimizers(_Net):
+    """Of whose loss nothing has a gradient."""
+
+    automatic_optimization = False
+
+    def configure_optimizers(self):
+        return [self.optimizer(self.net[0].parameters()), self.optimizer(self.net[2].parameters())]
+
+    def training_step(self, batch, _):
+        self.manual_backward(0 * self(batch[0]).sum())
+        for optimizer in self.optimizers():
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_a_penalty_that_is_always_on_is_on_under_several_optimizers():
+    """Lightning counts the steps of each, and does not plan them."""
+    pl.seed_everything(1)
+    model = _TwoOptimizers(lambda p: torch.optim.SGD(p, lr=0.5))
+    before = model.net[0].weight.detach().norm(dim=1, keepdim=True).log()
+    found = _fit(model, LogNormPenalty(0.1))["0.parametrizations.weight.original0"]
+    torch.testing.assert_close(found.detach(), before - 6 * 0.5 * 0.1)
+    for penalty in (LogNormPenalty(0.1, ramp=0.5), GroupLasso(0.1, until=0.5)):
+        message = f"{type(penalty).__name__} with .*until with 2 optimizers: .*: expected one"
+        with pytest.raises(ValueError, match=message):
+            _fit(_TwoOptimizers(model.optimizer), penalty)
+
+
+def test_a_schedule_asks_how_long_the_training_is():
+    trainer = SimpleNamespace(callbacks=[], optimizers=[None], current_epoch=0)
+    trainer.fit_loop = SimpleNamespace(max_epochs=2)
+    trainer.estimated_stepping_batches = -1  # as Lightning has it for data without a length
+    with pytest.raises(ValueError, match="needs to know the length of the training: set max_ep"):
+        LogNormPenalty(0.1, until=0.5).on_train_start(trainer, None)
 
 
 def test_alpha_moves_no_further_than_the_cap():
