@@ -151,6 +151,23 @@ def test_a_schedule_asks_how_long_the_training_is():
         LogNormPenalty(0.1, until=0.5).on_train_start(trainer, None)
 
 
+def test_initial_norms_leave_what_is_frozen_and_are_set_once():
+    pl.seed_everything(1)
+    layers = [nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 4), nn.Linear(4, 3)]
+    layers[1].weight = layers[0].weight
+    layers[2].requires_grad_(False)
+    net, factor = nn.Sequential(*layers), InitialNorms(0.5)
+    before = [layer.weight.detach().clone() for layer in layers]
+    for _ in range(2):  # of a Trainer each
+        factor.setup(None, net, "fit")
+    for layer, was, times in zip(layers, before, (0.5, 0.5, 1.0, 1.0), strict=True):
+        assert torch.equal(layer.weight, times * was)
+    other = _mlp()
+    was = other[0].weight.detach().clone()
+    factor.setup(None, other, "fit")
+    assert torch.equal(other[0].weight, 0.5 * was)
+
+
 def test_alpha_moves_no_further_than_the_cap():
     pl.seed_everything(1)
     model = _Net(lambda p: torch.optim.SGD(p, lr=1.0))
