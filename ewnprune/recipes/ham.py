@@ -59,9 +59,15 @@ class HAM(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._chosen = plain_layers(pl_module, self.layers, self.exclude, "HAM")
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._let_go()  # finetuning makes other optimizers in the middle of a fit
         self._handles = [o.register_step_post_hook(self._after_step) for o in trainer.optimizers]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles = []

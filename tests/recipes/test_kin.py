@@ -6,9 +6,10 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 from toys.data import points
-from toys.fits import TrainsOnly, make_trainer
+from toys.fits import Net, TrainsOnly, fit, make_trainer
 
-from ewnprune import EWN, HAM, GroupHS, NetworkSlimming, WeightNormPruning
+from ewnprune import EWN, HAM, Finetune, GroupHS, NetworkSlimming, WeightNormPruning
+from ewnprune.recipes import ham
 from ewnprune.recipes.group_hs import hoyer_gradient
 from ewnprune.recipes.ham import take_step
 
@@ -62,6 +63,14 @@ def test_ham_is_its_formula_after_the_optimizers_step(per_neuron):
     np.testing.assert_allclose(after["0.weight"], expected)
     for key, value in _plain(before, slopes, "0.weight").items():
         np.testing.assert_allclose(after[key], value)
+
+
+def test_ham_goes_on_under_the_optimizer_of_finetuning(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(ham, "take_step", lambda *_: steps.append(1))
+    pruning = WeightNormPruning(None, (0, 0.5), finetune=Finetune(1, 0.5))
+    fit(tmp_path, Net(), HAM(), pruning, max_epochs=1)
+    assert len(steps) == 2 * 4
 
 
 def test_ham_per_neuron_of_a_transposed_convolution():
