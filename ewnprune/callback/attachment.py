@@ -109,7 +109,8 @@ class Attachment:
     @torch.no_grad()
     def log_norms(self, trainer: Any, pl_module: Any) -> None:
         """Log the norms of the chosen layers' neurons, inside the module's hook of an epoch."""
-        layers = select_layers(pl_module, self.layers, self.exclude).chosen
+        recurrent = self.parametrization is None  # what is attached to has none
+        layers = select_layers(pl_module, self.layers, self.exclude, recurrent).chosen
         norms = {name: whole(neuron_norms(layer)) for name, layer in layers.items()}
         statistics = {name: norm_statistics(values) for name, values in norms.items()}
         pl_module.log_dict(

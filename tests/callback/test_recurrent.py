@@ -77,3 +77,12 @@ def test_finetuning_keeps_hidden_units_at_zero(tmp_path):
     before, after = (point for point in pruning.curve if point.sparsity == 0.5)
     assert after.loss < before.loss and after.neurons == before.neurons
     assert after.correct == int((small(x).argmax(1) == y).sum())
+
+
+def test_a_network_without_other_layers_logs_the_norms_of_its_hidden_units(tmp_path):
+    pl.seed_everything(0, verbose=False)
+    model, loader = Net(First()), _data(64)
+    model.net.net.head = torch.nn.Linear(16, 2)
+    trainer = make_trainer(tmp_path, WeightNormPruning(None, (0, 0.5)), max_epochs=1)
+    trainer.fit(model, loader, loader)
+    assert "norms/net.net.rnn/effective" in trainer.callback_metrics
