@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from ewnprune.callback.ordinary import ordinary_steps
 from ewnprune.model.layers import LayerPatterns, select_layers
@@ -38,14 +37,14 @@ def plain_layers(
         asking: the name of the callback.
 
     Raises:
-        ValueError: a layer is reparametrized.
+        ValueError: a layer's weight is no parameter of its own.
     """
     chosen = select_layers(model, layers, exclude).chosen
     for name, layer in chosen.items():
-        if parametrize.is_parametrized(layer, "weight"):
+        if "weight" not in layer._parameters:
             raise ValueError(
                 f"{asking} on layer {name!r}, which is reparametrized: it works on plain weights; "
-                "set prune.parametrization to null"
+                "set prune.parametrization to null, and remove what torch.nn.utils put on"
             )
     return dict(chosen)
 

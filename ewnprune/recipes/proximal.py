@@ -65,7 +65,7 @@ class ProximalPenalty(Callback):
         self._chosen = select_layers(pl_module, self.layers, self.exclude).chosen
         scaled = [k for k, p in attached_parametrizations(pl_module).items() if p.has_scale]
         for name, layer in self._chosen.items():
-            if parametrize.is_parametrized(layer, "weight") and name not in scaled:
+            if "weight" not in layer._parameters and name not in scaled:
                 raise ValueError(
                     f"{type(self).__name__} on layer {name!r}, which has a parametrization other "
                     f"than SWN and EWN: remove that, or leave the layer with exclude={name!r}"

@@ -8,7 +8,16 @@ from torch import nn
 from toys.data import points
 from toys.fits import Net, TrainsOnly, fit, make_trainer
 
-from ewnprune import EWN, HAM, Finetune, GroupHS, NetworkSlimming, WeightNormPruning
+from ewnprune import (
+    EWN,
+    HAM,
+    Finetune,
+    GroupHS,
+    GroupLasso,
+    InitialNorms,
+    NetworkSlimming,
+    WeightNormPruning,
+)
 from ewnprune.recipes import ham
 from ewnprune.recipes.group_hs import hoyer_gradient
 from ewnprune.recipes.ham import take_step
@@ -145,3 +154,10 @@ def test_what_they_cannot_work_on():
     for callback in (HAM(), GroupHS(0.1)):
         with pytest.raises(ValueError, match="which is reparametrized: it works on plain weights"):
             _one_step(_Net(), WeightNormPruning(EWN(), (0,)), callback)
+    model = _Net()
+    nn.utils.prune.identity(model.net[0], "weight")  # a weight that is made of others, as once
+    for callback in (HAM(), GroupHS(0.1), GroupLasso(0.1)):
+        with pytest.raises(ValueError, match=r"on layer 'net\.0', which"):
+            callback.on_fit_start(None, model)
+    with pytest.raises(ValueError, match=r"'net\.0' is reparametrized already"):
+        InitialNorms(0.1).setup(None, model, "fit")
