@@ -43,6 +43,7 @@ class AlphaLearningRate(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._alphas = ewn_alphas(pl_module, type(self).__name__)
+        self._before = []  # of a fit that was cut off in a step
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer

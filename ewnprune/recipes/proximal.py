@@ -62,6 +62,7 @@ class ProximalPenalty(Callback):
         raise NotImplementedError
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._steps.clear()  # of a fit that was cut off
         self._chosen = select_layers(pl_module, self.layers, self.exclude).chosen
         scaled = [k for k, p in attached_parametrizations(pl_module).items() if p.has_scale]
         for name, layer in self._chosen.items():
