@@ -20,7 +20,7 @@ from ewnprune.callback.gradual import Gradual
 from ewnprune.callback.gradual_pruning import GradualPruning
 from ewnprune.callback.loss_levels import Action, LossLevels
 from ewnprune.callback.measuring import Measuring
-from ewnprune.callback.module_hooks import go_along, once_built
+from ewnprune.callback.module_hooks import go_along, once_built, take_off
 from ewnprune.callback.refusals import builds_layers_later, refuse_what_cannot_work
 from ewnprune.curve.curve import Curve
 from ewnprune.model.batches import inputs_and_targets
@@ -65,8 +65,7 @@ class PruningHooks:
         realize: ``"remove"`` measures bytes and latency of every smaller network too; slower.
         recalibrate: on how many training batches the statistics of BatchNorms are estimated anew
             for each pruned network; 0 leaves those of the whole one. The model keeps its own.
-        finetune: train on after the Trainer's ``max_epochs`` and the curve of the trained network,
-            with the network pruned at one level, see `Finetune`.
+        finetune: prune at one level after the Trainer's ``max_epochs``, and train on; `Finetune`.
         level_of: what levels are fractions of: the ``"units"`` that can go, or the network's
             ``"parameters"`` or ``"macs"``, to compare at equal cost; of one-shot pruning only.
         max_per_layer: across layers, the fraction of a layer that goes at most.
@@ -197,6 +196,7 @@ class PruningHooks:
         """Leave the Trainer as it was; the model stays attached, as a checkpoint wants it."""
         self.finetuning.end(trainer, cut_off=True)
         self.gradual.end()
+        take_off(pl_module)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Fold, and say what was found and written.

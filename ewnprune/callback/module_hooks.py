@@ -20,6 +20,12 @@ def once_built(pl_module: Any, attach: Callable[[Any], None]) -> None:
     pl_module.configure_model = MethodType(configure_model, pl_module)
 
 
+def take_off(pl_module: Any) -> None:
+    """Take off what `once_built` put on a model whose ``configure_model`` was never reached."""
+    if getattr(vars(pl_module).get("configure_model"), "__module__", "") == __name__:
+        del pl_module.configure_model
+
+
 def go_along(
     pl_module: Any, saved: Callable[[Any, Any], None], epoch_ended: Callable[[Any], None]
 ) -> None:

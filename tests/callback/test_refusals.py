@@ -4,10 +4,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from pytorch_lightning.callbacks import (
-    ModelPruning,
-    StochasticWeightAveraging,
-)
+from pytorch_lightning.callbacks import Callback, ModelPruning, StochasticWeightAveraging
 from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
 from pytorch_lightning.cli import LightningCLI
 from toys.data import Points
@@ -121,6 +118,18 @@ def test_what_is_attached_already_must_be_the_same(tmp_path):
             fit(tmp_path, model, WeightNormPruning(parametrization, LEVELS))
     fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS))
     assert not attached_parametrizations(model)
+
+
+class _Refuses(Callback):
+    def setup(self, trainer, pl_module, stage):
+        raise ValueError("not with me")
+
+
+def test_a_fit_that_another_callback_refuses_leaves_the_model_as_it_was(tmp_path):
+    model = BuildsInSetup()
+    with pytest.raises(ValueError, match="not with me"):
+        fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS), _Refuses())
+    assert "configure_model" not in vars(model)
 
 
 def test_two_of_them_are_refused(tmp_path):
