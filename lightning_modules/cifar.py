@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torchvision import datasets
+from torchvision.datasets.utils import check_integrity
 
 from lightning_modules.fetch import alone, time_limit
 from lightning_modules.files import data_root
@@ -81,7 +82,7 @@ class CIFAR10DataModule(InMemoryImages):
         root = data_root(self.data_dir)
         if root.exists() and not root.is_dir():
             raise NotADirectoryError(f"data_dir is {root}, a file; expected a folder")
-        if _by_class(root) is None:
+        if _by_class(root) is None and not _is_whole(root):
             root.mkdir(parents=True, exist_ok=True)
             with alone(root):
                 _download(root)
@@ -146,6 +147,14 @@ def _by_class(root: Path) -> Path | None:
         if (folder / "train" / CLASSES[0]).is_dir():
             return folder
     return None
+
+
+def _is_whole(root: Path) -> bool:
+    """Whether torchvision's files are there, with the MD5 sums that it knows."""
+    kind = datasets.CIFAR10
+    sums = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
+    base = root / kind.base_folder
+    return all(check_integrity(str(base / name), md5) for name, md5 in sums)
 
 
 def _download(root: Path) -> None:

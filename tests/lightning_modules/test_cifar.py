@@ -93,6 +93,16 @@ def test_both_kinds_of_files_give_the_same_images_in_the_same_order(
     assert got == {im.tobytes(): y for im, y in zip(*TEST, strict=True)}
 
 
+def test_a_folder_that_cannot_be_written_to_is_read(tmp_path, monkeypatch):
+    write_batches(tmp_path, monkeypatch)
+    monkeypatch.setattr(cifar, "alone", lambda root: 1 / 0)  # which makes a file
+    CIFAR10DataModule(tmp_path).prepare_data()
+    batch = tmp_path / "cifar-10-batches-py" / "data_batch_1"
+    batch.write_bytes(batch.read_bytes()[:-1])
+    with pytest.raises(ZeroDivisionError):
+        CIFAR10DataModule(tmp_path).prepare_data()
+
+
 def test_pixels_are_normalized_by_channel(tmp_path, unchecked):
     write_folders(tmp_path)
     loader = module(tmp_path).test_dataloader()
