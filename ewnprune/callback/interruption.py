@@ -3,6 +3,7 @@
 import signal
 import threading
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -54,9 +55,10 @@ class Interruption(Callback):
         if not checkpoint or trainer.log_dir is None:
             print("ewnprune: stopped before there was anything to go on from")
             return
+        config = quote(str(Path(trainer.log_dir) / "config.yaml"))
         print(
             f"ewnprune: stopped in epoch {trainer.current_epoch}; go on with\n  ewnprune fit "
-            f"--config {Path(trainer.log_dir) / 'config.yaml'} --ckpt_path {checkpoint}",
+            f"--config {config} --ckpt_path {quote(checkpoint)}",
             flush=True,
         )
 
