@@ -129,18 +129,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--fashion", action="store_true", help="Fashion-MNIST in place of MNIST")
-    parser.add_argument("--output", type=Path, default=FILE)
+    parser.add_argument("--output", type=Path, help="by default that of the data")
     parser.add_argument("--table", action="store_true", help="show what was measured before")
     args = parser.parse_args()
+    file = args.output or (FILE.with_stem(f"{FILE.stem}_fashion") if args.fashion else FILE)
+    if not args.table and args.output is None and args.methods != list(METHODS):
+        parser.error("some of the methods would replace the file of all: say --output")
     if not args.table:
         curve = Curve()
         for seed in args.seeds:
             for method in args.methods:
                 for part in curves(method, args.epochs, seed, args.fashion):
                     curve = curve + part
-                write_curve(curve, args.output)
+                write_curve(curve, file)
         print(describe())
-    show(read_curve(args.output))
+    show(read_curve(file))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ class SparseLearning(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._pruner = make_pruner(pl_module.network, reg=self.reg)  # type: ignore[arg-type]
+        pl_module.train()  # which the library's tracing ends
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer

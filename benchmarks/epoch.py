@@ -1,4 +1,4 @@
-"""One epoch of ``ewnprune fit``: the floor, the habit, and what Lightning takes.
+"""One epoch of EWN as ``ewnprune fit`` trains it: the floor, the habit, what Lightning takes.
 
     python -m benchmarks.epoch                # whole epochs: 430 training and 40 validation batches
     python -m benchmarks.epoch --batches 100  # part of one
@@ -135,7 +135,7 @@ OFF: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": Fal
 RUNS: dict[str, Callable[[float], float]] = {
     "bare loop (the floor)": bare,
     "Lightning's own progress bar": trained,
-    "ewnprune fit": lambda batches: trained(batches, more=[ThrottledProgressBar()]),
+    "ewnprune's progress bar": lambda batches: trained(batches, more=[ThrottledProgressBar()]),
     "... no progress bar": partial(trained, **OFF),
     "... and no logger": partial(trained, **OFF, logger=False),
     "... and no checkpoint": partial(trained, **OFF, logger=False, enable_checkpointing=False),

@@ -4,7 +4,8 @@
 
 trains 784-1024-10 on MNIST plainly, with group lasso, under EWN as it comes and by the recipe, as
 ``ewnprune fit`` with no options does, with each seed. The checkpoints are swept on test data;
-which score each method is shown by, its validation data say. Goes on where it was stopped, writes
+which score each method is shown by, its validation data say. Goes on where it was stopped (after a
+change of configs or code give another ``--folder``), writes
 ``docs/figures/first_run.csv``, ``.png`` and ``.svg``, and prints the table. The strength of the
 lasso is what ``ewnprune compare`` takes of four in a like budget, docs/compare.md.
 """

@@ -117,7 +117,7 @@ def main() -> None:
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
         for seed in args.seeds:
             for exponent in args.exponents:
-                key = {"exponent": str(exponent), "seed": str(seed), "steps": str(args.steps)}
+                key = {"exponent": f"{exponent:g}", "seed": str(seed), "steps": str(args.steps)}
                 if not any(all(row[k] == v for k, v in key.items()) for row in read_rows(FILE)):
                     new = [
                         {name: str(value) for name, value in row.items()}

@@ -3,7 +3,8 @@
     python -m benchmarks.side_by_side
 
 trains each method with each seed by its shipped config, sweeps the checkpoints on test data and
-writes ``docs/figures/side_by_side.csv``, and prints the table. With more
+writes ``docs/figures/side_by_side.csv``, and prints the table. What is in ``--folder`` is not run
+again: give another after a change of configs or code. With more
 threads, or sums in another order, the last bits of a step differ, and after 5 epochs the curve of
 one seed differs about as much as those of two seeds: so ten seeds, and their spread.
 """

@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--time", action="store_true", help="measure the latencies anew")
     parser.add_argument("--table", action="store_true", help="show what was measured before")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     name = f"slices_{'fashion' if args.fashion else 'mnist'}_{args.network.lower()}"
     path = FOLDER / f"{name}.csv"
     if args.time:

@@ -30,12 +30,10 @@ class LossLevels:
     """
 
     def __init__(self, levels: Sequence[float], actions: Sequence[Action]) -> None:
-        for level in levels:
-            if not math.isfinite(level):
-                raise ValueError(f"loss_levels={level}: expected finite values of log L, as -10")
-        for action in actions:
-            if action not in ACTIONS:
-                raise ValueError(f"at_level={action!r}: expected some of {', '.join(ACTIONS)}")
+        if not isinstance(levels, Sequence) or not all(map(_is_finite, levels)):
+            raise ValueError(f"loss_levels={levels!r}: expected finite values of log L, as [-10]")
+        if not isinstance(actions, Sequence) or not all(action in ACTIONS for action in actions):
+            raise ValueError(f"at_level={actions!r}: expected some of {', '.join(ACTIONS)}")
         self.levels = sorted({float(level) for level in levels}, reverse=True)
         self.actions = tuple(actions)
         self.passed: list[float] = []
@@ -84,6 +82,10 @@ class LossLevels:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the levels that the run had passed."""
         self.passed = list(state.get("passed_levels", []))
+
+
+def _is_finite(level: Any) -> bool:
+    return isinstance(level, int | float) and math.isfinite(level)
 
 
 def logged_log_loss(metrics: Mapping[str, Any]) -> float:

@@ -49,6 +49,8 @@ class Measures:
         outputs: Any,
         targets: Any,
     ) -> None:
+        if loss_fn is not None and not callable(loss_fn):
+            raise TypeError(f"loss_fn={loss_fn!r}: expected a function of outputs and targets")
         self.classifies = classifies(outputs, targets)
         self.classes = class_scores(outputs).shape[1] if self.classifies else 0
         self.loss_fn = loss_fn

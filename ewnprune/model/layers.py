@@ -116,8 +116,13 @@ def select_layers(
 
 
 def _match(found: dict[str, nn.Module], patterns: LayerPatterns, argument: str) -> set[str]:
+    several = [patterns] if isinstance(patterns, str | type) else patterns
+    if not isinstance(several, Iterable):
+        raise TypeError(
+            f"{argument}={patterns!r}: expected a glob over layer names, a layer type, or some"
+        )
     matched: set[str] = set()
-    for pattern in [patterns] if isinstance(patterns, str | type) else patterns:
+    for pattern in several:
         if isinstance(pattern, str):
             hits = {name for name in found if fnmatchcase(name, pattern)}
         elif isinstance(pattern, type):

@@ -29,8 +29,11 @@ def find_scores(wanted: str | Score | Sequence[str | Score]) -> dict[str, Score]
     >>> list(find_scores(["norm", "ewnprune.scores.random"]))
     ['norm', 'ewnprune.scores.random']
     """
+    several = [wanted] if isinstance(wanted, str) or callable(wanted) else wanted
+    if not isinstance(several, Iterable):
+        raise TypeError(f"scores={wanted!r}: expected a name, a function, or some of them")
     found: dict[str, Score] = {}
-    for item in [wanted] if isinstance(wanted, str) or callable(wanted) else wanted:
+    for item in several:
         name = item if isinstance(item, str) else getattr(item, "__name__", type(item).__name__)
         if name in found:
             raise ValueError(f"score {name!r} is given twice: give each score once")

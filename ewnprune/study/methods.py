@@ -159,7 +159,9 @@ def find_methods(wanted: str | list[str], own: Mapping[str, Method]) -> dict[str
     >>> list(find_methods("none,ewn", {}))
     ['none', 'ewn']
     """
-    names = [n.strip() for n in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
+    names = [n.strip() for n in wanted.split(",")] if isinstance(wanted, str) else wanted
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"--methods {wanted!r}: expected names, such as none,ewn")
     known = {**METHODS, **own}
     for name in names:
         if name not in known:
@@ -206,6 +208,8 @@ def parse_seeds(seeds: str | int | list[int]) -> list[int]:
     >>> parse_seeds("0-2,7")
     [0, 1, 2, 7]
     """
+    if not isinstance(seeds, str | int | list):
+        raise UsageError(f"--seeds {seeds!r}: expected numbers >= 0 such as 0-4 or 0,2,7")
     found: list[int] = []
     parts = seeds.split(",") if isinstance(seeds, str) else seeds
     for part in [parts] if isinstance(parts, int) else parts:

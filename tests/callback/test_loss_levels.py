@@ -79,7 +79,9 @@ def test_a_run_resumed_with_other_levels_stops_at_the_lowest_of_these():
 def test_loss_levels_need_a_logged_loss(tmp_path):
     with pytest.raises(ValueError, match="log 'train/log_loss' or 'train/loss'"):
         fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS, loss_levels=(-1,)))
-    with pytest.raises(ValueError, match="at_level='halt'"):
-        WeightNormPruning(EWN(), LEVELS, loss_levels=(-1,), at_level=("halt",))
-    with pytest.raises(ValueError, match="loss_levels=-inf"):
-        WeightNormPruning(EWN(), LEVELS, loss_levels=(-math.inf,))
+    for actions in (("halt",), "sweep", None):
+        with pytest.raises(ValueError, match=r"at_level=.*: expected some of sweep"):
+            WeightNormPruning(EWN(), LEVELS, loss_levels=(-1,), at_level=actions)
+    for levels in ((-math.inf,), -1, ["-1"]):
+        with pytest.raises(ValueError, match=r"loss_levels=.*: expected finite"):
+            WeightNormPruning(EWN(), LEVELS, loss_levels=levels)

@@ -1,6 +1,7 @@
 import math
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
@@ -176,10 +177,14 @@ def test_other_measures_have_their_own_axis():
 
 
 def test_a_broken_network_is_drawn_as_far_as_it_can_be(tmp_path):
-    points = (*curve_of().points, CurvePoint(sparsity=0.99, accuracy=0.0, total=10, correct=0))
-    plot_curve(Curve(points).tagged(method="EWN"), tmp_path / "c.png")
-    lost = Curve(tuple(CurvePoint(sparsity=s, loss=math.nan) for s in (0.0, 0.5)))
-    plot_curve(lost, tmp_path / "d.png", measure="loss")
+    points = curve_of().points
+    broken = replace(points[-1], sparsity=0.99, accuracy=0.0, correct=0)
+    (line,) = lines_of(plot_curve(Curve((*points, broken)), tmp_path / "c.png"))
+    assert line.get_ydata()[-1] == 0.0
+    lost = Curve(tuple(CurvePoint(sparsity=s, loss=math.nan) for s in (0.0, 0.5, 0.8)))
+    (line,) = lines_of(plot_curve(lost, tmp_path / "d.png", measure="loss"))
+    assert all(map(math.isnan, line.get_ydata()))
+    assert (tmp_path / "d.png").stat().st_size
 
 
 def test_what_cannot_be_drawn_is_refused_in_one_line(tmp_path):

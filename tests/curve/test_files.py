@@ -72,7 +72,7 @@ def test_csv_is_a_plain_table(tmp_path):
     header, first, second = write_curve(curve, tmp_path / "c.csv").read_text().splitlines()
     row = dict(zip(header.split(","), first.replace("EWN, v2", "EWN; v2").split(","), strict=True))
     assert row["method"] == '"EWN; v2"'
-    assert row["neurons_left"], row["neurons_total"] == ("205", "1024")
+    assert (row["neurons_left"], row["neurons_total"]) == ("205", "1024")
     assert float(row["neurons_sparsity"]) == 819 / 1024
     assert row["loss"] == "nan"
     assert row["metric.F1"] == "0.5"

@@ -142,6 +142,7 @@ def test_pixels_are_classified_too():
         ({"metric": MulticlassAccuracy(10, average=None)}, ValueError, "expected one number"),
         ({"metric": "accuracy"}, TypeError, "metric='accuracy': expected a torchmetrics Metric"),
         ({"loss_fn": lambda o, t: o}, ValueError, r"loss_fn gives \(64, 10\): expected the mean"),
+        ({"loss_fn": 3}, TypeError, "loss_fn=3: expected a function of outputs and targets"),
         ({"loss_fn": lambda o, t: 1.0}, ValueError, "loss_fn gives float: expected the mean"),
         ({"batch": lambda b: (b[0], b[1][:5])}, ValueError, "no measure fits outputs"),
         ({"sparsities": (0, 1.5)}, ValueError, "sparsity 1.5 is outside"),

@@ -135,14 +135,14 @@ def test_what_is_reached_is_no_more_than_asked(name, scope, cost, fraction):
     assert str(note).startswith(f"budget {cost}={fraction:.12g}: {left:,} of {dense:,} ")
 
 
-def test_multiples_and_heads_of_other_networks_meet_it_too():
+def test_multiples_and_other_scopes_and_scores_meet_it_too():
     torch.manual_seed(0)
     network, x = UNet().eval(), torch.randn(1, 3, 16, 16)
     dense = costs(network, x)["macs"]
     for options in ({"round_to": 4}, {"scope": "global"}, {"score": "norm_product"}):
         budget = Budget(macs=0.6)
         small = remove_neurons(network, budget=budget, example_input=x, exclude="up", **options)
-        assert costs(small, x)["macs"] <= 0.6 * dense
+        assert 0.3 * dense < costs(small, x)["macs"] <= 0.6 * dense  # no more than it must
 
 
 @pytest.mark.parametrize("pace", [1, 3])

@@ -191,6 +191,7 @@ def test_scores_are_found_by_name_path_and_as_functions():
         (["norm", "norm"], ValueError, "score 'norm' is given twice"),
         ([], ValueError, "no score is given"),
         ([3], TypeError, "score 3: expected a function"),
+        (3, TypeError, "scores=3: expected a name, a function, or some of them"),
     ],
 )
 def test_bad_scores_are_refused_in_one_line(wanted, error, message):

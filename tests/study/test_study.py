@@ -13,6 +13,7 @@ from ewnprune.cli import main
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import write_curve
 from ewnprune.curve.points import CurvePoint
+from ewnprune.errors import UsageError
 from ewnprune.study.command import _alone, _joined, collect, compare
 from ewnprune.study.labels import Label
 from ewnprune.study.methods import (
@@ -216,6 +217,11 @@ def test_seeds_and_methods():
     assert find_methods("none", own)["none"] == Method(scores=["norm"])
     with pytest.raises(ValueError, match="without"):
         find_methods(["a[b]"], {"a[b]": Method()})
+    for wrong in (None, 1.5, [["none"]]):  # YAML has such
+        with pytest.raises(UsageError, match=r"--methods .*: expected names"):
+            find_methods(wrong, {})
+        with pytest.raises(UsageError, match=r"--seeds .*: expected numbers"):
+            parse_seeds(wrong)
 
 
 def test_the_page_is_written_anew_after_each_run(tmp_path, monkeypatch, capsys):

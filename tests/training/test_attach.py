@@ -155,6 +155,8 @@ def test_patterns_that_match_nothing_are_refused():
     _refused(nn.Sequential(nn.ReLU()), "Sequential has no layer to choose")
     with pytest.raises(TypeError, match="layers=3: expected a glob"):
         reparametrize(convolution_first(), EWN(), layers=[3])
+    with pytest.raises(TypeError, match="exclude=3: expected a glob"):
+        reparametrize(convolution_first(), EWN(), exclude=3)
     with pytest.raises(TypeError, match="expected an instance such as"):
         reparametrize(convolution_first(), EWN)
 
