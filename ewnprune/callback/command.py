@@ -2,7 +2,6 @@
 
 import logging
 import re
-import sys
 import warnings
 from argparse import ArgumentError
 from pathlib import Path
@@ -44,10 +43,11 @@ def run(words: list[str], made_by: "type[_CommandLine] | None" = None) -> int:
     # data without a validation part, as in the paper's protocol; the callback says so
     warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
     warnings.filterwarnings("ignore", "The dirpath has changed from")  # a new folder every run
+    # sys.argv stays as it is: with it Lightning starts the program again, once for each device
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     interruption = Interruption()
     command_line = _of_one_command(words, made_by or _CommandLine)
-    argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns when both have words
     strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
     try:
         command_line(
@@ -80,8 +80,6 @@ def run(words: list[str], made_by: "type[_CommandLine] | None" = None) -> int:
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None  # Lightning exits with 1 after Ctrl-C
         raise
-    finally:
-        sys.argv = argv
     return 0
 
 

@@ -1,9 +1,12 @@
 """The compatibility matrix: two processes are one process on the same batches."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.strategies.launchers import subprocess_script
 from torch import nn
 from torch.distributed import fsdp
 from toys.data import points
@@ -12,6 +15,7 @@ from toys.processes import run_together
 
 import ewnprune
 from ewnprune import EWN, fold_state_dict, sparsity_curve
+from ewnprune.cli import main
 
 _SCRIPT = """
 import json, sys, warnings
@@ -115,3 +119,25 @@ def test_ddp_and_fsdp2_are_one_process(tmp_path):
     plain = mlp()
     folded = fold_state_dict(stored["state_dict"])
     plain.load_state_dict({k.removeprefix("net."): v for k, v in folded.items()})
+
+
+def test_a_command_starts_its_other_processes_as_it_was_started(tmp_path, monkeypatch, capsys):
+    """Lightning takes what they do from sys.argv, and runs nothing more than that."""
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "")  # Lightning's, put back when the test is over
+        monkeypatch.delenv(name)
+    started = []
+
+    def start(command, **_):
+        started.append(command)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(subprocess_script, "subprocess", SimpleNamespace(Popen=start))
+    words = ["fit", "--data=toys.data.Points", "--trainer.strategy=ddp", "--trainer.devices=2"]
+    words += ["--trainer.accelerator=cpu", "--trainer.logger=false"]
+    words.append(f"--trainer.default_root_dir={tmp_path}")
+    monkeypatch.setattr(sys, "argv", ["ewnprune", *words])
+    assert main() == 1
+    assert capsys.readouterr().err.endswith("ewnprune: error: enough\n")
+    (command,) = started
+    assert command[-len(words) :] == words
