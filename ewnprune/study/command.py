@@ -25,10 +25,11 @@ from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.methods import Method, find_methods, parse_methods, parse_seeds
 from ewnprune.study.options import check_options
 from ewnprune.study.page import write_report
-from ewnprune.study.plan import Run, expand, merge
+from ewnprune.study.plan import Run, expand, merge, nested
 from ewnprune.study.progress import watch
 from ewnprune.study.ray_engine import import_ray, run_on_ray
 from ewnprune.study.recorded import SETTINGS
+from ewnprune.study.refusals import refuse_scores
 from ewnprune.study.run import CONFIG, FINISHED
 from ewnprune.study.tables import write_tables
 from ewnprune.study.text import format_study
@@ -69,8 +70,8 @@ def compare(
             own.
         seeds: such as 0-4 or 0,2,7.
         folder: where the study lies.
-        fit: options of `ewnprune fit` for all runs, as in its YAML files. A logger of W&B or
-            MLflow among them gets the page and its tables at the end.
+        fit: options of `ewnprune fit` for all runs, as in its YAML files; scores are those of the
+            methods. A logger of W&B or MLflow among them gets the page and its tables at the end.
         fit_config: the name of a shipped YAML file of options, or a path; `fit` comes on top.
         vary: options to vary, each with a list of values: {trainer.max_epochs: [5, 20]}.
         own: methods of your own: for each name `fit`, its options, and if need be `scores`,
@@ -96,7 +97,8 @@ def compare(
     check_workers(workers)
     defined = parse_methods(own or {})
     wanted = find_methods(methods, defined)
-    base = merge(_load_fit_config(fit_config), fit or {})
+    refuse_scores(fit or {}, vary or {}, own or {})
+    base = merge(_load_fit_config(fit_config), nested(fit or {}))
     asked: dict[str, Any] = {"fit": base, "vary": vary or {}, "own": own or {}}
     asked |= {"reference": reference, "methods": list(wanted)}
     settings = _joined(folder, json.loads(json.dumps(asked)))
@@ -143,8 +145,9 @@ def _write_so_far(folder: Path, methods: Mapping[str, Method]) -> None:
     """The same while other runs go on, which it must not stop: at the end it is an error."""
     try:
         _write_results(folder, methods)
-    except ValueError as error:
-        print(f"ewnprune: no page of the runs so far: {error}", flush=True)
+    except Exception as error:  # whatever it is, it comes again at the end, and is told here
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        print(f"ewnprune: no page of the runs so far: {kind}{error}", flush=True)
 
 
 def collect(folder: Path, methods: Mapping[str, Method]) -> Curve:
@@ -197,6 +200,8 @@ def _prepare(runs: list[Run]) -> list[Run]:
         }
         quiet = {"enable_progress_bar": False, "enable_model_summary": False}
         config = merge({"trainer": {**quiet, "callbacks": []}}, run.config)
+        if config["trainer"].get("devices") in (None, "auto"):
+            config["trainer"]["devices"] = 1  # of two GPUs Lightning would take both
         config = merge(config, {"trainer": {"callbacks": [recorder, keep_last]}})
         write_text(run.folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
         settings = {"method": run.method, "seed": run.seed, "part": run.part, "fit": run.config}

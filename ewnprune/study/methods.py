@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ewnprune.errors import UsageError
+from ewnprune.errors import UsageError, nearest
 from ewnprune.recipes.prunable import LEVELS
 from ewnprune.study.labels import check_names
 
@@ -154,7 +154,8 @@ def find_methods(wanted: str | list[str], own: Mapping[str, Method]) -> dict[str
         own: what a study defines.
 
     Raises:
-        UsageError: an unknown name, one that no label can hold, one given twice, or none.
+        UsageError: an unknown name, one that no label can hold, one given twice, or none; or one
+            that trains as an unknown one.
 
     >>> list(find_methods("none,ewn", {}))
     ['none', 'ewn']
@@ -168,6 +169,11 @@ def find_methods(wanted: str | list[str], own: Mapping[str, Method]) -> dict[str
             raise UsageError(
                 f"--methods: unknown method {name!r}: choose among {', '.join(known)}, or define "
                 "it under `own` in the study's YAML file"
+            )
+        if known[name].trains not in ("", *known):
+            raise UsageError(
+                f"own method {name!r}: trains: there is no method {known[name].trains!r}"
+                f"{nearest(known[name].trains, known)}"
             )
         check_names(name, known[name].candidates)
     if len(set(names)) < len(names) or not names:

@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
-from ewnprune.callback.command import run
+from ewnprune.callback.command import _CommandLine, run
 from ewnprune.errors import UsageError, nearest
 from ewnprune.study.labels import Label
 from ewnprune.study.plan import Run
+from ewnprune.study.refusals import refuse_what_no_run_can
 
 
 def check_options(runs: Iterable[Run], own: Iterable[str]) -> None:
@@ -25,10 +26,12 @@ def check_options(runs: Iterable[Run], own: Iterable[str]) -> None:
         own: the names of the study's own methods.
 
     Raises:
-        UsageError: ``fit`` has no such option, or takes no such value.
+        UsageError: ``fit`` has no such option, or takes no such value; or a run of a study cannot
+            have it.
     """
     distinct: dict[Any, Mapping[str, Any]] = {}
     for each in runs:
+        refuse_what_no_run_can(each.config)
         label = Label.parse(each.method)
         mine = (label.method, label.candidate, each.part) if label.method in own else None
         distinct.setdefault((label.settings, mine), each.config)
@@ -59,15 +62,25 @@ def _refuse_unknown(config: Mapping[str, Any], known: Mapping[str, Any]) -> None
 
 def _as_fit_reads(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options with all that ``fit`` has by default, as it prints them."""
-    printed = io.StringIO()
+    found: dict[str, Any] = {}
+
+    class Read(_CommandLine):
+        """Ends where the options are read: nothing is made or run."""
+
+        def parse_arguments(self, parser: Any, args: Any) -> None:
+            self._parse_words(parser, args)
+            text = self._subcommand_parsers["fit"].dump(self.config.fit, skip_none=False)
+            found.update(yaml.safe_load(text))
+            raise SystemExit
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
         path.write_text(yaml.safe_dump(dict(config)), encoding="utf-8")
+        # the user's modules may print when they are imported
         try:
-            with redirect_stdout(printed):
-                run(["fit", "--config", str(path), "--print_config"])
-        except SystemExit as done:  # how jsonargparse ends when it has printed
+            with redirect_stdout(io.StringIO()):
+                run(["fit", "--config", str(path)], Read)
+        except SystemExit as done:
             if done.code:
                 raise
-    found: dict[str, Any] = yaml.safe_load(printed.getvalue())
     return found

@@ -15,6 +15,10 @@ from typing import Any
 from ewnprune.study.labels import Label, describe
 from ewnprune.study.methods import METHODS, Method
 
+_DATA = "lightning_modules.MNISTDataModule"
+_LONGEST = 200
+_OF_A_CLASS = ("class_path", "init_args", "dict_kwargs")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -56,10 +60,10 @@ def expand(
                 *(("", float(level), options) for level, options in method.parts.items()),
             ]
             for candidate, part, options in variants or [("", None, {})]:
-                config = merge(merge(base, method.fit), options)
+                config = merge(merge(base, nested(method.fit)), nested(options))
                 config = merge(config, {"prune": {"scores": list(scores)}})
                 for key, value in varied.items():
-                    config = merge(config, _nested(key, value))
+                    config = merge(config, nested({key: value}))
                 config = _seeded(config, seed)
                 label = str(Label(name, candidate, settings))
                 path = folder / _folder_name(label, part, seed, config)
@@ -68,26 +72,64 @@ def expand(
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Options laid over options. Another class brings its own arguments; callbacks are added."""
+    """Options laid over options. Another class brings its own arguments; callbacks are added.
+
+    >>> merge({"model": "my.Model"}, {"model": {"init_args": {"width": 3}}})
+    {'model': {'class_path': 'my.Model', 'init_args': {'width': 3}}}
+    """
+    if "class_path" in under and _arguments_alone(over):
+        over = {"init_args": over}
+    if "init_args" in over and _arguments_alone(under):
+        under = {"init_args": under}
     if over.get("class_path", under.get("class_path")) != under.get("class_path"):
         return dict(copy.deepcopy(over))
     merged = dict(copy.deepcopy(under))
     for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
-        elif key == "callbacks" and isinstance(merged.get(key), list):
-            merged[key] = [*merged[key], *copy.deepcopy(value)]
+        known = merged.get(key)
+        if isinstance(known, str):
+            known = {"class_path": known}  # its name alone, where it is a class
+        if key == "callbacks" and known is not None:
+            merged[key] = [*_listed(known), *_listed(copy.deepcopy(value))]
+        elif isinstance(value, Mapping) and isinstance(known, Mapping):
+            merged[key] = merge(known, value)
         else:
             merged[key] = copy.deepcopy(value)
     return merged
 
 
+def _arguments_alone(options: Mapping[str, Any]) -> bool:
+    """Whether options of a class leave out that they are its arguments, as a command line may."""
+    return bool(options) and not {*_OF_A_CLASS} & {*options}
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    """None, one or several, as the Trainer takes them."""
+    if callbacks is None:
+        return []
+    return callbacks if isinstance(callbacks, list) else [callbacks]
+
+
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by the names that a command line has for them, each in its group.
+
+    >>> nested({"trainer.max_epochs": 5, "trainer": {"devices": 1}})
+    {'trainer': {'max_epochs': 5, 'devices': 1}}
+    """
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        found = merge(found, value)
+    return found
+
+
 def _seeded(config: dict[str, Any], seed: int) -> dict[str, Any]:
     """The options with the seed; a data module that takes a seed gets it too."""
     config = {**config, "seed_everything": seed}
-    data = config.get("data", {"class_path": "lightning_modules.MNISTDataModule"})
-    if isinstance(data, str):
-        data = {"class_path": data}
+    data = config.get("data", {})
+    if data is None:
+        return config  # the model has its own
+    data = merge({"class_path": _DATA}, {"class_path": data} if isinstance(data, str) else data)
     module, _, name = data["class_path"].rpartition(".")
     found = getattr(importlib.import_module(module or "lightning_modules"), name, None)
     if found is not None and "seed" in inspect.signature(found).parameters:
@@ -95,12 +137,10 @@ def _seeded(config: dict[str, Any], seed: int) -> dict[str, Any]:
     return config
 
 
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    first, dot, rest = key.partition(".")
-    return {first: _nested(rest, value) if dot else value}
-
-
 def _folder_name(label: str, part: float | None, seed: int, config: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
     level = "" if part is None else f"-{part:g}"
-    return re.sub(r"[^\w.=+-]+", "_", f"{label}{level}-seed={seed}-{digest}")
+    what = re.sub(r"[^\w.=+-]+", "_", f"{label}{level}-seed={seed}-").encode()
+    if len(what) > _LONGEST:  # a folder's name has 255 bytes at most; the digest tells them apart
+        what = what[:_LONGEST] + b"-"
+    return what.decode(errors="ignore") + digest

@@ -28,6 +28,16 @@ from ewnprune.study.run import FINISHED
         ("--fit.prune.sparsity=[0.5]", "--prune.sparsity: did you mean --prune.sparsities?"),
         ("--fit.trainer.max_epochs=some", "--trainer.max_epochs: expected int; got some"),
         ("--vary '{trainer.max_epoch: [1, 2]}'", "did you mean --trainer.max_epochs?"),
+        ("--fit.prune.scores=[norm]", "fit: prune.scores: a study ranks by the scores of each"),
+        ("--fit.prune.scope=sensitivity", "scope='sensitivity' goes by data"),
+        ("--methods=mine --own '{mine: {trains: none, scores: [taylor]}}'", "score 'taylor' goes"),
+        ("--methods=mine --own '{mine: {trains: nonne}}'", "no method 'nonne': did you mean none?"),
+        ("--methods=none,dense --fit.prune.level_of=macs", "dense has networks without a fraction"),
+        ("--fit.trainer.devices=2", "trainer.devices=2: a run of a study is one process on one"),
+        (
+            "--vary '{trainer.devices: [1, \"0,1\"]}'",
+            "trainer.devices=0,1: a run of a study is one",
+        ),
         (
             "--methods=mine --own '{mine: {fit: {model: {class_path: Classifier, "
             "init_args: {netwrk: null}}}}}'",
@@ -113,3 +123,14 @@ def test_finished_runs_ask_for_no_check(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "collect", lambda folder, methods: command.Curve())
     command.compare("none", "0", folder=tmp_path / "s")
     assert [len(runs) for runs in asked] == [1, 0]
+
+
+def test_what_a_module_prints_when_it_is_imported_is_no_option(tmp_path, monkeypatch, capsys):
+    source = "from lightning_modules import Classifier as Mine\nprint('Loading: the zoo ...')\n"
+    (tmp_path / "prints_at_import.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    read = options._as_fit_reads({"model": "prints_at_import.Mine", "trainer": {"max_epochs": "7"}})
+    assert read["trainer"]["max_epochs"] == 7
+    assert read["model"]["class_path"] == "prints_at_import.Mine"
+    assert read["trainer"]["callbacks"] is None
+    assert not capsys.readouterr().out
