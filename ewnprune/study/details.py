@@ -69,10 +69,36 @@ class AccuracyByClass(Metric):
         }
 
 
+def check_accuracy(trainer: Any, pl_module: Any, pruning: PruningHooks, loader: Any) -> None:
+    """Measure a batch as at the end, when it would be too late to learn that there is no accuracy.
+
+    Args:
+        trainer: of the fit that begins.
+        pl_module: its network.
+        pruning: how it is pruned.
+        loader: validation data.
+
+    Raises:
+        ValueError: there is none.
+    """
+    once = replace(pruning.measuring, scores=pruning.scores[:1], realize="mask")
+    batches = TrainerBatches(trainer, loader, 1)
+    curve = measure(once, pruning.attachment, None, trainer, pl_module, batches, [0.0])
+    try:
+        curve.points[0].measure()
+    except ValueError as error:
+        raise ValueError(
+            f"a study compares accuracies, and {error}: give a classifier; of other networks "
+            "ewnprune fit takes the curve"
+        ) from error
+
+
 def record_details(
     folder: Path, trainer: Any, pl_module: Any, pruning: PruningHooks, loader: Any, limit: Any
 ) -> None:
     """Write ``classes.csv`` and ``layers.csv``, of the network and of it pruned at few levels.
+
+    Nothing where none of these levels is measured.
 
     Args:
         folder: where to.
@@ -84,6 +110,8 @@ def record_details(
     """
     measuring = pruning.measuring
     levels = [s for s in measuring.sparsities if s == 0 or s in REPORTED]
+    if not levels:
+        return
     batches = TrainerBatches(trainer, loader, limit)
     pruned = pruning.finetuning.network() or pruning.gradual.network()
     by_class = replace(measuring, metric=AccuracyByClass(), realize="mask")

@@ -18,6 +18,7 @@ import time
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from ewnprune.files import write_rows, write_text
 from ewnprune.model.layers import select_layers
 from ewnprune.model.size import Count
 from ewnprune.study.dense import DenseOfPrunedSize
-from ewnprune.study.details import record_details
+from ewnprune.study.details import check_accuracy, record_details
 from ewnprune.study.recorded import SETTINGS
 from ewnprune.training.norms import neuron_norms
 
@@ -59,31 +60,47 @@ class Recorder(Callback):
         self.folder = Path(folder)
         self._written = 0.0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loaders: Any = trainer.val_dataloaders
+        flat = tree_leaves(loaders) if loaders is not None else []
+        if flat and trainer.num_val_batches[0]:
+            check_accuracy(trainer, pl_module, _pruning(trainer), flat[0])
+
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.is_global_zero and time.monotonic() > self._written + 1:
-            done = trainer.global_step / trainer.estimated_stepping_batches
-            write_text(self.folder / "progress", f"{done:.4f}\n")
+            write_text(self.folder / "progress", f"{_done(trainer):.4f}\n")
             self._written = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.save_checkpoint(self.folder / _FINAL)
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        pruning = next(c for c in callbacks if isinstance(c, PruningHooks))
+        pruning = _pruning(trainer)
         if trainer.is_global_zero:
-            layers = select_layers(pl_module, pruning.layers, pruning.exclude).chosen
+            chosen = select_layers(pl_module, pruning.layers, pruning.exclude, recurrent=True)
             rows = [
                 {"layer": name, "neuron": index, "norm": value}
-                for name, layer in layers.items()
+                for name, layer in chosen.chosen.items()
                 for index, value in enumerate(neuron_norms(layer).tolist())
             ]
             write_rows(self.folder / "norms.csv", rows)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        pruning = next(c for c in callbacks if isinstance(c, PruningHooks))
+        pruning = _pruning(trainer)
         loaders, limits = tree_leaves(trainer.test_dataloaders), trainer.num_test_batches
         if loaders and limits[0]:
             record_details(self.folder, trainer, pl_module, pruning, loaders[0], limits[0])
+
+
+def _pruning(trainer: Trainer) -> PruningHooks:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return next(c for c in callbacks if isinstance(c, PruningHooks))
+
+
+def _done(trainer: Trainer) -> float:
+    """The fraction of the steps; of a stream, whose steps nobody knows, of the epochs."""
+    steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs or 0
+    if 0 < steps < inf:
+        return trainer.global_step / steps
+    return trainer.current_epoch / epochs if epochs > 0 else 0.0
 
 
 def main(folder: Path) -> int:
@@ -184,8 +201,9 @@ def _write_training(folder: Path) -> None:
         with open(path, encoding="utf-8", newline="") as file:
             for line in csv.DictReader(file):
                 if line.get("epoch"):
-                    row = rows.setdefault(int(line["epoch"]), {"epoch": int(line["epoch"])})
-                    row |= {key: value for key, value in line.items() if value}
+                    epoch = int(float(line["epoch"]))  # a model that logs it logs it as 0.0
+                    row = rows.setdefault(epoch, {})
+                    row |= {key: value for key, value in line.items() if value} | {"epoch": epoch}
     if rows:
         names = ("epoch", "step", "train/loss", "train/acc", "val/loss", "val/acc")
         table = [{name: rows[epoch].get(name, "") for name in names} for epoch in sorted(rows)]

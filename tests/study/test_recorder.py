@@ -1,0 +1,113 @@
+"""What the runs of a study leave in their folders, and what they refuse as they begin."""
+
+import csv
+
+import pytest
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+from torchmetrics import MeanSquaredError
+from toys.data import Points, loader, points
+from toys.fits import Net, TrainsOnly, make_trainer
+
+from ewnprune import WeightNormPruning
+from ewnprune.study.dense import DenseOfPrunedSize
+from ewnprune.study.run import Recorder, _write_training
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(x.unsqueeze(1))[0][:, -1])
+
+
+class Regression(Net):
+    def training_step(self, batch, _):
+        return nn.functional.mse_loss(self(batch[0])[:, 0], batch[1][:, 0])
+
+
+class Error(MeanSquaredError):
+    def update(self, outputs, targets):
+        super().update(outputs[:, 0], targets[:, 0])
+
+
+class LogsEpoch(Net):
+    def training_step(self, batch, index):
+        self.log("epoch", float(self.current_epoch))
+        return super().training_step(batch, index)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(points(48))
+
+
+def _trainer(folder, pruning=None, **options):
+    (folder / "checkpoints").mkdir()
+    pruning = WeightNormPruning(None, (0, 0.5), ("norm",)) if pruning is None else pruning
+    return make_trainer(folder, pruning, Recorder(str(folder)), **options)
+
+
+def test_levels_that_are_not_reported_need_no_details(tmp_path):
+    pruning = WeightNormPruning(None, (0.25, 0.75), ("norm",))
+    _trainer(tmp_path, pruning).test(Net(), loader(), verbose=False)
+    assert (tmp_path / "sparsity_curve_test.csv").is_file()
+    assert not (tmp_path / "classes.csv").exists()
+
+
+def test_norms_of_recurrent_layers_are_kept(tmp_path):
+    trainer = _trainer(tmp_path)
+    trainer.save_checkpoint = lambda path: None  # of a fit, which this is not
+    (recorder,) = (each for each in trainer.callbacks if isinstance(each, Recorder))
+    recorder.on_train_end(trainer, Net(Recurrent()))
+    with open(tmp_path / "norms.csv", newline="") as file:
+        assert [row["layer"] for row in csv.DictReader(file)] == ["net.rnn"] * 8
+
+
+def test_epochs_of_a_stream_say_how_far_a_run_is(tmp_path, monkeypatch):
+    trainer = _trainer(tmp_path, max_epochs=4)
+    monkeypatch.setattr("ewnprune.study.run.time.monotonic", iter(range(0, 10_000, 5)).__next__)
+    trainer.fit(TrainsOnly(), DataLoader(Stream(), 16))
+    assert (tmp_path / "progress").read_text() == "0.7500\n"
+
+
+def test_a_model_may_log_its_epochs(tmp_path):
+    logger = CSVLogger(tmp_path, name="", version="fit_0")
+    trainer = _trainer(tmp_path, max_epochs=2, logger=logger)
+    trainer.fit(LogsEpoch(), loader(), loader(40, 1))
+    _write_training(tmp_path)
+    with open(tmp_path / "training.csv", newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
+
+
+def test_a_task_without_an_accuracy_is_refused_before_it_is_trained(tmp_path):
+    data = [DataLoader([(x, y[None].float()) for x, y in points(32)], 16) for _ in range(2)]
+    trainer = _trainer(tmp_path, WeightNormPruning(None, (0, 0.5), ("norm",), metric=Error()))
+    model = Regression()
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises(ValueError, match=r"a study compares accuracies, and 'accuracy' was not"):
+        trainer.fit(model, *data)
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_dense_networks_have_the_size_of_those_pruned_beside_them(tmp_path):
+    sizes = []
+    for level, dense in ((0.5, []), (0.0, [DenseOfPrunedSize(0.5)])):
+        model = Net(
+            nn.Sequential(
+                *(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 2))
+            )
+        )
+        pruning = WeightNormPruning(None, (level,), ("norm",), exclude="net.0")
+        trainer = make_trainer(tmp_path, *dense, pruning, max_epochs=1)
+        trainer.fit(model, datamodule=Points())
+        sizes.append(pruning.curve.points[0].parameters.left)
+    assert sizes == [602, 602]
+    costs = WeightNormPruning(None, (0,), ("norm",), level_of="macs")
+    trainer = make_trainer(tmp_path, DenseOfPrunedSize(0.5), costs)
+    with pytest.raises(ValueError, match="without a fraction of its neurons"):
+        trainer.fit(Net(), datamodule=Points())
