@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, log10
+from math import ceil, floor, inf, log10
 
 _LEAST_ERROR = 1e-4
 _ACCURACIES = (0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
@@ -59,7 +59,7 @@ def linear(label: str, values: Iterable[float]) -> Axis:
 
 
 def logarithmic(label: str, values: Iterable[float], backwards: bool = False) -> Axis:
-    """Equal factors; values that are not above zero have no place on it.
+    """Equal factors; values that are not above zero, or not finite, have no place on it.
 
     >>> axis = logarithmic("left", (100, 50, 2), backwards=True)
     >>> axis.low, axis.high, [text for _, text in axis.ticks]
@@ -67,7 +67,7 @@ def logarithmic(label: str, values: Iterable[float], backwards: bool = False) ->
     >>> [text for _, text in logarithmic("ms", (0.164, 0.215)).ticks]
     ['0.17', '0.18', '0.19', '0.2', '0.21']
     """
-    found = [value for value in values if value > 0] or [1.0]
+    found = [value for value in values if 0 < value < inf] or [1.0]
     low, high = min(found), max(found)
     if high / low < 1.05:
         low, high = low / 1.5, high * 1.5

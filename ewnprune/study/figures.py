@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ewnprune.study.axes import Axis, accuracies, categories, linear, logarithmic
 from ewnprune.study.chart import Chart, Mark, Series, front
-from ewnprune.study.naming import short, shorten, styles
+from ewnprune.study.naming import short, shorten, styles, what_goes
 from ewnprune.study.recorded_figures import Drawn, draw_classes, draw_norms, draw_training
 from ewnprune.study.rows import Rows
 from ewnprune.study.tables import candidate_rows, difference_rows, level_rows
@@ -31,7 +31,8 @@ def draw_curves(found: "Evidence") -> Drawn:
             series.append(Series(label, "", style["color"], thin, thin=True, dots=False))
         series.append(Series(label, label, marks=marks, spread="band", **style))
     left = [mark.x for one in series for mark in one.marks]
-    x = logarithmic("left of the neurons, or weights (%), log scale", left, backwards=True)
+    what = what_goes(study).replace("neurons", "neurons, or weights")
+    x = logarithmic(f"left of the {what} (%), log scale", left, backwards=True)
     levels = {row["sparsity"]: (100 * (1 - row["sparsity"]),) for row in rows}
     return Chart(x, _accuracy_axis(study, series), series, levels), rows
 

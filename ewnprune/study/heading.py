@@ -58,9 +58,11 @@ def _class(options: Any, most: int = 300) -> str:
 
     >>> _class({"class_path": "my.Data", "init_args": {"seed": 3, "size": 28, "folder": None}})
     'my.Data (size: 28)'
+    >>> _class("my.Model")
+    'my.Model'
     """
-    if not options:
-        return ""
+    if not options or isinstance(options, str):
+        return options or ""
     flat = flatten(options)
     name = flat.pop("class_path", str(options))
     kept = [

@@ -23,6 +23,14 @@ def styles(study: "Study") -> dict[str, dict[str, Any]]:
     return found
 
 
+def what_goes(study: "Study") -> str:
+    """What the levels are fractions of, where neurons or costs go."""
+    of = study.curve.points[0].level_of
+    if of == "units":
+        return "inputs" if study.curve.points[0].unit == "inputs" else "neurons"
+    return of.replace("macs", "MACs")
+
+
 def levels_of(study: "Study") -> list[float]:
     """The levels of any method, ascending."""
     return sorted({float(point.sparsity) for point in study.curve})

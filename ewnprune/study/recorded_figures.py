@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from math import inf, isfinite
 from typing import TYPE_CHECKING
 
 from ewnprune.study.axes import categories, linear, logarithmic
@@ -67,7 +68,7 @@ def draw_norms(found: "Evidence") -> Drawn:
             marks = [
                 Mark(100 * (i + 1) / len(norms), norm, told(i) if i in pointed else "")
                 for i, norm in enumerate(norms)
-                if norm > 0 and i in kept | pointed
+                if 0 < norm < inf and i in kept | pointed
             ]
             name = label if len(layers) == 1 else f"{label}, {layer}"
             series.append(Series(label, name, style["color"], marks, dash=dash, dots=False))
@@ -88,6 +89,8 @@ def draw_training(found: "Evidence") -> Drawn:
             marks = []
             for row in (r for r in rows if (r["method"], r["seed"]) == (label, seed)):
                 epoch, loss = int(row["epoch"]) + 1, float(row["train/loss"])
+                if not isfinite(loss):  # the line goes on where it is a number again
+                    continue
                 tip = f"{label}, seed {seed}: loss {loss:.4g} in epoch {epoch}"
                 marks.append(Mark(epoch, loss, tip))
             first = all(one.method != label for one in series)

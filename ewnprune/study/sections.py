@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ewnprune.study.labels import Label
-from ewnprune.study.naming import flatten, interval, short
+from ewnprune.study.naming import flatten, interval, short, what_goes
 from ewnprune.study.rows import (
     CLASSES_SHOWN,
     Rows,
@@ -74,7 +74,8 @@ def winner_table(found: "Evidence") -> Table:
         if not others and winner.told:
             rows[-1][-1] = "told from all others"
     text = (
-        "The largest part of the neurons that goes at such a loss against the same network whole, "
+        f"The largest part of the {what_goes(found.study)} that goes at such a loss against the "
+        "same network whole, "
         "mean over seeds, with its bootstrap interval of 95 %. What these seeds do not tell from "
         "the winner is named (exact permutation test over pairs of one seed, corrected by Holm)."
     )

@@ -3,6 +3,7 @@
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from ewnprune.curve.curve import Curve
 from ewnprune.study.statistics import values_at
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ def export_commands(found: "Evidence") -> dict[str, dict[float, str]]:
             values: dict[Any, float] = values_at(val, label, level)
             seed = max(runs, key=lambda s: (values.get(s, -1.0), -s))
             run = quote(str(runs[seed].checkpoint))
-            words = f"ewnprune export {run} --sparsity {level:g} --score {quote(score)}"
+            words = f"ewnprune export {run} {_size(of_method, level)} --score {quote(score)}"
             commands.setdefault(method, {})[level] = words
     return commands
+
+
+def _size(curve: Curve, level: float) -> str:
+    """The option that has a level for export: a fraction that goes, or of a cost what is left."""
+    of = curve.points[0].level_of
+    return f"--sparsity {level:g}" if of == "units" else f"--{of} {1 - level:g}"

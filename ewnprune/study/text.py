@@ -7,6 +7,7 @@ from ewnprune.columns import blocks, fill
 from ewnprune.curve.equal_size import LEFT
 from ewnprune.study.estimates import Estimate, estimate
 from ewnprune.study.labels import Label, labels_of
+from ewnprune.study.naming import short
 from ewnprune.study.statistics import (
     REPORTED,
     WITHIN,
@@ -50,9 +51,9 @@ def format_study(study: "Study") -> str:
         if s.area is not None:
             label, score = study.taken[s.method]
             inside = Label.parse(label).candidate
-            how = f"{inside}, {score}" if inside else score
+            how = ", ".join(part for part in (inside, short(score)) if part)
             cells = [_interval(s.area), *(_interval(s.within[points], 0) for points in WITHIN)]
-            rows.append([s.method, how.rpartition(".")[2] if "." in score else how, *cells])
+            rows.append([s.method, how, *cells])
     lines += _table(head, rows)
 
     if study.differences:

@@ -14,6 +14,7 @@ from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import write_curve
 from ewnprune.curve.points import CurvePoint
 from ewnprune.errors import UsageError
+from ewnprune.study import command
 from ewnprune.study.command import _alone, _joined, collect, compare
 from ewnprune.study.labels import Label
 from ewnprune.study.methods import (
@@ -222,6 +223,15 @@ def test_seeds_and_methods():
             find_methods(wrong, {})
         with pytest.raises(UsageError, match=r"--seeds .*: expected numbers"):
             parse_seeds(wrong)
+
+
+def test_what_cannot_be_drawn_stops_no_run(tmp_path, monkeypatch, capsys):
+    def write(folder, methods):
+        raise OverflowError("no such axis")
+
+    monkeypatch.setattr(command, "_write_results", write)
+    command._write_so_far(tmp_path, {})
+    assert "runs so far: OverflowError: no such axis" in capsys.readouterr().out
 
 
 def test_the_page_is_written_anew_after_each_run(tmp_path, monkeypatch, capsys):
