@@ -10,7 +10,8 @@ from ewnprune.curve.curve import Curve
 from ewnprune.curve.from_data import measure_neurons
 from ewnprune.curve.points import CurvePoint
 from ewnprune.curve.sweep import sparsity_curve
-from ewnprune.export.trained import Batches, Trained
+from ewnprune.export.batches import Batches
+from ewnprune.export.trained import Trained
 from ewnprune.model.preserve import evaluating
 from ewnprune.pruning.score_names import asked_of_data
 from ewnprune.pruning.scores import FROM_DATA

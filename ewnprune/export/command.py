@@ -8,6 +8,7 @@ from typing import Any
 
 from ewnprune.callback.names import score_name
 from ewnprune.errors import UsageError
+from ewnprune.export.batches import Batches
 from ewnprune.export.budget import budget_entry, cost_as_written, levels_within
 from ewnprune.export.calling import Calling
 from ewnprune.export.card import make_card, summary
@@ -15,7 +16,7 @@ from ewnprune.export.choosing import accuracies, check_drop, choose, from_data
 from ewnprune.export.features import draw_features, features_entry
 from ewnprune.export.formats import FormatName, find_format
 from ewnprune.export.readme import write_up
-from ewnprune.export.trained import Batches, Trained, read_trained
+from ewnprune.export.trained import Trained, read_trained
 from ewnprune.export.writing import check_file, new_folder, size_of, write_network
 from ewnprune.model.tensors import identical, same
 from ewnprune.pruning.budget import Budget, Met
@@ -220,6 +221,6 @@ def _network_of(whole: Calling) -> str:
     child = replace(whole, network=model.get_submodule(children[0]))
     try:
         outputs = child.outputs(whole.inputs)
-    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):
-        return ""  # it takes other inputs than the whole
+    except Exception:  # of the user's code, which takes other inputs there and may say it anyhow
+        return ""
     return children[0] if same(outputs, whole.outputs(whole.inputs), identical) else ""

@@ -5,11 +5,9 @@ the run folder the user named: a config is code as much as a script is. Nothing 
 but tensors and plain types is read, and no class is taken from it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -18,8 +16,8 @@ from torch import Tensor
 
 import lightning_modules  # noqa: F401  its classes can then be named without the module
 from ewnprune.callback import WeightNormPruning
-from ewnprune.callback.batches import seed_draws
 from ewnprune.callback.checkpoint import initial_norms, read_checkpoint
+from ewnprune.export.batches import Batches
 from ewnprune.pruning.recalibration import with_statistics
 from ewnprune.training.state_dict import fold_state_dict
 
@@ -50,11 +48,11 @@ class Trained:
     seed: int | None
     initial_norms: Mapping[str, Tensor]
 
-    def batches(self, split: str) -> "Batches | None":
+    def batches(self, split: str) -> Batches | None:
         """The data of ``"val"``, ``"test"`` or ``"train"``; None where there are none."""
-        return Batches.of(self.data, split)
+        return Batches.of(self.data, self.model, split)
 
-    def training_batches(self, always: bool = False) -> "Batches | None":
+    def training_batches(self, always: bool = False) -> Batches | None:
         """So many batches as a run estimates statistics of BatchNorms on, the same every time.
 
         None where there are no training data, the run had it turned off, or there are no such
@@ -65,41 +63,6 @@ class Trained:
             return None
         batches = self.batches("train")
         return None if batches is None else replace(batches, first=count, seed=self.seed)
-
-
-@dataclass(frozen=True)
-class Batches:
-    """A data module's batches, through its hooks, as ``(inputs, targets)`` or as they are.
-
-    Attributes:
-        data: the data module.
-        loader: its loader.
-        first: only so many, drawn under a seed.
-        seed: that seed.
-    """
-
-    data: LightningDataModule
-    loader: Any
-    first: int | None = None
-    seed: int | None = None
-
-    @classmethod
-    def of(cls, data: LightningDataModule, split: str) -> "Batches | None":
-        """The first loader of a split, or None."""
-        data.setup({"val": "validate", "train": "fit"}.get(split, split))
-        # absent hooks raise MisconfigurationException, which is no part of the public interface
-        hook = f"{split}_dataloader"
-        if getattr(type(data), hook) is getattr(LightningDataModule, hook):
-            return None
-        found = getattr(data, hook)()
-        loaders = found if isinstance(found, list | tuple) else [found]
-        return cls(data, loaders[0]) if loaders and loaders[0] is not None else None
-
-    def __iter__(self) -> Iterator[Any]:
-        if self.first is not None:
-            seed_draws(self.loader, self.seed)
-        for batch in islice(self.loader, self.first):
-            yield self.data.on_after_batch_transfer(self.data.on_before_batch_transfer(batch, 0), 0)
 
 
 def read_trained(run: str, config: str | None = None) -> Trained:

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from ewnprune.export.batches import Batches
 from ewnprune.export.calling import Calling
 from ewnprune.export.formats import Format, Network
-from ewnprune.export.trained import Batches, Trained
+from ewnprune.export.trained import Trained
 from ewnprune.model.tensors import close, same, tensors_in
 from ewnprune.pruning.smaller import largest_difference
 
@@ -76,12 +77,12 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to write in, which gets its name when all is written, and else goes."""
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        yield scratch
-        os.chmod(scratch, folder.parent.stat().st_mode)  # mkdtemp gives a folder for its owner
-        for path in scratch.iterdir():
+        whole = scratch / folder.name  # mkdtemp gives a folder for its owner alone
+        whole.mkdir()
+        yield whole
+        for path in whole.iterdir():
             with path.open("rb") as written:
                 os.fsync(written.fileno())
-        os.rename(scratch, folder)
-    except BaseException:
+        os.rename(whole, folder)
+    finally:
         shutil.rmtree(scratch)
-        raise
