@@ -74,7 +74,7 @@ def reproduce(
     if seeds is not None and seeds < 1:
         raise UsageError(f"seeds={seeds}: expected a number >= 1")
     _check_device(device)
-    options = _options(seeds, depth, methods, data_dir, device)
+    options = _options(seeds, depth, methods)
     names = [name for name in _ROOMS if name != "mnist"] if experiment == "all" else [experiment]
     found: list[verdict.Criterion] = []
     for name in names:
@@ -124,11 +124,7 @@ class _Lines(io.TextIOBase):
 
 
 def _options(
-    seeds: int | None,
-    depth: int | None,
-    methods: Sequence[Method],
-    data_dir: str | None,
-    device: str,
+    seeds: int | None, depth: int | None, methods: Sequence[Method]
 ) -> dict[str, dict[str, Any]]:
     """What decides the results of each experiment, defaults included."""
     return {
