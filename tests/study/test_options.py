@@ -55,6 +55,15 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     assert not out and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("wrong", [None, 1.5, [["none"]]])
+def test_names_and_seeds_of_another_type_are_refused(wrong):
+    """YAML has such."""
+    with pytest.raises(UsageError, match=r"--methods .*: expected names"):
+        find_methods(wrong, {})
+    with pytest.raises(UsageError, match=r"--seeds .*: expected numbers"):
+        parse_seeds(wrong)
+
+
 def test_errors_of_methods_and_seeds_are_usage_errors_and_value_errors():
     for wrong in (lambda: find_methods("x", {}), lambda: parse_seeds("x")):
         with pytest.raises(UsageError):
