@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from scipy import stats
 
 from ewnprune.curve.curve import Curve
+from ewnprune.study.estimates import least_p
 from ewnprune.study.labels import Label, labels_of, seeds_of
 
 
@@ -19,7 +20,7 @@ def caveats(curve: Curve) -> list[str]:
         if n == 1:
             sentences.append(f"{who} nothing can be said about how runs differ.")
             continue
-        smallest = 2 / 2**n
+        smallest = least_p(n)
         half = float(stats.t.ppf(0.975, n - 1)) / n**0.5
         power = (
             f"the permutation test cannot give less than p = {smallest:.3g}"

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ewnprune.study.labels import Label
+from ewnprune.study.estimates import permutation
+from ewnprune.study.labels import Label, seeds_of
 from ewnprune.study.naming import flatten, interval, short, what_goes
 from ewnprune.study.rows import (
     CLASSES_SHOWN,
@@ -73,11 +74,12 @@ def winner_table(found: "Evidence") -> Table:
         )
         if not others and winner.told:
             rows[-1][-1] = "told from all others"
+    how = permutation(max(map(len, seeds_of(found.study.curve).values())))
     text = (
         f"The largest part of the {what_goes(found.study)} that goes at such a loss against the "
         "same network whole, "
         "mean over seeds, with its bootstrap interval of 95 %. What these seeds do not tell from "
-        "the winner is named (exact permutation test over pairs of one seed, corrected by Holm)."
+        f"the winner is named ({how} test over pairs of one seed, corrected by Holm)."
     )
     columns = ("loss", "winner", "removed, %", "accuracy before, %", "not told from it")
     return Table("winners", "The winner at your loss", text, columns, rows)
@@ -94,9 +96,8 @@ def difference_table(found: "Evidence") -> Table:
     }
     methods = dict.fromkeys(row["method"] for row in data)
     rows = [[method, *(cells.get((method, level), "-") for level in levels)] for method in methods]
-    text = (
-        "In pairs of one seed, in points, with 95 % t intervals; p by exact permutation, corrected "
-    )
+    how = permutation(max((row["seeds"] for row in data), default=0))
+    text = f"In pairs of one seed, in points, with 95 % t intervals; p by {how}, corrected "
     text += (
         "over the levels by Holm. Uncorrected ones and the number of seeds are in differences.csv."
     )

@@ -37,7 +37,7 @@ class Difference:
         reference: what it is compared with.
         sparsity: the level.
         estimate: of the difference of accuracies, a fraction; > 0 where the method is better.
-        p: exact two-sided sign-flip permutation test.
+        p: two-sided sign-flip permutation test, see `sign_flip_p`.
         p_holm: the same corrected over the levels compared, by Holm's method.
     """
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ewnprune.columns import blocks, fill
 from ewnprune.curve.equal_size import LEFT
-from ewnprune.study.estimates import Estimate, estimate
+from ewnprune.study.estimates import Estimate, estimate, permutation
 from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.naming import short
 from ewnprune.study.statistics import (
@@ -60,9 +60,10 @@ def format_study(study: "Study") -> str:
         pairs = {(d.method, d.sparsity): d for d in study.differences}
         compared = list(dict.fromkeys(method for method, _ in pairs))
         top = ["removed", *(f"{100 * level:g} %" for level in levels if level)]
+        how = permutation(max(len(d.estimate.values) for d in study.differences))
         for head, show in (
             (f"difference to {study.reference} in pairs of one seed, points [95 %]", _points),
-            ("its p, by exact permutation, corrected over the levels by Holm", _p),
+            (f"its p, by {how}, corrected over the levels by Holm", _p),
         ):
             rows = [[name, *(show(pairs.get((name, x))) for x in levels if x)] for name in compared]
             lines += _table(head, [top, *rows])

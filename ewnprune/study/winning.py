@@ -36,7 +36,7 @@ class Winner:
 def winners(study: "Study") -> list[Winner]:
     """The winner at each loss, among methods that remove neurons, for each of the settings.
 
-    A method is told from the winner where the exact permutation test over pairs of one seed,
+    A method is told from the winner where the permutation test over pairs of one seed,
     corrected over the methods by Holm, gives 5 % or less.
     """
     units = {point.method: point.unit for point in study.curve}

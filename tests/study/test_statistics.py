@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +13,6 @@ from ewnprune.study.estimates import (
     estimate,
     estimate_accuracy,
     holm,
-    sign_flip_p,
 )
 from ewnprune.study.limits import caveats, edges
 from ewnprune.study.statistics import chosen, differences, summaries, values_at
@@ -102,30 +99,6 @@ def test_interval_of_an_accuracy_by_hand():
     )
     alone = estimate_accuracy({0: 0.5})
     assert np.isnan([alone.low, alone.high]).all()
-
-
-def test_permutation_test_keeps_its_level():
-    """Under no effect, p <= 0.1 in at most 10 % of studies (4 standard errors allowed)."""
-    generator = np.random.default_rng(2)
-    p_values = [sign_flip_p(generator.normal(0, 1, 6)) for _ in range(400)]
-    assert np.mean(np.array(p_values) <= 0.1) <= 0.1 + 4 * (0.1 * 0.9 / 400) ** 0.5
-
-
-@given(st.lists(st.integers(-20, 20), min_size=1, max_size=8))
-def test_sign_flips_by_brute_force(pairs):
-    observed = sum(pairs)
-    sums = [
-        sum(s * d for s, d in zip(signs, pairs, strict=True))
-        for signs in itertools.product((1, -1), repeat=len(pairs))
-    ]
-    upper = np.mean([s >= observed for s in sums])
-    lower = np.mean([s <= observed for s in sums])
-    assert sign_flip_p(pairs) == pytest.approx(min(1, 2 * min(upper, lower)))
-
-
-def test_many_seeds_are_sampled():
-    assert sign_flip_p([1.0] * 20) < 1e-3
-    assert sign_flip_p([1.0, -1.0] * 10) > 0.5
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
