@@ -17,12 +17,13 @@ from ewnprune.curve.classes import (
     refuse_no_classes,
 )
 from ewnprune.curve.measures import Loss, batch_size, sum_loss
+from ewnprune.model.batch_norms import following_batch_norms
 from ewnprune.model.batches import Batch, inputs_and_targets
-from ewnprune.model.copying import plain_network
+from ewnprune.model.copying import copy_network, plain_network
 from ewnprune.model.layers import LAYER_TYPES, num_neurons, spatial_dims
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.tensors import device_of, samples, to_device
-from ewnprune.model.tracing import Forward, call
+from ewnprune.model.tracing import Forward, call, trace
 from ewnprune.pruning.scores import Measured
 
 
@@ -38,11 +39,16 @@ def measure_neurons(
 ) -> Measured:
     """Measure what the scores ``activation`` and ``taylor`` go by, without touching the model.
 
-    Of every neuron the mean of ``|z|``, where ``z`` is what its layer gives (before what follows:
-    BatchNorm, ReLU), and the mean of ``|z dL/dz|``, where ``L`` is the loss of the sample. The
-    means are over samples and positions, in eval mode; targets that are no class have no loss, as
-    in `sparsity_curve`. Recurrent layers are not measured. Molchanov et al. (2017),
-    https://arxiv.org/abs/1611.06440.
+    Let ``z`` be what a neuron gives at one position, and no longer gives when it is pruned: in eval
+    mode, with a BatchNorm that directly follows its layer, and before what follows that (ReLU).
+    ``activation`` is the mean of ``|z|`` over samples and positions. ``taylor`` is the mean over
+    samples of ``|sum of z dL/dz over positions|``, where ``L`` is the loss of the sample: by how
+    much that changes without the neuron, to first order. Molchanov et al. (2017),
+    https://arxiv.org/abs/1611.06440, equation 8, divide the sum by the number of positions, which
+    ranks the neurons of one layer alike. Positions are pixels, tokens, and calls of one layer.
+
+    Targets that are no class have no loss, as in `sparsity_curve`. Recurrent layers are not
+    measured.
 
     Give training or validation data, never those that the pruned network is to be tested on. With
     several processes each gives its own part, all must call, and the means are over all.
@@ -81,18 +87,26 @@ def measure_neurons(
         names = [*layers]
         sums = _Sums([num_neurons(layer) for layer in layers.values()], device)
         kept: list[tuple[str, Tensor]] = []
+        norms = _batch_norms(network, forward)
         for name, layer in layers.items():  # of a copy, which is dropped
-            layer.register_forward_hook(_keeping(name, kept))
+            # where the neurons are in dimension 1, which a BatchNorm's channels are in
+            ndim = 2 + spatial_dims(layer) if name in norms else None
+            layer.register_forward_hook(_keeping(name, kept, lambda z, n=ndim: z.ndim != n))
+            if name in norms:
+                norm = network.get_submodule(norms[name])
+                norm.register_forward_hook(_keeping(name, kept, lambda z, n=ndim: z.ndim == n))
         taylor = True
         for raw in islice(loader, batches):
             inputs, targets = (to_device(part, device) for part in batch(raw))
             kept.clear()
             with torch.enable_grad():
-                loss = _loss(forward(network, inputs), targets, loss_fn)
+                loss, count = _loss(forward(network, inputs), targets, loss_fn)
                 grads = _gradients(loss, [value for _, value in kept])
-            for (name, value), grad in zip(kept, grads, strict=True):
-                dim = -1 - spatial_dims(layers[name])
-                sums.update(names.index(name), value.detach(), grad, dim)
+            given = [
+                (names.index(name), *(_rows(x, layers[name]) for x in (value.detach(), grad)))
+                for (name, value), grad in zip(kept, grads, strict=True)
+            ]
+            sums.update(given, count)
             taylor &= loss is not None
         means = _means(sums, names, taylor) if kept else {}
     if not means:
@@ -100,8 +114,22 @@ def measure_neurons(
     return means
 
 
-def _keeping(name: str, kept: list[tuple[str, Tensor]]) -> Callable[..., Tensor]:
+def _batch_norms(network: nn.Module, forward: Forward) -> dict[str, str]:
+    """The BatchNorm that directly follows a layer, as pruning sees it."""
+    twin = copy_network(network, share=True)
+    try:
+        traced = trace(twin, forward)
+    except ValueError:
+        traced = None
+    return following_batch_norms(twin, traced)
+
+
+def _keeping(
+    name: str, kept: list[tuple[str, Tensor]], counts: Callable[[Tensor], bool]
+) -> Callable[..., Tensor]:
     def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        if not counts(output):
+            return output
         if not output.requires_grad:
             output.requires_grad_()
         kept.append((name, output))
@@ -110,17 +138,26 @@ def _keeping(name: str, kept: list[tuple[str, Tensor]]) -> Callable[..., Tensor]
     return hook
 
 
-def _loss(outputs: Any, targets: Any, loss_fn: Loss | None) -> Tensor | None:
-    """The loss summed over samples, so that each has its own gradient; None where there is none."""
+def _rows(values: Tensor, layer: nn.Module) -> Tensor:
+    """With the neurons along the last dimension."""
+    return values.movedim(-1 - spatial_dims(layer), -1)
+
+
+def _loss(outputs: Any, targets: Any, loss_fn: Loss | None) -> tuple[Tensor | None, int]:
+    """The loss summed over samples, so that each has its own gradient, and how many there are.
+
+    None, and 0, where there is no loss.
+    """
     scores = class_scores(outputs)
     if loss_fn is not None:
         count = samples(scores) or batch_size(targets, scores)
-        return sum_loss(loss_fn(outputs, targets), count, torch.float32, torch.tensor(count))
+        loss = loss_fn(outputs, targets)
+        return sum_loss(loss, count, torch.float32, torch.tensor(count)), count
     if classifies(scores, targets) and not are_probabilities(scores.detach()):
         classes = class_targets(targets, scores.shape[1])
         refuse_no_classes(classes, scores.shape[1])
-        return cross_entropy(scores[None], classes).sum()
-    return None
+        return cross_entropy(scores[None], classes).sum(), len(scores)
+    return None, 0
 
 
 def _gradients(loss: Tensor | None, values: list[Tensor]) -> list[Tensor]:
@@ -139,6 +176,7 @@ class _Sums(Metric):
     full_state_update = False
     totals: Tensor
     counts: Tensor
+    samples: Tensor
 
     def __init__(self, sizes: Sequence[int], device: torch.device | str) -> None:
         super().__init__()
@@ -146,31 +184,59 @@ class _Sums(Metric):
         nothing = torch.zeros(2, sum(sizes), dtype=precise)
         self.add_state("totals", nothing, dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(len(sizes), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
         self.to(device)
         self.places = torch.arange(sum(sizes)).split(list(sizes))
 
-    def update(self, layer: int, values: Tensor, grads: Tensor, dim: int) -> None:
-        """Add what a layer gave in one call, with the neurons along one dimension."""
-        precise = values.to(self.totals.dtype)
-        rows = torch.stack([precise, precise * grads.to(precise.dtype)]).abs()
-        rows = rows.movedim(dim, -1).flatten(1, -2)
-        self.totals[:, self.places[layer].to(rows.device)] += rows.sum(1)
-        self.counts[layer] += rows.shape[1]
+    def update(self, given: Iterable[tuple[int, Tensor, Tensor]], samples: int) -> None:
+        """Add what layers gave on one batch, and the gradients, with the neurons at the end."""
+        changes: dict[tuple[int, int], Tensor] = {}
+        for layer, values, grads in given:
+            values = values.to(self.totals.dtype)
+            rows = values.abs().reshape(-1, values.shape[-1])
+            self._add(0, layer, rows)
+            self.counts[layer] += len(rows)
+            change = _by_sample(values * grads.to(values.dtype), samples)
+            key = layer, len(change)
+            changes[key] = changes[key] + change if key in changes else change
+        for (layer, _), change in changes.items():
+            self._add(1, layer, change.abs())
+        self.samples += samples
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """The sums, and how many numbers there are in those of each layer."""
-        return self.totals.cpu(), self.counts.cpu()
+    def _add(self, row: int, layer: int, numbers: Tensor) -> None:
+        self.totals[row, self.places[layer].to(numbers.device)] += numbers.sum(0)
+
+    def compute(self) -> tuple[Tensor, Tensor, int]:
+        """The sums, how many numbers there are in those of each layer, and how many samples."""
+        return self.totals.cpu(), self.counts.cpu(), int(self.samples)
+
+
+def _by_sample(changes: Tensor, samples: int) -> Tensor:
+    """Changes of the loss by each neuron, ``(samples, n)``, from those by it at each position.
+
+    Samples lie along the dimension that is as long, or in the first one after one another, each
+    with several rows. Where neither is so (rows of some samples), each row counts as a sample.
+
+    >>> _by_sample(torch.tensor([[1.0], [2.0], [3.0], [4.0]]), 2).tolist()
+    [[3.0], [7.0]]
+    """
+    *sizes, neurons = changes.shape
+    if samples in sizes:
+        changes = changes.movedim(sizes.index(samples), 0)
+    elif not (samples and sizes and sizes[0] % samples == 0):
+        return changes.reshape(-1, neurons)
+    return changes.reshape(samples, -1, neurons).sum(1)
 
 
 def _means(sums: _Sums, names: Sequence[str], taylor: bool) -> Measured:
     """The means, of layers that were called."""
-    totals, counts = sums.compute()
-    rows = {"activation": 0, "taylor": 1} if taylor else {"activation": 0}
-    return {
-        score: {
-            name: totals[row, places] / count
-            for name, places, count in zip(names, sums.places, counts.view(-1), strict=True)
-            if count
-        }
-        for score, row in rows.items()
-    }
+    totals, counts, seen = sums.compute()
+    called = [
+        (name, *totals[:, places], count)
+        for name, places, count in zip(names, sums.places, counts.view(-1), strict=True)
+        if count
+    ]
+    found = {"activation": {name: total / count for name, total, _, count in called}}
+    if taylor:
+        found["taylor"] = {name: total / seen for name, _, total, _ in called}
+    return found

@@ -159,7 +159,7 @@ def raw_norm(neurons: Neurons) -> Tensor:
 
 
 def activation(neurons: Neurons) -> Tensor:
-    """Mean absolute output of the neuron, before what follows, over data; see `measure_neurons`.
+    """Mean absolute output of the neuron over data, with a BatchNorm; see `measure_neurons`.
 
     Raises:
         ValueError: nothing was measured.
@@ -168,9 +168,10 @@ def activation(neurons: Neurons) -> Tensor:
 
 
 def taylor(neurons: Neurons) -> Tensor:
-    """Mean of ``|output x gradient|`` over data: what the loss loses without it, to first order.
+    """Mean change of a sample's loss without the neuron, to first order, over data.
 
-    Molchanov et al. (2017), https://arxiv.org/abs/1611.06440; see `measure_neurons`.
+    Of each sample it is ``|output x gradient|``, summed over positions first. Molchanov et al.
+    (2017), https://arxiv.org/abs/1611.06440; see `measure_neurons`.
 
     Raises:
         ValueError: nothing was measured.

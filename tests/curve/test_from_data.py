@@ -57,18 +57,93 @@ def test_an_mlp_by_finite_differences():
         )
 
 
-def test_a_cnn_over_all_positions(batches):
+def changes_by_finite_differences(net, place, dim, x, y):
+    """Mean over samples of how much each one's loss changes per part of a neuron that goes.
+
+    The part goes at all positions and calls at once.
+    """
+    layer = net.get_submodule(place)
+
+    def losses(neuron, scale):
+        factors = torch.ones(len(layer.bias), dtype=x.dtype)
+        factors[neuron] = scale
+        factors = factors.view(-1, *(1,) * (-1 - dim))
+        handle = layer.register_forward_hook(lambda _, __, z: z * factors)
+        with torch.no_grad():
+            found = F.cross_entropy(net(x), y, reduction="none")
+        handle.remove()
+        return found
+
+    slopes = [
+        (losses(neuron, 1 + 1e-6) - losses(neuron, 1 - 1e-6)) / 2e-6
+        for neuron in range(len(layer.bias))
+    ]
+    return torch.stack(slopes).abs().mean(1)
+
+
+def test_a_cnn_with_its_batch_norms(batches):
     net = CNN(channels=(3, 4)).double().eval()
     net.norm1.running_mean.normal_()
+    net.norm1.weight.data.copy_(torch.tensor([1.0, 0.0, -2.0]))
+    net.norm1.bias.data.copy_(torch.tensor([0.1, 0.5, 0.0]))
     net.requires_grad_(False)  # gradients of outputs need none of weights
     two = [(x.double(), y) for x, y in batches[:2]]
     found = measure_neurons(net, batches, 2, batch=lambda pair: (pair[0].double(), pair[1]))
-    z = torch.cat([net.conv1(x) for x, _ in two])
+    x, y = (torch.cat(parts) for parts in zip(*two, strict=True))
+    z = net.norm1(net.conv1(x))
     torch.testing.assert_close(found["activation"]["conv1"], z.abs().mean((0, 2, 3)))
-    z.requires_grad_()
-    y = torch.cat([y for _, y in two])
-    F.cross_entropy(nn.Sequential(*list(net)[1:])(z.clone()), y, reduction="sum").backward()
-    torch.testing.assert_close(found["taylor"]["conv1"], (z * z.grad).abs().mean((0, 2, 3)))
+    expected = changes_by_finite_differences(net, "norm1", -3, x, y)
+    torch.testing.assert_close(found["taylor"]["conv1"], expected, rtol=1e-5, atol=1e-8)
+
+    factors = torch.tensor([100.0, 10.0, 0.1], dtype=torch.float64)  # which the BatchNorm undoes
+    net.conv1.weight *= factors.view(-1, 1, 1, 1)
+    net.norm1.running_mean *= factors
+    net.norm1.running_var.add_(1e-5).mul_(factors.square()).sub_(1e-5)
+    if net.conv1.bias is not None:
+        net.conv1.bias *= factors
+    scaled = measure_neurons(net, two)
+    for score in ("activation", "taylor"):
+        torch.testing.assert_close(scaled[score]["conv1"], found[score]["conv1"])
+
+
+class Tokens(nn.Module):
+    """Layers of which each sample has many rows: in the middle, in front, one by one, in calls."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form, self.layer, self.out = form, nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x):  # (samples, tokens, 5)
+        if self.form == "first":
+            z = self.layer(x.transpose(0, 1)).transpose(0, 1)
+        elif self.form == "flat":
+            z = self.layer(x.flatten(0, 1)).view(*x.shape[:2], -1)
+        elif self.form == "called":
+            z = torch.stack([self.layer(token) for token in x.unbind(1)], 1)
+        else:
+            z = self.layer(x)
+        return self.out(torch.tanh(z * torch.arange(1, z.shape[1] + 1).view(-1, 1)).mean(1))
+
+
+@pytest.mark.parametrize("form", ["middle", "first", "flat", "called"])
+def test_all_that_a_neuron_does_for_a_sample_counts_together(form):
+    net = Tokens(form).double()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 6, 5, generator=generator, dtype=torch.float64)
+    y = torch.randint(3, (4,), generator=generator)
+    found = measure_neurons(net, [(x[:2], y[:2]), (x[2:], y[2:])])
+    expected = changes_by_finite_differences(net, "layer", -1, x, y)
+    torch.testing.assert_close(found["taylor"]["layer"], expected, rtol=1e-5, atol=1e-8)
+    z = net.layer(x).detach()
+    torch.testing.assert_close(found["activation"]["layer"], z.abs().mean((0, 1)))
+
+
+def test_a_batch_norm_over_tokens_is_none_of_the_neurons():
+    """It has something for each of 6 tokens, and the layer as many neurons."""
+    net = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Flatten(), nn.Linear(36, 3)).double()
+    x = torch.randn(4, 6, 5, dtype=torch.float64)
+    found = measure_neurons(net, [(x, torch.arange(4) % 3)])
+    torch.testing.assert_close(found["activation"]["0"], net[0](x).detach().abs().mean((0, 1)))
 
 
 def test_the_model_is_left_as_it_was():
