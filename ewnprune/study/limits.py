@@ -12,7 +12,8 @@ from ewnprune.study.labels import Label, labels_of, seeds_of
 def caveats(curve: Curve) -> list[str]:
     """What the number of seeds cannot show, in sentences."""
     sentences = []
-    counts = {label: len(found) for label, found in seeds_of(curve).items()}
+    seeds = seeds_of(curve)
+    counts = {label: len(found) for label, found in seeds.items()}
     for n in sorted({*counts.values()}):
         of = [label for label, count in counts.items() if count == n]
         who = f"With n = {n} seed{'s' if n > 1 else ''}"
@@ -29,6 +30,11 @@ def caveats(curve: Curve) -> list[str]:
             "its own standard deviations"
         )
         sentences.append(f"{who} {power}.")
+    if any(found != seeds[next(iter(seeds))] for found in seeds.values()):
+        sentences.append(
+            "Not all methods have the same seeds: the mean of each is over its own, while the "
+            "winner and differences are told by those that are shared."
+        )
     sentences.append(
         "Intervals speak of other seeds of this very setting, not of other data, networks or "
         "budgets; those of the largest sparsity are bootstrapped and too narrow for few seeds."

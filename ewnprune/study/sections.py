@@ -48,9 +48,7 @@ class Table:
 
 def winner_table(found: "Evidence") -> Table:
     """Who wins at each loss."""
-    dense: dict[str, list[float]] = {point.method: [] for point in found.study.curve}
-    for point in found.study.curve.where(sparsity=0):
-        dense[point.method].append(point.measure())
+    dense = found.study.curve.where(sparsity=0)
     rows = []
     for winner in winners(found.study):
         loss = f"{winner.points:g} point{'' if winner.points == 1 else 's'}"
@@ -60,15 +58,15 @@ def winner_table(found: "Evidence") -> Table:
             rows.append([loss, "no method: the lowest level loses more", "0", "", ""])
             continue
         names = [Label.parse(method).method for method in winner.methods]
-        of = dense[winner.methods[0]]
         removed = winner.removed
+        of = [p for p in dense.where(method=winner.methods[0]) if p.seed in removed.values]
         others = [Label.parse(method).method for method in winner.open]
         rows.append(
             [
                 loss,
                 " = ".join(names),
                 interval(removed.mean, removed.low, removed.high, 1),
-                f"{100 * sum(of) / len(of):.2f}",
+                f"{100 * sum(p.measure() for p in of) / len(of):.2f}",
                 ", ".join(others) or ("all others" if winner.told else "-"),
             ]
         )

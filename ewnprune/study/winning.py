@@ -1,10 +1,10 @@
 """Which method keeps the least at a loss that a user is ready to take, and how sure that is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ewnprune.study.estimates import Estimate, holm, sign_flip_p
+from ewnprune.study.estimates import Estimate, bootstrap_estimate, holm, sign_flip_p
 from ewnprune.study.labels import Label
 from ewnprune.study.statistics import WITHIN, Summary
 
@@ -20,7 +20,8 @@ class Winner:
         settings: that the study varies; empty where it varies none.
         points: the loss, in points of a hundred.
         methods: the one, or several that are equally good; none where nobody loses so little.
-        removed: the fraction that goes, by the first of them.
+        removed: the fraction that goes, by the first of them, over the seeds that all compared
+            methods have; over its own where they have none in common.
         open: the others that these seeds do not tell from it.
         told: the others that they do.
     """
@@ -36,8 +37,9 @@ class Winner:
 def winners(study: "Study") -> list[Winner]:
     """The winner at each loss, among methods that remove neurons, for each of the settings.
 
-    A method is told from the winner where the permutation test over pairs of one seed,
-    corrected over the methods by Holm, gives 5 % or less.
+    Methods are compared over the seeds that all have; each over its own where there are none. One
+    is told from the winner where it is worse in pairs of one seed, and the permutation test over
+    these, corrected over the methods by Holm, gives 5 % or less.
     """
     units = {point.method: point.unit for point in study.curve}
     found = []
@@ -49,23 +51,34 @@ def winners(study: "Study") -> list[Winner]:
 
 
 def _winner(settings: str, points: float, summaries: Sequence[Summary]) -> Winner:
-    means = {summary.method: summary.within[points].mean for summary in summaries}
-    most = max(means.values())
-    best = [method for method, mean in means.items() if mean >= most - 1e-9]
-    removed = next(s.within[points] for s in summaries if s.method == best[0])
+    found = _comparable({summary.method: summary.within[points] for summary in summaries})
+    most = max(estimate.mean for estimate in found.values())
+    best = [method for method, estimate in found.items() if estimate.mean >= most - 1e-9]
+    removed = found[best[0]]
     if most <= 0:
         return Winner(settings, points, (), removed, (), ())
-    others = {s.method: s.within[points] for s in summaries if s.method not in best}
-    p_values = []
-    for other in others.values():
-        pairs = [v - other.values[s] for s, v in removed.values.items() if s in other.values]
-        p_values.append(sign_flip_p(pairs) if pairs else 1.0)
-    sure = dict(zip(others, holm(p_values), strict=True))
-    return Winner(
-        settings,
-        points,
-        tuple(best),
-        removed,
-        tuple(method for method, p in sure.items() if p > 0.05),
-        tuple(method for method, p in sure.items() if p <= 0.05),
-    )
+    whole = {summary.method: summary.within[points].values for summary in summaries}
+    pairs = {
+        other: [v - values[s] for s, v in whole[best[0]].items() if s in values]
+        for other, values in whole.items()
+        if other not in best
+    }
+    corrected = holm([sign_flip_p(ours) if ours else 1.0 for ours in pairs.values()])
+    told = [
+        other
+        for (other, ours), p in zip(pairs.items(), corrected, strict=True)
+        if p <= 0.05 and sum(ours) > 0
+    ]
+    still_open = tuple(other for other in pairs if other not in told)
+    return Winner(settings, points, tuple(best), removed, still_open, tuple(told))
+
+
+def _comparable(found: Mapping[str, Estimate]) -> Mapping[str, Estimate]:
+    """Over the seeds that all have; as they are where there are none, or no others."""
+    shared = set.intersection(*(set(estimate.values) for estimate in found.values()))
+    if not shared or all(shared == set(estimate.values) for estimate in found.values()):
+        return found
+    return {
+        method: bootstrap_estimate({s: v for s, v in estimate.values.items() if s in shared})
+        for method, estimate in found.items()
+    }

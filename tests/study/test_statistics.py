@@ -213,11 +213,13 @@ def test_checklist_says_what_is_lacking():
 
 def test_caveats_say_what_so_many_seeds_cannot_show():
     curve = _curve({"none": {seed: {0.0: 0.9} for seed in range(5)}, "ewn": {0: {0.0: 0.9}}})
-    one, five, scope = caveats(curve)
+    one, five, seeds, scope = caveats(curve)
     assert "n = 1 seed (ewn) nothing can be said" in one
     assert "p = 0.0625, so it can reach 5 % at no level" in five  # 2 / 2**5
     assert "larger than 1.2 of" in five  # 2.776 / sqrt(5)
+    assert "Not all methods have the same seeds" in seeds
     assert "other data" in scope
+    assert len(caveats(curve.where(method="none"))) == 2
 
 
 def test_a_strength_at_the_end_of_its_grid_is_mentioned():
