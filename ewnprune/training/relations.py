@@ -52,11 +52,13 @@ def relate(weight: Tensor, gradient: Tensor) -> Relations:
 def spread(values: Tensor, norm: Tensor, at_least: float = 0.5) -> float:
     """Largest over smallest value, among neurons at least so long as a fraction of the longest.
 
+    NaN where a norm is NaN, in training that has diverged: no neuron is the longest then.
+
     >>> spread(torch.tensor([6.0, 2.0, 4.0]), norm=torch.tensor([1.0, 0.1, 0.8]))
     1.5
     """
     counted = values[norm >= at_least * norm.max()]
-    return (counted.max() / counted.min()).item()
+    return (counted.max() / counted.min()).item() if len(counted) else float("nan")
 
 
 def gradient_rows(layer: nn.Module) -> Tensor | None:

@@ -1,5 +1,6 @@
 import copy
 import csv
+import math
 
 import pytest
 import pytorch_lightning as pl
@@ -51,6 +52,11 @@ def test_relations_by_hand():
     assert found.cosine.tolist() == pytest.approx([-1, 0, 0])
     assert spread(found.product, found.norm, at_least=0.4) == pytest.approx(50 / 6)
     assert spread(found.product, found.norm) == 1
+
+
+def test_weights_that_have_diverged_have_no_spread():
+    norm = torch.tensor([1.0, float("nan"), 2.0])
+    assert math.isnan(spread(torch.ones(3), norm))
 
 
 def test_a_zero_row_has_finite_relations():
