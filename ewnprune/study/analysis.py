@@ -11,7 +11,7 @@ from ewnprune.curve.files import read_curve
 from ewnprune.study.checklist import Item, reporting_items
 from ewnprune.study.evidence import Evidence
 from ewnprune.study.labels import Label, labels_of
-from ewnprune.study.limits import caveats, edges
+from ewnprune.study.limits import caveats, edges, guesses
 from ewnprune.study.methods import METHODS
 from ewnprune.study.recorded import Recorded, recorded_runs
 from ewnprune.study.statistics import Difference, Summary, chosen, differences, summaries
@@ -63,7 +63,7 @@ def analyse(points: Curve, reference: str, runs: Sequence[Recorded] = ()) -> Stu
         differences(curve, reference),
         summaries(curve),
         reporting_items(curve, taken, runs),
-        caveats(curve) + edges(points, taken),
+        caveats(curve) + guesses(points, taken) + edges(points, taken),
     )
 
 

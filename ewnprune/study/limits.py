@@ -7,6 +7,7 @@ from scipy import stats
 from ewnprune.curve.curve import Curve
 from ewnprune.study.estimates import least_p
 from ewnprune.study.labels import Label, labels_of, seeds_of
+from ewnprune.study.statistics import candidates_of, shared_areas, validation_areas
 
 
 def caveats(curve: Curve) -> list[str]:
@@ -40,6 +41,22 @@ def caveats(curve: Curve) -> list[str]:
         "budgets; those of the largest sparsity are bootstrapped and too narrow for few seeds."
     )
     return sentences
+
+
+def guesses(points: Curve, taken: Mapping[str, tuple[str, str]]) -> list[str]:
+    """A sentence for each method of which nothing could be chosen by validation data.
+
+    Args:
+        points: of all candidates, see `statistics.chosen`.
+        taken: what that chose.
+    """
+    return [
+        f"{method} took the first of its candidates ({', '.join(taken[method])}), and not the "
+        "best: no seed has validation data of them all."
+        for method, candidates in candidates_of(points).items()
+        if any(validation_areas(one) for one in candidates.values())
+        and not shared_areas(candidates)
+    ]
 
 
 def edges(points: Curve, taken: Mapping[str, tuple[str, str]]) -> list[str]:

@@ -129,7 +129,8 @@ def candidate_table(found: "Evidence") -> Table:
         what = [row["method"], row["candidate"] or "-", short(row["score"])]
         rows.append([*what, mean, "chosen" if row["chosen"] else ""])
     text = (
-        "Mean over the curve on validation data and over seeds; the best of each method was taken."
+        "Mean over the curve on validation data, and over the seeds that all candidates of a "
+        "method have; the best of each method was taken."
     )
     columns = ("method", "candidate", "score", "validation, %", "")
     return Table("candidates", "The grid of candidates", text, columns, rows, data)

@@ -139,39 +139,51 @@ def chosen(curve: Curve) -> tuple[Curve, dict[str, tuple[str, str]]]:
     """For each method the candidate and the score with the largest area on validation data.
 
     Of ``"lasso[0.1]"`` and ``"lasso[1]"`` one becomes ``"lasso"``. Areas are means over the seeds
-    that all candidates of a method have. Methods without validation points of at least two levels
-    keep their first score.
+    that all candidates of a method have. Where they have none in common (or no validation points
+    of at least two levels) the first is taken.
 
     Returns:
         The points of the chosen, on all splits; and for each method the label and score taken.
     """
-    found = by_candidate(curve)
-    pairs: dict[str, list[tuple[str, str]]] = {}
-    for label, score in found:
-        pairs.setdefault(str(Label.parse(label).chosen()), []).append((label, score))
     taken: dict[str, tuple[str, str]] = {}
     points: list[CurvePoint] = []
-    for method, candidates in pairs.items():
-        areas = {pair: validation_areas(found[pair]) for pair in candidates}
-        shared = set.intersection(*(set(by_seed) for by_seed in areas.values()))
-        if shared:
-            pair = max(areas, key=lambda c: fmean(areas[c][s] for s in shared))
-        else:
-            pair = next(iter(candidates))
+    for method, candidates in candidates_of(curve).items():
+        areas = shared_areas(candidates)
+        pair = (
+            max(areas, key=lambda c: fmean(areas[c].values())) if areas else next(iter(candidates))
+        )
         taken[method] = pair
-        points += found[pair].tagged(method=method).points
+        points += candidates[pair].tagged(method=method).points
     return Curve(tuple(points), curve.notes), taken
 
 
-def by_candidate(curve: Curve) -> dict[tuple[str, str], Curve]:
-    """The points of each label and score, in order of first appearance."""
+def candidates_of(curve: Curve) -> dict[str, dict[tuple[str, str], Curve]]:
+    """For each method the points of each label and score, in order of first appearance."""
     found: dict[tuple[str, str], list[CurvePoint]] = {}
     for point in curve:
         found.setdefault((point.method, point.score), []).append(point)
-    return {pair: Curve(tuple(points), curve.notes) for pair, points in found.items()}
+    methods: dict[str, dict[tuple[str, str], Curve]] = {}
+    for (label, score), points in found.items():
+        candidates = methods.setdefault(str(Label.parse(label).chosen()), {})
+        candidates[label, score] = Curve(tuple(points), curve.notes)
+    return methods
 
 
 def validation_areas(candidate: Curve) -> dict[int | None, float]:
     """For each seed the mean accuracy over the curve on validation data, by which one chooses."""
     series = candidate.where(split="val").series()
     return {one.points[0].seed: one.area() for one in series if len(one) > 1}
+
+
+def shared_areas(
+    candidates: Mapping[tuple[str, str], Curve],
+) -> dict[tuple[str, str], dict[int | None, float]]:
+    """The areas of candidates over the seeds that all of them have; empty where there are none."""
+    areas = {pair: validation_areas(points) for pair, points in candidates.items()}
+    shared = set.intersection(*(set(by_seed) for by_seed in areas.values()))
+    if not shared:
+        return {}
+    return {
+        pair: {seed: area for seed, area in by_seed.items() if seed in shared}
+        for pair, by_seed in areas.items()
+    }

@@ -7,7 +7,7 @@ from ewnprune.curve.equal_size import LEFT
 from ewnprune.files import write_rows
 from ewnprune.study.estimates import estimate, estimate_accuracy
 from ewnprune.study.labels import Label, labels_of
-from ewnprune.study.statistics import by_candidate, validation_areas, values_at
+from ewnprune.study.statistics import candidates_of, shared_areas, validation_areas, values_at
 
 if TYPE_CHECKING:
     from ewnprune.study.analysis import Study
@@ -108,19 +108,23 @@ def summary_rows(study: "Study") -> list[dict[str, Any]]:
 
 
 def candidate_rows(found: "Evidence") -> list[dict[str, Any]]:
-    """One row for each candidate and score, with the mean over its curve on validation data."""
+    """One row for each candidate and score, with the mean over its curve on validation data.
+
+    It is over the seeds that all candidates of the method have, by which one was chosen; over its
+    own where they have none in common.
+    """
     rows = []
-    candidates = by_candidate(found.points)
+    methods = candidates_of(found.points)
     for method in labels_of(found.study.curve):
-        for (label, score), points in candidates.items():
-            if str(Label.parse(label).chosen()) != method:
-                continue
+        shared = shared_areas(methods[method])
+        for (label, score), points in methods[method].items():
             areas = validation_areas(points)
+            counted = shared.get((label, score), areas)
             row: dict[str, Any] = {"method": method, "candidate": Label.parse(label).candidate}
             row |= {"score": score, "chosen": found.study.taken[method] == (label, score)}
-            row |= {"seeds": len(areas)}
-            if areas:
-                row |= {"mean": sum(areas.values()) / len(areas)}
+            row |= {"seeds": len(counted)}
+            if counted:
+                row |= {"mean": sum(counted.values()) / len(counted)}
             rows.append(row | {f"seed {seed}": value for seed, value in areas.items()})
     return rows
 

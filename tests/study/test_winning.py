@@ -1,4 +1,4 @@
-"""The winner at a loss, where methods have other seeds: against counts by hand."""
+"""The winner, and the candidate chosen, where others have other seeds: against counts by hand."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import pytest
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.points import CurvePoint
 from ewnprune.study.analysis import analyse
-from ewnprune.study.sections import winner_table
+from ewnprune.study.sections import candidate_table, winner_table
 from ewnprune.study.winning import winners
 
 
@@ -57,3 +57,40 @@ def test_a_method_that_wins_all_pairs_is_not_told_from_the_winner():
     )
     one, *_ = winners(study)
     assert (one.methods, one.told, one.open) == (("none",), ("swn",), ("ewn",))
+
+
+def _candidates(areas):
+    """From {candidate: {seed: accuracy at each level}}, beside a method with all seeds."""
+    series = {f"lasso[{name}]": by_seed for name, by_seed in areas.items()}
+    points = tuple(
+        CurvePoint(
+            method=method, seed=seed, score="norm", split=split, sparsity=level, accuracy=value
+        )
+        for method, by_seed in (series | {"none": dict.fromkeys(range(3), 0.9)}).items()
+        for seed, value in by_seed.items()
+        for split in ("val", "test")
+        for level in (0.0, 0.9)
+    )
+    return SimpleNamespace(points=Curve(points), study=analyse(Curve(points), "none"))
+
+
+def test_the_grid_shows_what_candidates_were_chosen_by():
+    """By seed 0, which both have; over its own seeds the other has the larger mean."""
+    found = _candidates({"1": {0: 0.95, 1: 0.90}, "2": {0: 0.94, 2: 0.97}})
+    assert found.study.taken["lasso"] == ("lasso[1]", "norm")
+    table = candidate_table(found)
+    assert [row[1:] for row in table.rows[:2]] == [
+        ["1", "norm", "95.00", "chosen"],
+        ["2", "norm", "94.00", ""],
+    ]
+    assert [row["seeds"] for row in table.data] == [1, 1, 3]
+    assert table.data[0]["seed 1"] == pytest.approx(0.9)  # every seed is in the file
+    assert not any("lasso took the first" in line for line in found.study.caveats)
+
+
+def test_candidates_without_a_seed_in_common_are_not_called_the_best():
+    found = _candidates({"1": {0: 0.90}, "2": {2: 0.97}})
+    assert found.study.taken["lasso"] == ("lasso[1]", "norm")
+    assert [row[3] for row in candidate_table(found).rows[:2]] == ["90.00", "97.00"]
+    (line,) = [line for line in found.study.caveats if "took the first" in line]
+    assert line.startswith("lasso took the first of its candidates (lasso[1], norm), and not")
