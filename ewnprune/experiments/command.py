@@ -66,7 +66,7 @@ def reproduce(
         device: where mnist runs, such as cuda.
 
     Returns:
-        The exit status: 0 if every criterion holds, else 1.
+        The exit status: 0 if every criterion holds, or nothing was judged, else 1.
 
     Raises:
         UsageError: a number of seeds below 1, or a device that is not there.
@@ -80,7 +80,10 @@ def reproduce(
     for name in names:
         found += _run(name, Path(out) / name, options[name], data_dir, device)
     failed = sum(not criterion.passed for criterion in found)
-    print(f"{len(found) - failed} of {len(found)} criteria hold")
+    if found:
+        print(f"{len(found) - failed} of {len(found)} criteria hold")
+    else:
+        print("nothing was judged: no criterion is about these methods at this depth")
     return 1 if failed else 0
 
 
@@ -157,5 +160,6 @@ def _run(
         print(f"{name}: {time.monotonic() - begun:.0f} s, in {out}")
     else:
         print(f"{name}: finished before, in {out}")
-    print(verdict.table(criteria))
+    if criteria:
+        print(verdict.table(criteria))
     return criteria

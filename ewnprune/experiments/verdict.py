@@ -61,10 +61,13 @@ def near(id: str, what: str, value: float, target: float, tolerance: float) -> C
 
 
 def write_verdict(out: Path, settings: Mapping[str, Any], criteria: Sequence[Criterion]) -> None:
-    """Write ``verdict.json``; its presence says that the experiment is finished."""
+    """Write ``verdict.json``; its presence says that the experiment is finished.
+
+    Where there are no criteria nothing has passed, and nothing failed: ``passed`` is null.
+    """
     content = {
         "settings": settings,
-        "passed": all(c.passed for c in criteria),
+        "passed": all(c.passed for c in criteria) if criteria else None,
         # JSON has no NaN
         "criteria": [
             asdict(c) | {"value": c.value if math.isfinite(c.value) else str(c.value)}

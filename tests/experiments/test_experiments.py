@@ -190,6 +190,16 @@ def test_reproduce_judges_writes_and_does_not_repeat(tmp_path, capsys, room):
     assert room == [2, 13]
 
 
+def test_what_was_not_judged_has_not_passed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(command._ROOMS, "xor", lambda out, seeds: [])
+    for _ in range(2):  # once more, of the verdict that was left
+        assert command.reproduce("xor", str(tmp_path)) == 0
+        out = capsys.readouterr().out
+        assert "nothing was judged" in out and "hold" not in out
+    content = json.loads((tmp_path / "xor" / "verdict.json").read_text())
+    assert content["passed"] is None and content["criteria"] == []
+
+
 def test_an_experiment_that_breaks_off_leaves_no_verdict(tmp_path, monkeypatch, room):
     command.reproduce("xor", str(tmp_path), seeds=2)
 
