@@ -17,6 +17,8 @@ _Y = torch.tensor([-1, -1, 1, 1], dtype=torch.float64)
 _DEGREE = 3
 GROWING: dict[Method, list[int]] = {"EWN": [5, 7, 8], "SWN": [5, 6, 8]}
 FAR = 10_000
+MARKS = [FAR ** (1 - k / 60) for k in range(23)]
+"""Where on the way from 300, where the runs end, to there points are kept: even in its log."""
 
 
 @dataclass
@@ -106,7 +108,7 @@ def go_on(
     t is the sum of the step sizes, that is, the time of gradient flow.
     """
     record, rates, log_t = _Recorder(), [], -math.inf
-    marks = [FAR ** (1 - k / 60) for k in range(36)]  # even in log u, from about 300
+    marks = list(MARKS)
     while True:
         log_loss, grads = gradients(_log_loss, weights)
         u = -log_loss.item()

@@ -64,6 +64,12 @@ def test_lin_sep_jumps_to_and_fro_are_found():
     assert course.wild("EWN") == slice(4, 8)
 
 
+def test_lin_sep_goes_on_from_where_its_runs_end():
+    """Marks that lie before would all be of the first point."""
+    assert len(lin_sep_course.MARKS) == 23 and max(lin_sep_course.MARKS) == 10_000
+    assert 300 < min(lin_sep_course.MARKS) < 350
+
+
 def test_lin_sep_ewn_follows_the_authors_run(bar):
     course, end = lin_sep_course.course_down("EWN", bar)
     assert abs(int(end.state.accepted[0]) - 653) <= 10
