@@ -189,7 +189,8 @@ def norm_shuffled(neurons: Neurons) -> Tensor:
 
     With scope ``"global"`` this removes as many neurons of each layer as `norm` does, but which
     ones is left to chance: random pruning with the same layer-wise ratios. Su et al. (2020),
-    https://arxiv.org/abs/2009.11094.
+    https://arxiv.org/abs/2009.11094. Neurons that are coupled (added to those of other layers) take
+    their layers' mean, each dealt by itself: means lie closer together, and ratios are other ones.
     """
     values = norm(neurons)
     generator = torch.Generator().manual_seed(neurons.seed)
