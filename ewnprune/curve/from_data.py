@@ -89,12 +89,12 @@ def measure_neurons(
         kept: list[tuple[str, Tensor]] = []
         norms = _batch_norms(network, forward)
         for name, layer in layers.items():  # of a copy, which is dropped
-            # where the neurons are in dimension 1, which a BatchNorm's channels are in
+            # of so many dimensions the neurons are the second, as a BatchNorm's channels are
             ndim = 2 + spatial_dims(layer) if name in norms else None
-            layer.register_forward_hook(_keeping(name, kept, lambda z, n=ndim: z.ndim != n))
+            layer.register_forward_hook(_keeping(name, kept, ndim, normalized=False))
             if name in norms:
                 norm = network.get_submodule(norms[name])
-                norm.register_forward_hook(_keeping(name, kept, lambda z, n=ndim: z.ndim == n))
+                norm.register_forward_hook(_keeping(name, kept, ndim, normalized=True))
         taylor = True
         for raw in islice(loader, batches):
             inputs, targets = (to_device(part, device) for part in batch(raw))
@@ -103,7 +103,7 @@ def measure_neurons(
                 loss, count = _loss(forward(network, inputs), targets, loss_fn)
                 grads = _gradients(loss, [value for _, value in kept])
             given = [
-                (names.index(name), *(_rows(x, layers[name]) for x in (value.detach(), grad)))
+                (names.index(name), _rows(value.detach(), layers[name]), _rows(grad, layers[name]))
                 for (name, value), grad in zip(kept, grads, strict=True)
             ]
             sums.update(given, count)
@@ -125,10 +125,12 @@ def _batch_norms(network: nn.Module, forward: Forward) -> dict[str, str]:
 
 
 def _keeping(
-    name: str, kept: list[tuple[str, Tensor]], counts: Callable[[Tensor], bool]
+    name: str, kept: list[tuple[str, Tensor]], ndim: int | None, normalized: bool
 ) -> Callable[..., Tensor]:
+    """Keeps outputs of ``ndim`` dimensions if they are normalized ones, and all others if not."""
+
     def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        if not counts(output):
+        if (output.ndim == ndim) is not normalized:
             return output
         if not output.requires_grad:
             output.requires_grad_()
