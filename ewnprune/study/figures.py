@@ -140,7 +140,7 @@ FIGURES: dict[str, tuple[str, str, Callable[["Evidence"], Drawn]]] = {
     ),
     "candidates": (
         "What validation data chose",
-        "Each candidate by each score: mean over the curve on validation data, and over seeds. "
+        "Each candidate by each score: mean over the curve on validation data, over shared seeds. "
         "Ringed: what was taken.",
         draw_candidates,
     ),
