@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import floor
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -188,9 +188,7 @@ def check_sparsities(sparsities: Iterable[float]) -> tuple[float, ...]:
         )
     levels = []
     for level in sparsities:
-        if isinstance(level, bool | str) or not hasattr(level, "__float__"):
-            raise TypeError(f"sparsity {level!r} is no number: expected fractions such as 0.9")
-        levels.append(float(level))
+        levels.append(_as_float(level))
         if not 0 <= levels[-1] < 1:
             hint = f"; for {level} % write {level / 100:g}" if 1 < levels[-1] < 100 else ""
             raise ValueError(
@@ -203,6 +201,16 @@ def check_sparsities(sparsities: Iterable[float]) -> tuple[float, ...]:
         if level == following:
             raise ValueError(f"sparsity {level:g} is given twice: give each level once")
     return tuple(levels)
+
+
+def _as_float(level: Any) -> float:
+    message = f"sparsity {level!r} is no number: expected fractions such as 0.9"
+    if isinstance(level, bool | str):
+        raise TypeError(message)
+    try:
+        return float(level)
+    except (TypeError, ValueError) as error:  # a tensor of several numbers, or of none
+        raise TypeError(message) from error
 
 
 def _normalized(scores: Tensor) -> Tensor:

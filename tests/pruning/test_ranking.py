@@ -191,6 +191,7 @@ def test_sparsities_come_back_sorted(values, random):
         ([], ValueError, "sparsities is empty"),
         (["0.5"], TypeError, "sparsity '0.5' is no number"),
         ([True], TypeError, "sparsity True is no number"),
+        ([torch.tensor([])], TypeError, r"sparsity tensor\(\[\]\) is no number"),
         ("0.5", TypeError, "expected a sequence of fractions"),
         (0.5, TypeError, "expected a sequence of fractions"),
     ],
