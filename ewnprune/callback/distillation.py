@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ewnprune.callback.compiled import compiled_parts
 from ewnprune.model.layers import type_name
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.tensors import first_samples
@@ -77,12 +78,19 @@ def where_to_distill(pl_module: Any, forward: Forward, inputs: Any) -> str:
         inputs: of a batch.
 
     Raises:
-        ValueError: there is none, the outputs are no logits, or the module steps by itself.
+        ValueError: there is none, the outputs are no logits, or the module is compiled or steps by
+            itself.
     """
     if not pl_module.automatic_optimization:
         raise ValueError(
             f"distill: {type_name(pl_module)} optimizes by itself, and its loss is not given away: "
             "expected a training_step that returns the loss"
+        )
+    compiled = compiled_parts(pl_module)
+    if compiled:
+        raise ValueError(
+            f"distill: torch.compile runs {compiled[0] or type_name(pl_module)!r}, and what it "
+            "gives in a training step is not seen: train without torch.compile, or without distill"
         )
     made: list[tuple[str, Any]] = []
 

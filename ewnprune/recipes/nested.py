@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ewnprune.callback.batches import global_seed
+from ewnprune.callback.compiled import forget_compiled
 from ewnprune.callback.distillation import Distillation, Distilling, where_to_distill
 from ewnprune.model.batches import inputs_and_targets
 from ewnprune.model.copying import plain_network
@@ -116,12 +117,12 @@ class NestedTraining(Callback):
         self._draws = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._detach()
+        self._detach(pl_module)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self._detach()
+        self._detach(pl_module)
 
     def _attach(self, trainer: Trainer, pl_module: LightningModule, inputs: Any) -> Found:
         choice = Choice(self.layers, self.exclude)
@@ -141,22 +142,25 @@ class NestedTraining(Callback):
             )
         if across and trainer.is_global_zero:
             print(f"ewnprune: not nested, since {why} them: {', '.join(across)}")
-        for place, name in {place for group in nested for place in _places(group)}:
+        places = {place for group in nested for place in _places(group)}
+        for place, name in places:
             module = pl_module.get_submodule(name)
             self._handles.append(
                 module.register_forward_pre_hook(self._silence_input(name))
                 if place == "input"
                 else module.register_forward_hook(self._silence_output(name))
             )
-        places = {place for group in nested for place in _places(group)}
         for name in batch_norms_behind(found.anatomy, places):
             norm = pl_module.get_submodule(name)
             self._handles += normalize_apart(norm, lambda: self._draws)
+        forget_compiled(pl_module)  # of a finder of the learning rate, or another fit
         return replace(found, groups=nested)
 
-    def _detach(self) -> None:
+    def _detach(self, pl_module: LightningModule) -> None:
         for handle in self._handles:
             handle.remove()
+        if self._handles:
+            forget_compiled(pl_module)
         if self._distilling is not None:
             self._distilling.let_go()
         self._handles, self._found, self._distilling = [], None, None

@@ -198,6 +198,20 @@ def test_outputs_are_seen_where_a_module_makes_them():
     assert "training_step" not in vars(model)
 
 
+@pytest.mark.parametrize("how", ["in place", "a part", "a method"])
+def test_a_compiled_network_is_refused(how):
+    model = Scaled(_mlp().double(), _sgd)
+    if how == "in place":
+        model.compile(backend="eager")
+    elif how == "a method":
+        model.training_step = torch.compile(model.training_step, backend="eager")
+    else:
+        model.net = torch.compile(model.net, backend="eager")
+    name = "net" if how == "a part" else "Scaled"
+    with pytest.raises(ValueError, match=f"torch.compile runs '{name}'"):
+        where_to_distill(model, call, torch.zeros(4, 5, dtype=torch.float64))
+
+
 def test_bad_numbers_and_the_command_line():
     with pytest.raises(ValueError, match="temperature=0: expected a number > 0"):
         Distillation(0)
