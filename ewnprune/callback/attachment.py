@@ -95,15 +95,20 @@ class Attachment:
             refuse_other_optimizers(self.parametrization, optimizers)
         refuse_unheld(model, optimizers)
 
-    def detach(self, model: nn.Module) -> bool:
+    def detach(self, model: nn.Module, copies: Iterable[nn.Module] = ()) -> bool:
         """Fold, and take the marks off. A sharded model stays attached, and that is False.
 
         Its checkpoints can be folded, by `fold_state_dict`.
+
+        Args:
+            model: the model.
+            copies: of it, that others have made.
         """
         unmark(model)
         if is_sharded(model):
             return False
-        fold(model)
+        for one in (model, *copies):
+            fold(one)
         return True
 
     @torch.no_grad()

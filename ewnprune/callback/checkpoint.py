@@ -7,6 +7,7 @@ weight cannot give back bit for bit (it has lost the length of ``v``), lie besid
         "format": 1,
         "layers": {"network.1": "ewnprune.EWN"},
         "originals": {"network.1.parametrizations.weight.original0": tensor, ...},
+        "averages": {"current_model_state": {...}},  # originals of what averaging callbacks keep
         "initial_norms": {"network.1": tensor, ...},
         "passed_levels": [-10.0],
         "curve": "{...}",  # what was measured so far, as in sparsity_curve.json
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
+from ewnprune.callback.averages import fold_averages, unfold_averages
 from ewnprune.model.sharding import is_sharded
 from ewnprune.training.attach import attached_parametrizations
 from ewnprune.training.state_dict import fold_state_dict, same_mark
@@ -99,18 +101,23 @@ def fold_checkpoint(model: nn.Module, checkpoint: dict[str, Any], parts: dict[st
     """
     attached = attached_parametrizations(model, remove_duplicate=False)
     state = checkpoint["state_dict"]
-    folded = state if is_sharded(model) else fold_state_dict(state, attached)
+    sharded = is_sharded(model)
+    folded = state if sharded else fold_state_dict(state, attached)
+    averages = {} if sharded else fold_averages(checkpoint, attached)
     checkpoint["state_dict"] = folded
     checkpoint[KEY] = {
         "format": 1,
         "layers": {name: _path(parametrization) for name, parametrization in attached.items()},
         "originals": {key: value for key, value in state.items() if key not in folded},
+        **({"averages": averages} if averages else {}),
         **parts,
     }
 
 
 def restore_originals(model: nn.Module, checkpoint: dict[str, Any]) -> None:
     """Write the originals of a checkpoint back into the reparametrized ``model``.
+
+    The checkpoint has them again, too, for callbacks that load averages of it.
 
     Raises:
         ValueError: the checkpoint's reparametrized layers are not the model's.
@@ -144,6 +151,7 @@ def restore_originals(model: nn.Module, checkpoint: dict[str, Any]) -> None:
                     "that run, EWN's dim and inputs too, or start anew from its weights"
                 )
             state[key].copy_(value)
+    unfold_averages(checkpoint, found["originals"], found.get("averages", {}))
 
 
 def _path(parametrization: nn.Module) -> str:

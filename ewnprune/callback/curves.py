@@ -113,6 +113,11 @@ class Curves:
         with on_root_device(trainer, pl_module):
             self._take_in_fit(trainer, pl_module, trainer.current_epoch - 1)
 
+    def take_in_evaluation(self, trainer: Any, pl_module: Any, split: str) -> None:
+        """The curve of the weights that the Trainer was asked to evaluate."""
+        loaders = getattr(trainer, f"{split}_dataloaders")
+        self.take(trainer, pl_module, split, loaders, getattr(trainer, f"num_{split}_batches"))
+
     def take(
         self,
         trainer: Any,

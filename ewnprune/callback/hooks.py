@@ -12,6 +12,7 @@ from torch import nn
 from torchmetrics import Metric, MetricCollection
 
 from ewnprune.callback.attachment import Attachment
+from ewnprune.callback.averages import averaged_models
 from ewnprune.callback.checkpoint import fold_checkpoint, restore_originals, stored
 from ewnprune.callback.curves import Curves
 from ewnprune.callback.finetune import Finetune
@@ -212,7 +213,7 @@ class PruningHooks:
             self.finetuning.end(trainer)
             self.gradual.end()
             vars(pl_module).pop("on_train_epoch_end", None)
-            if self.attachment.detach(pl_module):
+            if self.attachment.detach(pl_module, averaged_models(trainer)):
                 vars(pl_module).pop("on_save_checkpoint", None)
         if trainer.is_global_zero and self.curves.report:
             # not earlier: a progress bar is open until the end of training
@@ -222,13 +223,11 @@ class PruningHooks:
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """The curve on validation data, when the Trainer was asked to validate only."""
         if trainer.state.fn == "validate":
-            data = trainer.val_dataloaders, trainer.num_val_batches
-            self.curves.take(trainer, pl_module, "val", *data)
+            self.curves.take_in_evaluation(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         """The curve on test data."""
-        data = trainer.test_dataloaders, trainer.num_test_batches
-        self.curves.take(trainer, pl_module, "test", *data)
+        self.curves.take_in_evaluation(trainer, pl_module, "test")
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Write the originals back, so that a resumed run goes on bit for bit."""
