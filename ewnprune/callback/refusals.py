@@ -28,7 +28,8 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
         later: whether it attaches after the other callbacks' ``setup``.
 
     Raises:
-        ValueError: a strategy, precision or callback that cannot work beside it.
+        ValueError: a strategy, precision or callback that cannot work beside it, or a callback that
+            would decide by the curve of an epoch before.
     """
     attaches = callback.parametrization is not None and not callback.attachment.weight_space
     strategy = type(trainer.strategy).__name__
@@ -78,6 +79,38 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
                 f"{type(other).__name__} copies the model before it is reparametrized, and would "
                 f"average the wrong parameters: {remedy}"
             )
+        else:
+            _refuse_early_decision(other, trainer)
+
+
+def _refuse_early_decision(other: Any, trainer: Any) -> None:
+    """Check that a callback which monitors a curve's value waits for that of the epoch.
+
+    Curves are taken when an epoch of training ends, and a callback that decides earlier sees the
+    value of the one before: pytorch_lightning/callbacks/model_checkpoint.py:642-664,
+    early_stopping.py:159-162.
+    """
+    options = {
+        "_save_on_train_epoch_end": "save_on_train_epoch_end=True",
+        "_check_on_train_epoch_end": "check_on_train_epoch_end=True",
+    }
+    (own,) = [name for name in options if hasattr(other, name)] or [""]
+    if not own or not str(getattr(other, "monitor", "")).startswith("prune"):
+        return
+    at_the_end = getattr(other, own)
+    if at_the_end is None:  # by how often the Trainer validates
+        once = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
+        at_the_end = once and getattr(trainer, "_val_check_time_interval", None) is None
+    if not at_the_end:
+        raise ValueError(
+            f"{type(other).__name__} monitors {other.monitor!r} and decides after a validation, "
+            f"before the curve of that epoch is taken: give it {options[own]}"
+        )
+    if getattr(other, "_every_n_epochs", 1) < 1:
+        raise ValueError(
+            f"{type(other).__name__} monitors {other.monitor!r} and decides in the middle of an "
+            "epoch, whose curve is taken at its end: give it every_n_epochs alone, to say how often"
+        )
 
 
 def refuse_pruning_in_fit(option: str, trainer: Any, pl_module: Any) -> None:

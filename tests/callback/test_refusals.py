@@ -4,11 +4,17 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from pytorch_lightning.callbacks import Callback, ModelPruning, StochasticWeightAveraging
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
 from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
 from pytorch_lightning.cli import LightningCLI
 from toys.data import Points
-from toys.fits import BuildsInSetup, Net, fit
+from toys.fits import BuildsInSetup, Net, fit, make_trainer
 
 import ewnprune.lightning
 from ewnprune import EWN, SWN, Finetune, WeightNormPruning, attached_parametrizations
@@ -60,6 +66,41 @@ def test_averaging_callbacks_must_come_later(tmp_path, averaging):
         fit(tmp_path, Net(), averaging(), WeightNormPruning(EWN(), LEVELS))
     with pytest.raises(ValueError, match="copies the model before"):
         fit(tmp_path, BuildsInSetup(), WeightNormPruning(EWN(), LEVELS), averaging())
+
+
+SPARSE = "prune/val/acc@0.9"
+
+
+@pytest.mark.parametrize(
+    ("other", "options", "remedy"),
+    [
+        (
+            ModelCheckpoint(monitor=SPARSE),
+            {"check_val_every_n_epoch": 2},
+            "save_on_train_epoch_end",
+        ),
+        (ModelCheckpoint(monitor=SPARSE), {"val_check_interval": 0.5}, "save_on_train_epoch_end"),
+        (ModelCheckpoint(monitor=SPARSE, every_n_train_steps=3), {}, "every_n_epochs alone"),
+        (EarlyStopping(SPARSE), {"val_check_interval": 2}, "check_on_train_epoch_end=True"),
+        (EarlyStopping(SPARSE, check_on_train_epoch_end=False), {}, "check_on_train_epoch_end"),
+        (ModelCheckpoint(monitor=SPARSE), {}, None),
+        (EarlyStopping(SPARSE), {}, None),
+        (ModelCheckpoint(monitor="val_loss"), {"check_val_every_n_epoch": 2}, None),
+        (
+            ModelCheckpoint(monitor=SPARSE, save_on_train_epoch_end=True),
+            {"check_val_every_n_epoch": 2},
+            None,
+        ),
+    ],
+)
+def test_decisions_before_the_curve_is_taken_are_refused(tmp_path, other, options, remedy):
+    callback = WeightNormPruning(EWN(), LEVELS, every_n_epochs=1)
+    trainer = make_trainer(tmp_path, callback, other, **options)
+    if remedy is None:
+        refuse_what_cannot_work(callback, trainer, later=False)
+        return
+    with pytest.raises(ValueError, match=f"monitors 'prune/val/acc@0.9' and decides .*{remedy}"):
+        refuse_what_cannot_work(callback, trainer, later=False)
 
 
 def test_what_does_not_fit_the_model_is_an_error_before_training(tmp_path):
