@@ -60,7 +60,7 @@ def log_curve(
         elif hasattr(experiment, "add_figure"):  # TensorBoard
             _log_by_thousandths(logger, curve, key)
             experiment.add_figure(f"{key}/{curve.points[0].split}", figure, step)
-        elif hasattr(experiment, "log_figure"):  # MLflow
+        elif hasattr(experiment, "log_figure") and hasattr(logger, "run_id"):  # MLflow
             _log_by_thousandths(logger, curve, key)
             name = f"sparsity_curve_{curve.points[0].split}.png"
             experiment.log_figure(logger.run_id, figure, name)

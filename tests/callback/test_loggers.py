@@ -97,7 +97,8 @@ def test_mlflow_gets_the_figure_and_whole_steps():
 
 
 def test_an_unknown_logger_gets_the_numbers():
-    for experiment in (None, object()):
+    # of Comet's name, with other arguments than MLflow's
+    for experiment in (None, object(), _Recorder("log_figure")):
         logger = _Recorder("log_metrics")
         logger.experiment = experiment
         log_curve([logger], CURVE, Figure(), step=7)
