@@ -12,6 +12,7 @@ from ewnprune.callback.loggers import log_curve, monitored
 from ewnprune.callback.pruned import Pruned, measure
 from ewnprune.callback.refusals import averaging_callbacks
 from ewnprune.callback.run_files import choose_paths, write_results
+from ewnprune.callback.validation import first_validation_batch, validation_data
 from ewnprune.callback.weights import as_validated, fingerprint, on_root_device
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import curve_from_json, curve_to_json
@@ -71,11 +72,9 @@ class Curves:
     def rehearse(self, trainer: Any, pl_module: Any) -> None:
         """Measure one batch: what does not fit is an error now, not after the training."""
         self.trained = True
-        loaders = trainer.val_dataloaders
-        flat = tree_leaves(loaders) if loaders is not None else []  # a stream has no truth value
-        if flat and trainer.num_val_batches[0]:
+        first = first_validation_batch(trainer)
+        if first is not None:
             measuring = self.finetuning.measuring
-            first = TrainerBatches(trainer, flat[0], 1)
             measuring.check_call(trainer, pl_module, first)
             extremes = sorted({measuring.sparsities[0], measuring.sparsities[-1]})
             self._measure(trainer, pl_module, first, extremes)
@@ -148,7 +147,8 @@ class Curves:
         # there for ModelCheckpoint and EarlyStopping, which come after this in an epoch
         finetuned = self.finetuning.pruned is not None and self._pruned(trainer, pl_module)
         key = "prune_finetuned" if finetuned else "prune"
-        trainer.callback_metrics.update(monitored(curve, key))
+        # and go on where the network is finetuned: loggers alone keep the names apart
+        trainer.callback_metrics.update({**monitored(curve), **monitored(curve, key)})
         if self._paths is None:
             name = "sensitivity" if self.finetuning.measuring.per_layer else "sparsity_curve"
             self._paths = choose_paths(trainer, split, name, self.folder)
@@ -175,8 +175,7 @@ class Curves:
         return measure(measuring, attachment, pruned, trainer, pl_module, batches, sparsities)
 
     def _take_in_fit(self, trainer: Any, pl_module: Any, epoch: int) -> None:
-        loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
-        self.take(trainer, pl_module, "val", loaders, limits, epoch)
+        self.take(trainer, pl_module, "val", *validation_data(trainer), epoch)
         self._swept_at, self._swept = trainer.global_step, fingerprint(pl_module)
 
     def _pruned(self, trainer: Any, pl_module: Any) -> Pruned | None:

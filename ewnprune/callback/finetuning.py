@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from ewnprune.callback.attachment import Attachment
@@ -24,6 +23,7 @@ from ewnprune.callback.measuring import Measuring
 from ewnprune.callback.pruned import Pruned
 from ewnprune.callback.refusals import refuse_pruning_in_fit
 from ewnprune.callback.teacher import Teacher, where_taught
+from ewnprune.callback.validation import first_validation_batch
 from ewnprune.curve.curve import Curve
 from ewnprune.pruning.score_names import find_scores
 
@@ -149,9 +149,11 @@ class Finetuning:
         """A line that says why the network was not finetuned, where it was to be."""
         if self.options is None or self.pruned is not None:
             return []
+        early = trainer.current_epoch < self._ordinary_epochs
+        when = f"in epoch {trainer.current_epoch - 1}, before" if early else "when"
         return [
-            f"ewnprune: not finetuned, for the fit was stopped in epoch "
-            f"{trainer.current_epoch - 1}, before its {self._ordinary_epochs} epochs were over"
+            f"ewnprune: not finetuned, for the fit was stopped {when} its {self._ordinary_epochs} "
+            "epochs were over"
         ]
 
     def end(self, trainer: Any, cut_off: bool = False) -> None:
@@ -249,10 +251,10 @@ class Finetuning:
         )
 
     def _first_batch(self, trainer: Any) -> TrainerBatches:
-        flat = tree_leaves(trainer.val_dataloaders) if trainer.val_dataloaders is not None else []
-        if not flat or not trainer.num_val_batches[0]:
+        first = first_validation_batch(trainer)
+        if first is None:
             raise ValueError(
                 f"finetune={self.options} needs validation data, for the curves before and "
                 "after: give some, or leave it out"
             )
-        return TrainerBatches(trainer, flat[0], 1)
+        return first

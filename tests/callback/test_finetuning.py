@@ -63,6 +63,9 @@ def test_one_shot_comes_first_and_what_was_pruned_stays_zero(tmp_path, method):
     )
     assert trainer.current_epoch == 5
     assert trainer.max_epochs == 3  # as it was
+    for key, value in trainer.callback_metrics.items():  # what monitors went by goes on
+        if key.startswith("prune_finetuned/"):
+            assert trainer.callback_metrics[key.replace("prune_finetuned/", "prune/")] == value
     name = callback.method
     one_shot = callback.curve.where(method=name)
     assert one_shot.points == alone.points
@@ -99,6 +102,8 @@ def test_an_early_stop_is_not_finetuned_and_says_so(tmp_path, capsys):
     assert {point.method for point in callback.curve} == {"EWN"}
     assert "not finetuned, for the fit was stopped in epoch 0" in capsys.readouterr().out
     assert trainer.max_epochs == 9
+    _fit(tmp_path, model, callback, fast_dev_run=True)
+    assert "the fit was stopped when its 1 epochs were over" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.", "ignore:The dirpath has")
