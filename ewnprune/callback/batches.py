@@ -111,11 +111,24 @@ def training_batches(trainer: Any, pl_module: Any, most: int) -> TrainingBatches
     loader = flat[0]
     if isinstance(loader, Iterator) or isinstance(getattr(loader, "dataset", 0), IterableDataset):
         return "the training data are a stream, and what is taken of it would not be trained on"
-    twin = copy(loader)
-    if isinstance(loader, DataLoader):
-        vars(twin)["_iterator"] = None  # of persistent workers, which train
+    twin = with_own_workers(copy(loader))
     limit = min(most, trainer.num_training_batches) if fitting else most
     return TrainingBatches(trainer, twin, limit, training=True)
+
+
+def with_own_workers(loader: Any) -> Any:
+    """A loader that leaves another's persistent workers alone, whose batches are trained on.
+
+    Such a DataLoader has one iterator, which whoever iterates over it begins anew.
+
+    Args:
+        loader: any; what is no DataLoader comes back as it is.
+    """
+    if not isinstance(loader, DataLoader):
+        return loader
+    twin = copy(loader)
+    vars(twin)["_iterator"] = None
+    return twin
 
 
 def _asked_for(trainer: Any) -> Any:

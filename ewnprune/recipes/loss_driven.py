@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ewnprune.callback.batches import TrainerBatches
+from ewnprune.callback.batches import TrainerBatches, with_own_workers
 from ewnprune.training.loss_rate import LossController, LossDrivenRate
 from ewnprune.training.losses import LogCrossEntropyLoss
 
@@ -101,7 +101,7 @@ class LossDrivenTraining:
     def measure(self) -> float:
         """``log L``, the log of the mean loss over the training data, on all processes."""
         module, trainer = cast(Any, self), cast(Any, self).trainer
-        loader, limit = trainer.train_dataloader, trainer.num_training_batches
+        loader, limit = with_own_workers(trainer.train_dataloader), trainer.num_training_batches
         batches = TrainerBatches(trainer, loader, limit, training=True)
         precise = torch.float32 if module.device.type == "mps" else torch.float64
         modes = [(m, m.training) for m in module.modules()]

@@ -79,6 +79,24 @@ def test_lightning_resumes_bit_for_bit(tmp_path):
 
 
 @quiet
+def test_measuring_leaves_the_workers_that_stay_to_the_training():
+    class Counts(_Net):
+        batches = ()
+
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+            self.batches += (self.current_epoch,)
+
+    x = torch.randn(40, 6)
+    data = DataLoader(
+        TensorDataset(x, x[:, :3].argmax(1)), 10, num_workers=1, persistent_workers=True
+    )
+    net = Counts(nn.Linear(6, 3), lambda p: torch.optim.SGD(p, 0.1), scheduler=None, num_classes=3)
+    make_trainer(None, max_epochs=2).fit(net, data)
+    assert net.batches == (0, 0, 0, 0, 1, 1, 1, 1)
+
+
+@quiet
 @pytest.mark.filterwarnings("ignore:.*no curve")
 def test_epoch_controller_works_with_the_callback_in_either_form(tmp_path):
     x = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
