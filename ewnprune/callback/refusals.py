@@ -122,12 +122,18 @@ def refuse_pruning_in_fit(option: str, trainer: Any, pl_module: Any) -> None:
         pl_module: its module.
 
     Raises:
-        ValueError: finetuning without a number of epochs, or something that would bring pruned
-            neurons back: averages of weights, undone epochs, shards.
+        ValueError: finetuning without a number of epochs or beside what unfreezes layers in the
+            optimizer, or something that would bring pruned neurons back: averages of weights,
+            undone epochs, shards.
     """
     if option == "finetune" and trainer.max_epochs in (None, -1):
         raise ValueError(
             "finetune needs to know when the ordinary epochs are over: give the Trainer max_epochs"
+        )
+    if option == "finetune" and (unfreezing := _of_kinds(trainer, {"BaseFinetuning"})):
+        raise ValueError(
+            f"finetune beside {unfreezing[0]}, which changes the optimizer's groups by their "
+            "number, and finetuning makes the optimizer anew: remove one of the two"
         )
     averaging = averaging_callbacks(trainer)
     if averaging:
@@ -145,11 +151,15 @@ def refuse_pruning_in_fit(option: str, trainer: Any, pl_module: Any) -> None:
 
 def averaging_callbacks(trainer: Any, *kinds: str) -> list[str]:
     """Names of callbacks that put averaged weights into the model at the end of training."""
-    averaging = set(kinds or ("WeightAveraging", "StochasticWeightAveraging"))
+    return _of_kinds(trainer, {*(kinds or ("WeightAveraging", "StochasticWeightAveraging"))})
+
+
+def _of_kinds(trainer: Any, kinds: set[str]) -> list[str]:
+    """Names of the callbacks of some classes, of either of Lightning's namespaces."""
     return [
         type(callback).__name__
         for callback in trainer.callbacks
-        if averaging & {base.__name__ for base in type(callback).__mro__}
+        if kinds & {base.__name__ for base in type(callback).__mro__}
     ]
 
 

@@ -5,7 +5,12 @@ import math
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import (
+    BackboneFinetuning,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
 from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
 from pytorch_lightning.loggers import CSVLogger
 from toys.finetuning import LEVELS, METHODS, Net
@@ -152,6 +157,8 @@ def test_what_cannot_be_finetuned_is_refused(tmp_path):
         _fit(tmp_path, model, callback, max_epochs=-1, max_steps=5)
     with pytest.raises(ValueError, match="finetune beside EMAWeightAveraging"):
         _fit(tmp_path, model, callback, EMAWeightAveraging())
+    with pytest.raises(ValueError, match="finetune beside BackboneFinetuning, which changes"):
+        _fit(tmp_path, model, callback, BackboneFinetuning())
     with pytest.raises(ValueError, match="LossDrivenTraining, which may undo"):
         _fit(tmp_path, LossDrivenTraining(), callback)
     with pytest.raises(ValueError, match="needs validation data"):
