@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ewnprune.callback.run_files import unused
+
 Action = Literal["sweep", "checkpoint", "stop"]
 ACTIONS = ("sweep", "checkpoint", "stop")
 
@@ -72,7 +74,8 @@ class LossLevels:
         if "checkpoint" in self.actions:
             folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
             for level in passed:
-                trainer.save_checkpoint(folder / f"log_loss_{level:g}.ckpt")
+                (path,) = unused(folder, f"log_loss_{level:g}", [".ckpt"])
+                trainer.save_checkpoint(trainer.strategy.broadcast(path))
         return bool(passed) and "sweep" in self.actions
 
     def state_dict(self) -> dict[str, Any]:

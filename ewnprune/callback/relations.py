@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ewnprune.callback.run_files import unused
 from ewnprune.model.layers import LayerPatterns, neuron_rows, select_layers
 from ewnprune.training.relations import Relations, gradient_rows, relate, spread
 
@@ -17,7 +18,7 @@ class RelationsHooks:
     loggers get, per layer, ``relations/<layer>/product_spread`` (largest over smallest, tends to 1
     under EWN), ``quotient_spread`` (to 1 under SWN and plain training) and ``cosine`` (the mean, to
     -1), each over the neurons at least half as long as the layer's longest. The numbers of every
-    neuron go to ``relations.csv`` in the run's folder.
+    neuron go to ``relations.csv`` in the run's folder, a numbered one where another run has that.
 
     Args:
         every_n_steps: how often.
@@ -42,10 +43,13 @@ class RelationsHooks:
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Find the run's folder, which asks all processes."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder, self._path = Path(trainer.log_dir or trainer.default_root_dir), None
         if trainer.is_global_zero and not trainer.fast_dev_run:
             folder.mkdir(parents=True, exist_ok=True)
-            self._path = folder / "relations.csv"
+            # a run that goes on may have begun the file; another one of this folder has its own
+            goes_on = trainer.global_step > 0
+            (new,) = unused(folder, "relations", [".csv"])
+            self._path = folder / "relations.csv" if goes_on else new
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning
@@ -66,6 +67,20 @@ def test_passed_levels_are_not_passed_again_after_resuming(tmp_path):
     trainer = fit(tmp_path / "again", LogsLoss(), again, ckpt_path=path, max_epochs=31)
     assert again.loss_levels.passed == [-0.7]
     assert not Path(trainer.log_dir, "checkpoints", "log_loss_-0.7.ckpt").exists()
+
+
+def test_checkpoints_of_another_run_in_the_folder_stay(tmp_path):
+    trainer = SimpleNamespace(
+        callback_metrics={"train/log_loss": -3.0},
+        strategy=SimpleNamespace(broadcast=lambda value: value),
+        is_global_zero=False,
+        log_dir=tmp_path,
+        save_checkpoint=lambda path: (path.parent.mkdir(exist_ok=True), path.touch(exist_ok=False)),
+    )
+    for _ in range(2):
+        LossLevels((-1,), ("checkpoint",)).end_epoch(trainer)
+    found = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert found == {"log_loss_-1.ckpt", "log_loss_-1_1.ckpt"}
 
 
 def test_a_run_resumed_with_other_levels_stops_at_the_lowest_of_these():

@@ -1,6 +1,7 @@
 import copy
 import csv
 import math
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -73,6 +74,21 @@ def test_layers_under_others_parametrizations_are_refused(attach):
     layer(torch.randn(4, 3)).sum().backward()
     with pytest.raises(ValueError, match=r"a layer is under _(Weight|Spectral)Norm: leave it with"):
         gradient_rows(layer)
+
+
+def test_a_run_that_goes_on_appends_and_another_has_a_file_of_its_own(tmp_path):
+    callback, path = AsymptoticRelations(), tmp_path / "relations.csv"
+    trainer = SimpleNamespace(
+        log_dir=tmp_path, is_global_zero=True, fast_dev_run=False, global_step=0
+    )
+    for step, expected in ((0, path), (7, path), (0, tmp_path / "relations_1.csv")):
+        trainer.global_step = step
+        callback.on_train_start(trainer, None)
+        assert callback._path == expected
+        path.touch()
+    trainer.fast_dev_run = True
+    callback.on_train_start(trainer, None)
+    assert callback._path is None
 
 
 @pytest.mark.filterwarnings("ignore:.*no `val_dataloader`")
