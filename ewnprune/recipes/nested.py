@@ -110,11 +110,11 @@ class NestedTraining(Callback):
             self._masks.update(self._masks_of(ranking, draws, groups, pl_module))
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self._forget()
-
-    def _forget(self) -> None:
         self._masks.clear()
         self._draws = None
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self.on_train_batch_end()  # which did not come if on_train_batch_start returned -1
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._detach(pl_module)
@@ -164,7 +164,7 @@ class NestedTraining(Callback):
         if self._distilling is not None:
             self._distilling.let_go()
         self._handles, self._found, self._distilling = [], None, None
-        self._forget()
+        self.on_train_batch_end()
 
     def _whole(
         self, trainer: Trainer, pl_module: LightningModule, inputs: Any, rows: Tensor

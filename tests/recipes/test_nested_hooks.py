@@ -1,10 +1,11 @@
-"""NestedTraining where torch.compile has made code of the network before its hooks are there."""
+"""What NestedTraining puts into a network is there where it is to be, and nowhere else."""
 
 import pytorch_lightning as pl
 import torch
-from toys.data import loader
-from toys.fits import TrainsOnly, make_trainer, mlp
+from toys.data import loader, points
+from toys.fits import Net, TrainsOnly, fit, make_trainer, mlp
 
+from ewnprune import EWN, WeightNormPruning
 from ewnprune.recipes.nested import NestedTraining
 
 
@@ -24,3 +25,16 @@ def test_a_network_that_was_compiled_before_is_nested():
     torch.compiler.reset()
     for found, expected in zip(_trained(True), _trained(False), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+class Skips(Net):
+    def on_train_batch_start(self, batch, batch_idx):
+        return -1 if batch_idx == 2 else None
+
+
+def test_the_curve_of_an_epoch_that_was_skipped_is_of_the_whole_network(tmp_path):
+    torch.manual_seed(0)
+    model, pruning = Skips(), WeightNormPruning(EWN(), (0,), every_n_epochs=1)
+    fit(tmp_path, model, NestedTraining(1.0, (0.9,)), pruning, max_epochs=1)
+    x, y = points(40, 1).tensors
+    assert pruning.curve.points[0].correct == (model(x).argmax(1) == y).sum()
