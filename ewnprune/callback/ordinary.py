@@ -32,8 +32,24 @@ def ordinary_steps(trainer: Any) -> float:
     if math.isfinite(epochs):
         trainer.fit_loop.max_epochs = int(epochs)
     try:
-        steps = trainer.estimated_stepping_batches
+        steps = _scheduled_steps(trainer) or trainer.estimated_stepping_batches
     finally:
         trainer.fit_loop.max_epochs = known
     # Lightning has -1 for data without a length: pytorch_lightning/trainer/trainer.py:1779
     return float(steps) if steps >= 0 else math.inf
+
+
+def _scheduled_steps(trainer: Any) -> int | None:
+    """Where gradients are accumulated over ever other numbers of batches; else None.
+
+    Lightning's own number is by what the first epoch accumulates:
+    pytorch_lightning/trainer/trainer.py:1783.
+    """
+    schedules = [c for c in trainer.callbacks if hasattr(c, "get_accumulate_grad_batches")]
+    batches, epochs = trainer.num_training_batches, trainer.fit_loop.max_epochs
+    limit: int = trainer.max_steps
+    if not schedules or not math.isfinite(batches) or epochs in (None, -1):
+        return None
+    together = map(schedules[0].get_accumulate_grad_batches, range(epochs))
+    steps: int = sum(math.ceil(batches / count) for count in together)
+    return steps if limit == -1 else min(steps, limit)

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+)
 from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import CSVLogger
@@ -233,12 +237,19 @@ def test_several_optimizers_are_refused(tmp_path):
         fits.fit(tmp_path, _TwoOptimizers(), WeightNormPruning(None, gradual=Gradual(0.5)))
 
 
-def test_accumulated_gradients_count_as_one_step(tmp_path):
+@pytest.mark.parametrize("together", [[2, 2, 2, 2], [1, 1, 4, 4]], ids=["always", "scheduled"])
+def test_accumulated_gradients_count_as_one_step(tmp_path, together):
     callback, model = _made("EWN", Gradual(0.8, 0.25, 0.75, 1))
-    watch = _Watch()
-    _fit(tmp_path, model, callback, watch, accumulate_grad_batches=2)
-    for batch, gone in enumerate(watch.gone):  # sixteen steps
-        assert gone[0].sum() == round(_by_hand(batch // 2, 0.8, 4, 12, 1) * 20)
+    watch, scheduled = _Watch(), GradientAccumulationScheduler({0: together[0], 2: together[-1]})
+    if together[0] == together[-1]:
+        _fit(tmp_path, model, callback, watch, accumulate_grad_batches=together[0])
+    else:
+        _fit(tmp_path, model, callback, watch, scheduled)
+    steps = [step for count in together for step in [1 / count] * 8]
+    total = int(sum(steps))  # 16 or 20
+    for batch, gone in enumerate(watch.gone):
+        step = int(sum(steps[:batch]))
+        assert gone[0].sum() == round(_by_hand(step, 0.8, total // 4, 3 * total // 4, 1) * 20)
 
 
 def test_it_is_asked_for_on_the_command_line():
