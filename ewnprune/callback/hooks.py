@@ -129,7 +129,8 @@ class PruningHooks:
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Attach: before the optimizer, DDP and a checkpoint's weights."""
-        self.curves.reset()
+        if stage != "predict":  # which measures nothing
+            self.curves.reset()
         self.loss_levels.passed = []
         if stage != "fit":
             return  # checkpoints are plain, so evaluation needs nothing attached

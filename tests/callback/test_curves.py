@@ -22,6 +22,8 @@ def test_curve_every_n_epochs_and_at_the_end(tmp_path):
     assert sorted({p.epoch for p in callback.curve.points}) == [1, 3, 4]
     written = ewnprune.read_curve(f"{trainer.log_dir}/sparsity_curve.csv")
     assert written.points == callback.curve.points
+    trainer.predict(trainer.lightning_module, DataLoader(points(8).tensors[0], 8))
+    assert callback.curve.points == written.points  # to predict is to measure nothing
 
 
 @pytest.mark.parametrize("every", [None, 1])
