@@ -10,7 +10,12 @@ from ewnprune.callback.loggers import log_norms
 from ewnprune.callback.refusals import refuse_other_optimizers, refuse_unheld
 from ewnprune.model.layers import LayerPatterns, Selection, select_layers
 from ewnprune.model.sharding import is_sharded, whole
-from ewnprune.training.attach import attached_parametrizations, fold, reparametrize
+from ewnprune.training.attach import (
+    attached_parametrizations,
+    fold,
+    leave_frozen,
+    reparametrize,
+)
 from ewnprune.training.norms import neuron_norms, norm_statistics
 from ewnprune.training.parametrizations import EWN, SWN, NeuronParametrization
 from ewnprune.training.weight_space import mark_neurons, unmark
@@ -75,7 +80,7 @@ class Attachment:
         if self.parametrization is None:
             selection = pruned
         elif self.weight_space or present:
-            selection = select_layers(model, self.layers, self.exclude)
+            selection = leave_frozen(model, select_layers(model, self.layers, self.exclude))
         else:
             selection = reparametrize(model, self.parametrization, self.layers, self.exclude)
         if self.weight_space:

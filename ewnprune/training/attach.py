@@ -69,7 +69,7 @@ def reparametrize(
         selection = replace(selection, scales=find_scales(model, selection.chosen))
     if getattr(parametrization, "inputs", False):
         selection = replace(selection, gates=find_gates(model, selection.chosen))
-    selection = _leave_frozen(model, selection)
+    selection = leave_frozen(model, selection)
     owners = weight_owners(model)
     bound = {}
     for layer in selection.chosen:
@@ -170,8 +170,12 @@ def _parametrization_on(layer: nn.Module) -> nn.Module | None:
     return cast(parametrize.ParametrizationList, of_layer["weight"])[0]
 
 
-def _leave_frozen(model: nn.Module, selection: Selection) -> Selection:
+def leave_frozen(model: nn.Module, selection: Selection) -> Selection:
     """The same without frozen layers, which come to the other layers left.
+
+    Args:
+        model: the model that the layers were chosen from.
+        selection: the layers chosen.
 
     Raises:
         ValueError: all are.

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ewnprune import EWN, Finetune, WeightNormPruning
+from ewnprune.callback.attachment import Attachment
 
 
 class Net(pl.LightningModule):
@@ -48,3 +49,8 @@ def test_a_frozen_layer_is_told_and_stays(tmp_path, capsys, finetune):
     assert stays.sum() == (48 if finetune is None else 24)  # half of the neurons were pruned
     assert torch.equal(after[stays], before[stays])
     assert len(pruning.curve) == (2 if finetune is None else 4)
+
+
+def test_it_is_told_in_weight_space_too():
+    selection = Attachment(EWN(), True, None, None).attach(Net())
+    assert [*selection.chosen] == ["net.2"] and selection.left["net.0"] == "frozen"
