@@ -81,7 +81,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         whole.mkdir()
         yield whole
         for path in whole.iterdir():
-            with path.open("rb") as written:
+            with path.open("rb+") as written:
                 os.fsync(written.fileno())
         os.rename(whole, folder)
     finally:

@@ -96,7 +96,9 @@ def test_a_network_that_asserts_the_shape_of_its_inputs_is_a_part_that_takes_oth
     assert _network_of(Calling(Outer(Inner()).eval(), torch.zeros(4, 6))) == "net"
 
 
-def test_a_folder_beside_those_of_all_is_like_any_other(tmp_path):
+def test_a_folder_beside_those_of_all_is_like_any_other(tmp_path, monkeypatch):
+    # as Windows refuses it: what can only be read
+    monkeypatch.setattr(os, "fsync", lambda handle: os.write(handle, b""))
     os.chmod(tmp_path, 0o1777)
     (tmp_path / "plain").mkdir()
     with new_folder(tmp_path / "made") as folder:
