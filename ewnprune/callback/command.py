@@ -35,7 +35,7 @@ for _name in dir(ewnprune):
 _USUAL = ["lightning_modules.Classifier", "lightning_modules.MNISTDataModule"]
 
 
-def run(words: list[str], made_by: "type[_CommandLine] | None" = None) -> int:
+def run(words: list[str], made_by: "type[CommandLine] | None" = None) -> int:
     """Run ``fit``, ``validate``, ``test``, ``predict`` or ``sweep``, and return 0."""
     # news of Lightning's own house, which its users can do nothing about
     warnings.filterwarnings("ignore", r"(?s)\s*(By default only one|.*was deprecated in v4)")
@@ -47,7 +47,7 @@ def run(words: list[str], made_by: "type[_CommandLine] | None" = None) -> int:
     warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     interruption = Interruption()
-    command_line = _of_one_command(words, made_by or _CommandLine)
+    command_line = _of_one_command(words, made_by or CommandLine)
     strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
     try:
         command_line(
@@ -83,7 +83,7 @@ def run(words: list[str], made_by: "type[_CommandLine] | None" = None) -> int:
     return 0
 
 
-def _of_one_command(words: list[str], whole: "type[_CommandLine]") -> "type[_CommandLine]":
+def _of_one_command(words: list[str], whole: "type[CommandLine]") -> "type[CommandLine]":
     """With the parser of the command that is called alone: each takes a twentieth of a second."""
     known = whole.subcommands()
     if not words or words[0] not in known:  # --config comes before the command
@@ -106,7 +106,7 @@ def _with_values(words: list[str]) -> list[str]:
     ]
 
 
-class _CommandLine(LightningCLI):
+class CommandLine(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {**LightningCLI.subcommands(), "sweep": {"model", "datamodule"}}

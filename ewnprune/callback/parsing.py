@@ -11,7 +11,7 @@ def parsers_of_training() -> dict[str, LightningArgumentParser]:
     """The parser of ``fit`` and the others, by the command's name."""
     built: dict[str, LightningArgumentParser] = {}
 
-    class Parsers(command._CommandLine):
+    class Parsers(command.CommandLine):
         """Ends where the words would be parsed: nothing is made or run."""
 
         def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:

@@ -69,20 +69,21 @@ class AccuracyByClass(Metric):
         }
 
 
-def check_accuracy(trainer: Any, pl_module: Any, pruning: PruningHooks, loader: Any) -> None:
+def check_accuracy(
+    trainer: Any, pl_module: Any, pruning: PruningHooks, batches: TrainerBatches
+) -> None:
     """Measure a batch as at the end, when it would be too late to learn that there is no accuracy.
 
     Args:
         trainer: of the fit that begins.
         pl_module: its network.
         pruning: how it is pruned.
-        loader: validation data.
+        batches: one of the validation data.
 
     Raises:
         ValueError: there is none.
     """
     once = replace(pruning.measuring, scores=pruning.scores[:1], realize="mask")
-    batches = TrainerBatches(trainer, loader, 1)
     curve = measure(once, pruning.attachment, None, trainer, pl_module, batches, [0.0])
     try:
         curve.points[0].measure()

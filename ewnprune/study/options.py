@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ewnprune.callback.command import _CommandLine, run
+from ewnprune.callback.command import CommandLine, run
 from ewnprune.errors import UsageError, nearest
 from ewnprune.study.labels import Label
 from ewnprune.study.plan import Run
@@ -64,7 +64,7 @@ def _as_fit_reads(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options with all that ``fit`` has by default, as it prints them."""
     found: dict[str, Any] = {}
 
-    class Read(_CommandLine):
+    class Read(CommandLine):
         """Ends where the options are read: nothing is made or run."""
 
         def parse_arguments(self, parser: Any, args: Any) -> None:

@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_leaves
 from ewnprune.callback.checkpoint import read_checkpoint
 from ewnprune.callback.command import run
 from ewnprune.callback.hooks import PruningHooks
+from ewnprune.callback.validation import first_validation_batch
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.errors import exit_status
@@ -61,10 +62,9 @@ class Recorder(Callback):
         self._written = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loaders: Any = trainer.val_dataloaders
-        flat = tree_leaves(loaders) if loaders is not None else []
-        if flat and trainer.num_val_batches[0]:
-            check_accuracy(trainer, pl_module, _pruning(trainer), flat[0])
+        first = first_validation_batch(trainer)
+        if first is not None:
+            check_accuracy(trainer, pl_module, _pruning(trainer), first)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.is_global_zero and time.monotonic() > self._written + 1:
