@@ -107,6 +107,8 @@ def _with_values(words: list[str]) -> list[str]:
 
 
 class CommandLine(LightningCLI):
+    """Lightning's, with the callback and the defaults of this package."""
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {**LightningCLI.subcommands(), "sweep": {"model", "datamodule"}}

@@ -7,6 +7,8 @@ before it runs again: ``torch._dynamo.config.skip_nnmodule_hook_guards``.
 import torch
 from torch import nn
 
+from ewnprune.model.preserve import uncompiled
+
 
 def compiled_parts(model: nn.Module) -> list[str]:
     """Names of modules that are compiled, in whole or a method; "" is the model itself.
@@ -34,5 +36,5 @@ def _is_compiled(module: nn.Module) -> bool:
         own.get("_compiled_call_impl") is not None  # by Module.compile
         or ("_orig_mod" in module._modules and "dynamo_ctx" in own)  # by torch.compile
         # its methods, as Lightning compiles those of a module
-        or any(hasattr(value, "_torchdynamo_orig_callable") for value in own.values())
+        or any(uncompiled(value) is not value for value in own.values())
     )

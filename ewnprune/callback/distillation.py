@@ -158,6 +158,10 @@ class Distilling:
         """
         self._targets, self._rows = targets, rows.to(targets.device)
 
+    def expect_nothing(self) -> None:
+        """Forget what was expected, where the step did not come."""
+        self._targets = self._rows = None
+
     def let_go(self) -> None:
         """Leave the module as it was."""
         self._handle.remove()

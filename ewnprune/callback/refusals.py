@@ -95,7 +95,7 @@ def _refuse_early_decision(other: Any, trainer: Any) -> None:
         "_check_on_train_epoch_end": "check_on_train_epoch_end=True",
     }
     (own,) = [name for name in options if hasattr(other, name)] or [""]
-    if not own or not str(getattr(other, "monitor", "")).startswith("prune"):
+    if not own or not str(other.monitor).startswith(("prune/", "prune_finetuned/")):
         return
     at_the_end = getattr(other, own)
     if at_the_end is None:  # by how often the Trainer validates

@@ -40,16 +40,30 @@ class RelationsHooks:
             raise ValueError(f"every_n_steps={every_n_steps}: expected a number of steps >= 1")
         self.every_n_steps, self.layers, self.exclude = every_n_steps, layers, exclude
         self._path: Path | None = None
+        self._name = ""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Begin anew; a checkpoint that the fit goes on from comes later."""
+        self._name = ""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The name of the file."""
+        return {"file": self._name}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the file of the run that is resumed."""
+        self._name = state["file"]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Find the run's folder, which asks all processes."""
         folder, self._path = Path(trainer.log_dir or trainer.default_root_dir), None
         if trainer.is_global_zero and not trainer.fast_dev_run:
             folder.mkdir(parents=True, exist_ok=True)
-            # a run that goes on may have begun the file; another one of this folder has its own
-            goes_on = trainer.global_step > 0
+            # a run that goes on has begun its file; another one of this folder has its own
+            begun = folder / self._name
             (new,) = unused(folder, "relations", [".csv"])
-            self._path = folder / "relations.csv" if goes_on else new
+            self._path = begun if self._name and begun.exists() else new
+            self._name = self._path.name
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:

@@ -22,7 +22,6 @@ def validation_data(trainer: Any) -> tuple[Any, list[float]]:
     Args:
         trainer: the Trainer, in a fit.
     """
-    # not trainer.val_dataloaders, which may be those of a trainer.validate before
     loop = trainer.fit_loop.epoch_loop.val_loop
     if loop._combined_loader is None and trainer.enable_validation:
         stage = trainer.state.stage

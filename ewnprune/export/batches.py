@@ -53,7 +53,7 @@ class Batches:
         if self.first is not None:
             seed_draws(self.loader, self.seed)
         before, move, after = map(self._hook, _HOOKS)
-        trainer = _trainer(self.split) if before or move or after else None
+        trainer = self._trainer() if before or move or after else None
         for batch in islice(self.loader, self.first):
             with self._under(trainer):
                 batch = before(batch, 0) if before else batch
@@ -68,6 +68,26 @@ class Batches:
                 return getattr(owner, name)  # type: ignore[no-any-return]
         return None
 
+    def _trainer(self) -> Trainer:
+        """A Trainer that does what is done with such data, as far as hooks can see."""
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there is a GPU, which is not used
+            trainer = Trainer(
+                accelerator="cpu",
+                devices=1,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+        trainer.datamodule = self.data  # type: ignore[attr-defined]  # as its fit does
+        trainer.strategy.connect(self.model)
+        trainer.training = self.split == "train"
+        trainer.validating = self.split == "val"
+        trainer.testing = self.split == "test"
+        return trainer
+
     @contextmanager
     def _under(self, trainer: Trainer | None) -> Iterator[None]:
         """Hooks may ask the Trainer what it does: no images are distorted to validate on them."""
@@ -76,22 +96,3 @@ class Batches:
             yield
         finally:
             self.model.trainer = self.data.trainer = None  # without one `log` does nothing
-
-
-def _trainer(split: str) -> Trainer:
-    """A Trainer that does what is done with such data, as far as can be seen."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there is a GPU, which is not used
-        trainer = Trainer(
-            accelerator="cpu",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    trainer.training = split == "train"
-    trainer.validating = split == "val"
-    trainer.testing = split == "test"
-    return trainer

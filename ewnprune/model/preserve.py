@@ -114,9 +114,9 @@ def run_eagerly(model: nn.Module) -> None:
 
 def uncompiled(value: Any) -> Any:
     """The bound method that torch.compile made this function of; anything else as it is."""
-    if not isinstance(value, FunctionType):
+    if not (isinstance(value, FunctionType) and hasattr(value, "_torchdynamo_orig_callable")):
         return value
-    original = getattr(value, "_torchdynamo_orig_callable", value)
+    original = value._torchdynamo_orig_callable
     original = getattr(original, "__wrapped__", original)  # around torch's own there is one more
     return original if isinstance(original, MethodType) else value
 

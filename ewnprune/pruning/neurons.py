@@ -109,7 +109,6 @@ def _score(name: str, score: Score, neurons: Neurons, ndim: int) -> Tensor:
             f"score {name!r} gives one number per neuron for some layers and one per weight for "
             "others: expected the same for all"
         )
-    refuse_nan(neurons.layer, values)  # here: in a table of coupled layers NaN is no neuron
     return values.cpu() if values.device.type == "mps" else values  # which has no float64
 
 
@@ -124,6 +123,7 @@ def _unit_scores(
     rows = []
     for neurons, places in parts_of(network, group, facts):
         values = _score(name, score, neurons, 1).double().cpu()
+        refuse_nan(neurons.layer, values)  # in a table of coupled layers NaN is no neuron
         # a layer that makes queries, keys and values has three neurons for a channel
         parts = len(places.channel) // max(1, len(places.channel.unique()))
         for index, channel in zip(

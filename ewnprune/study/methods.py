@@ -201,8 +201,19 @@ def parse_methods(own: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
                 f"own method {name!r}: expected {sorted(known)}, with a list of scores; "
                 f"got {dict(options)}"
             )
+        mappings = {key: options[key] for key in ("fit", "candidates", "parts") if key in options}
+        inner = [v for key in ("candidates", "parts") for v in _values(mappings.get(key))]
+        if not all(isinstance(value, Mapping) for value in (*mappings.values(), *inner)):
+            raise UsageError(
+                f"own method {name!r}: expected fit as options by name, and candidates and parts "
+                f"as such options by name ({{}} for none); got {mappings}"
+            )
         found[name] = Method(**options)
     return found
+
+
+def _values(of: Any) -> list[Any]:
+    return list(of.values()) if isinstance(of, Mapping) else []
 
 
 def parse_seeds(seeds: str | int | list[int]) -> list[int]:

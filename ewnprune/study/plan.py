@@ -117,7 +117,7 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, value in options.items():
-        for part in reversed(name.split(".")):
+        for part in reversed(str(name).split(".")):
             value = {part: value}
         found = merge(found, value)
     return found

@@ -85,6 +85,7 @@ SPARSE = "prune/val/acc@0.9"
         (EarlyStopping(SPARSE, check_on_train_epoch_end=False), {}, "check_on_train_epoch_end"),
         (ModelCheckpoint(monitor=SPARSE), {}, None),
         (EarlyStopping(SPARSE), {}, None),
+        (EarlyStopping("pruned_loss"), {"val_check_interval": 0.5}, None),
         (ModelCheckpoint(monitor="val_loss"), {"check_val_every_n_epoch": 2}, None),
         (
             ModelCheckpoint(monitor=SPARSE, save_on_train_epoch_end=True),

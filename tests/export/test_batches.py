@@ -24,7 +24,9 @@ class Scales(Net):
 
     def on_after_batch_transfer(self, batch, dataloader_idx):
         x, y = batch
-        return (x if self.trainer.training else (x + 3) * 10), y
+        assert self.trainer.lightning_module is self
+        scale = self.trainer.datamodule.scale
+        return (x if self.trainer.training else (x + 3) * scale), y
 
 
 class Shifts(Points):
@@ -47,6 +49,7 @@ class Several(Points):
 @pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer` in `LightningMod")
 def test_accuracy_is_that_of_the_run_where_the_model_changes_its_batches(tmp_path):
     model, data, pruning = Scales(), Points(), WeightNormPruning(None, (0, 0.5), ("norm",))
+    data.scale = 10
     trainer = make_trainer(tmp_path, pruning)
     trainer.validate(model, datamodule=data, verbose=False)
     trained = Trained(model.eval(), data, pruning, Path("config"), Path("ckpt"), 1, 1, 0, {})
@@ -55,7 +58,7 @@ def test_accuracy_is_that_of_the_run_where_the_model_changes_its_batches(tmp_pat
     assert found["before"] == pruning.curve.points[0].accuracy
     (x, _), *_ = batches
     (plain, _), *_ = data.val_dataloader()
-    assert torch.equal(x, (plain + 3) * 10)
+    assert torch.equal(x, (plain + 3) * data.scale)
     (x, _), *_ = Batches.of(data, model, "train")
     assert torch.equal(x, plain)
     with pytest.raises(RuntimeError, match="not attached"):  # once the batches are there

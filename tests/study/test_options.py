@@ -7,7 +7,7 @@ import pytest
 from ewnprune.cli import main
 from ewnprune.errors import UsageError
 from ewnprune.study import command, options
-from ewnprune.study.methods import find_methods, parse_seeds
+from ewnprune.study.methods import find_methods, parse_methods, parse_seeds
 from ewnprune.study.plan import Run
 from ewnprune.study.progress import watch
 from ewnprune.study.run import FINISHED
@@ -53,6 +53,14 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     out, err = capsys.readouterr()
     assert said in err and err.count("\n") == 1, err
     assert not out and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "fields", [{"candidates": {"a": None}}, {"candidates": ["a"]}, {"parts": 3}, {"fit": "x"}]
+)
+def test_methods_without_options_by_name_are_refused(fields):
+    with pytest.raises(UsageError, match="own method 'mine': expected fit as options by name"):
+        parse_methods({"mine": fields})
 
 
 @pytest.mark.parametrize("wrong", [None, 1.5, [["none"]]])

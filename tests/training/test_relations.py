@@ -77,18 +77,26 @@ def test_layers_under_others_parametrizations_are_refused(attach):
 
 
 def test_a_run_that_goes_on_appends_and_another_has_a_file_of_its_own(tmp_path):
-    callback, path = AsymptoticRelations(), tmp_path / "relations.csv"
-    trainer = SimpleNamespace(
-        log_dir=tmp_path, is_global_zero=True, fast_dev_run=False, global_step=0
-    )
-    for step, expected in ((0, path), (7, path), (0, tmp_path / "relations_1.csv")):
-        trainer.global_step = step
+    callback = AsymptoticRelations()
+    trainer = SimpleNamespace(log_dir=tmp_path, is_global_zero=True, fast_dev_run=False)
+
+    def begin(resumed=None):
+        callback.setup(trainer, None, "fit")
+        if resumed is not None:
+            callback.load_state_dict(resumed)
         callback.on_train_start(trainer, None)
-        assert callback._path == expected
-        path.touch()
+        if callback._path is not None:
+            callback._path.touch()
+        return callback._path and callback._path.name, callback.state_dict()
+
+    first, of_first = begin()
+    second, of_second = begin()
+    assert (first, second) == ("relations.csv", "relations_1.csv")
+    assert begin(of_first)[0] == first
+    assert begin(of_second)[0] == second
+    assert begin()[0] == "relations_2.csv"
     trainer.fast_dev_run = True
-    callback.on_train_start(trainer, None)
-    assert callback._path is None
+    assert begin()[0] is None
 
 
 @pytest.mark.filterwarnings("ignore:.*no `val_dataloader`")
