@@ -46,9 +46,11 @@ def _scheduled_steps(trainer: Any) -> int | None:
     pytorch_lightning/trainer/trainer.py:1783.
     """
     schedules = [c for c in trainer.callbacks if hasattr(c, "get_accumulate_grad_batches")]
+    if not schedules:
+        return None
     batches, epochs = trainer.num_training_batches, trainer.fit_loop.max_epochs
     limit: int = trainer.max_steps
-    if not schedules or not math.isfinite(batches) or epochs in (None, -1):
+    if not math.isfinite(batches) or epochs in (None, -1):
         return None
     together = map(schedules[0].get_accumulate_grad_batches, range(epochs))
     steps: int = sum(math.ceil(batches / count) for count in together)
