@@ -107,7 +107,7 @@ def _with_values(words: list[str]) -> list[str]:
 
 
 class CommandLine(LightningCLI):
-    """Lightning's, with the callback and the defaults of this package."""
+    """LightningCLI with the callback built in, and ``sweep`` among its commands."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -7,6 +7,7 @@ from shlex import quote
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 _OURS = ("config.yaml", "hparams.yaml", "metrics.csv")  # what is written before the first step
 
@@ -17,14 +18,15 @@ class Interruption(Callback):
     def __init__(self) -> None:
         self._asked = self._at_batch_end = False
         self._trainer: Trainer | None = None
+        self._folder: Path | None = None
         self._missing: list[Path] = []
         self._present: set[Path] = set()
 
     def remember(self, trainer: Trainer) -> None:
         """Note what is there already, before Lightning makes folders and files."""
-        logger = trainer.logger
-        found = getattr(logger, "log_dir", None) or getattr(logger, "save_dir", None)
-        folder = Path(found or trainer.default_root_dir)
+        folder = self._folder = _own_log_dir(trainer)
+        if folder is None:
+            return
         self._missing = [path for path in (folder, *folder.parents) if not path.exists()]
         self._present = {path for path in (folder / name for name in _OURS) if path.exists()}
 
@@ -37,8 +39,11 @@ class Interruption(Callback):
         self._asked = True
         signal.signal(signal.SIGINT, self._previous)
 
-    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
-        if self._asked:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        asked = self._asked
+        if trainer.world_size > 1:  # a signal reaches them in different batches, or one of them
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
             self._at_batch_end = True
             raise KeyboardInterrupt
 
@@ -49,16 +54,19 @@ class Interruption(Callback):
         if not isinstance(exception, KeyboardInterrupt) or trainer.state.fn != "fit":
             return
         checkpoint = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if self._at_batch_end and trainer.log_dir is not None:
-            checkpoint = str(Path(trainer.log_dir) / "checkpoints" / "interrupted.ckpt")
-            trainer.save_checkpoint(checkpoint)
-        if not checkpoint or trainer.log_dir is None:
+        if self._at_batch_end:  # and so do all processes, which the folder and the file ask for
+            folder = trainer.log_dir
+            if folder is not None:
+                checkpoint = str(Path(folder) / "checkpoints" / "interrupted.ckpt")
+                trainer.save_checkpoint(checkpoint)
+        if not trainer.is_global_zero:
+            return
+        if not checkpoint or self._folder is None:
             print("ewnprune: stopped before there was anything to go on from")
             return
-        config = quote(str(Path(trainer.log_dir) / "config.yaml"))
         print(
             f"ewnprune: stopped in epoch {trainer.current_epoch}; go on with\n  ewnprune fit "
-            f"--config {config} --ckpt_path {quote(checkpoint)}",
+            f"--config {quote(str(self._folder / 'config.yaml'))} --ckpt_path {quote(checkpoint)}",
             flush=True,
         )
 
@@ -68,10 +76,11 @@ class Interruption(Callback):
 
     def remove_stillborn(self) -> None:
         """Remove what a run that failed before its first step has written, if all of it is ours."""
-        trainer = self._trainer
-        if trainer is None or trainer.log_dir is None or trainer.global_step > 0:
+        trainer, folder = self._trainer, self._folder
+        if trainer is None or folder is None or trainer.global_step > 0:
             return
-        folder = Path(trainer.log_dir)
+        if not trainer.is_global_zero:  # which alone has written
+            return
         # without a logger it is the user's own folder
         found = folder.rglob("*") if trainer.loggers else folder.glob("config.yaml")
         files = [path for path in found if path.is_file()]
@@ -82,3 +91,13 @@ class Interruption(Callback):
         for new in self._missing:
             if new.is_dir() and not any(new.iterdir()):
                 new.rmdir()
+
+
+def _own_log_dir(trainer: Trainer) -> Path | None:
+    """``trainer.log_dir`` as this process has it: that asks all, and others may be gone by then."""
+    logger = trainer.logger
+    if logger is None:
+        return Path(trainer.default_root_dir)
+    of_run = isinstance(logger, CSVLogger | TensorBoardLogger)
+    found = logger.log_dir if of_run else logger.save_dir
+    return None if found is None else Path(found)

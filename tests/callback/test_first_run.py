@@ -1,8 +1,6 @@
 """`ewnprune fit` with no options: which settings it has, what is drawn beside, how it ends."""
 
-import shlex
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -10,7 +8,6 @@ import yaml
 from ewnprune import Curve, CurvePoint, read_curve
 from ewnprune.callback.closing import closing_lines
 from ewnprune.callback.first_run import with_first_run
-from ewnprune.callback.interruption import Interruption
 from ewnprune.callback.sweeping import SweepingTrainer
 from ewnprune.cli import main
 from ewnprune.configs import shipped_config
@@ -136,15 +133,3 @@ def test_the_last_lines_say_what_can_go_and_what_to_type(tmp_path, monkeypatch):
     assert closing_lines(Path("elsewhere"), None, "", compares=False) == ""
     losses = Curve((CurvePoint(sparsity=0.0, loss=1.0, split="val"),))
     assert "within" not in closing_lines(folder, losses, str(path), compares=False)
-
-
-def test_the_line_to_go_on_with_can_be_typed(tmp_path, capsys):
-    folder = tmp_path / "of mine"
-    trainer = SimpleNamespace(
-        state=SimpleNamespace(fn="fit"), log_dir=str(folder), current_epoch=2,
-        checkpoint_callback=SimpleNamespace(best_model_path=str(folder / "a.ckpt")),
-    )  # fmt: skip
-    Interruption().on_exception(trainer, None, KeyboardInterrupt())
-    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
-    config, checkpoint = str(folder / "config.yaml"), str(folder / "a.ckpt")
-    assert words == ["ewnprune", "fit", "--config", config, "--ckpt_path", checkpoint]
