@@ -37,8 +37,12 @@ def with_config_paths(words: list[str]) -> list[str]:
     return found
 
 
-def config_path(name: str) -> str:
+def config_path(name: str, option: str = "--config") -> str:
     """The path of a config: a file of that name, or the shipped one.
+
+    Args:
+        name: what the user gave.
+        option: by which, for errors.
 
     Raises:
         FileNotFoundError: there is neither.
@@ -49,11 +53,11 @@ def config_path(name: str) -> str:
     if not path.is_file():
         meant = nearest(name, shipped_configs()) or ", and"
         raise FileNotFoundError(
-            f"--config {name}: there is no such file{meant} the shipped ones are "
+            f"{option} {name}: there is no such file{meant} the shipped ones are "
             f"{', '.join(shipped_configs())}"
         )
     try:
         yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config {name}: this is no YAML file: {error}") from error
+        raise ValueError(f"{option} {name}: this is no YAML file: {error}") from error
     return str(path)

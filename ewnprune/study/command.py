@@ -13,7 +13,6 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ewnprune.columns import fill
-from ewnprune.configs import config_path
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.errors import UsageError
@@ -31,10 +30,9 @@ from ewnprune.study.ray_engine import import_ray, run_on_ray
 from ewnprune.study.recorded import SETTINGS
 from ewnprune.study.refusals import refuse_scores
 from ewnprune.study.run import CONFIG, FINISHED
+from ewnprune.study.settings import STUDY, joined, load_fit_config
 from ewnprune.study.tables import write_tables
 from ewnprune.study.text import format_study
-
-_STUDY = "study.yaml"
 
 
 def compare(
@@ -98,16 +96,16 @@ def compare(
     defined = parse_methods(own or {})
     wanted = find_methods(methods, defined)
     refuse_scores(fit or {}, vary or {}, own or {})
-    base = merge(_load_fit_config(fit_config), nested(fit or {}))
+    base = merge(load_fit_config(fit_config), nested(fit or {}))
     asked: dict[str, Any] = {"fit": base, "vary": vary or {}, "own": own or {}}
     asked |= {"reference": reference, "methods": list(wanted)}
-    settings = _joined(folder, json.loads(json.dumps(asked)))
+    settings = joined(folder, json.loads(json.dumps(asked)))
     defined = parse_methods(settings["own"])
     runs = expand(folder / "runs", wanted, parse_seeds(seeds), base, vary or {}, defined)
     check_options([run for run in runs if not (run.folder / FINISHED).is_file()], defined)
     loggers = configured_loggers(base)  # or an error, now
     with _alone(folder):
-        write_text(folder / _STUDY, yaml.safe_dump(settings, sort_keys=False))
+        write_text(folder / STUDY, yaml.safe_dump(settings, sort_keys=False))
         todo = _prepare(runs)
         print(f"ewnprune: {len(runs)} runs, {len(runs) - len(todo)} of them finished: {folder}")
         known = find_methods(settings["methods"], defined)
@@ -209,34 +207,6 @@ def _prepare(runs: list[Run]) -> list[Run]:
     return todo
 
 
-def _joined(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The study's settings, with those of the study that lies in the folder already."""
-    path = folder / _STUDY
-    if path.is_file():
-        known = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for key in ("fit", "vary"):
-            if known[key] != settings[key]:
-                raise ValueError(
-                    f"{folder} holds a study with {key} = {known[key]}, and this one has "
-                    f"{settings[key]}: give another --folder, or the same settings"
-                )
-        for name, method in known["own"].items():
-            if settings["own"].setdefault(name, method) != method:
-                raise ValueError(
-                    f"{folder} holds a study with another method {name!r}: give it another name"
-                )
-        settings["methods"] = list(dict.fromkeys([*known["methods"], *settings["methods"]]))
-        settings["reference"] = settings["reference"] or known["reference"]
-    methods = settings["methods"]
-    settings["reference"] = settings["reference"] or ("none" if "none" in methods else methods[0])
-    if settings["reference"] not in methods:
-        raise UsageError(
-            f"--reference {settings['reference']}: expected one of the study's methods, "
-            f"{', '.join(methods)}"
-        )
-    return settings
-
-
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keep a second command out of the folder: two processes would train one run."""
@@ -246,12 +216,6 @@ def _alone(folder: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise RuntimeError(f"{folder}: another ewnprune compare is at work in it") from error
-
-
-def _load_fit_config(name: str | None) -> dict[str, Any]:
-    if name is None:
-        return {}
-    return yaml.safe_load(Path(config_path(name)).read_text(encoding="utf-8")) or {}
 
 
 def _last_line(folder: Path) -> str:

@@ -6,7 +6,6 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import yaml
 
 from ewnprune import __version__
 from ewnprune.cli import main
@@ -14,7 +13,7 @@ from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import write_curve
 from ewnprune.curve.points import CurvePoint
 from ewnprune.study import command
-from ewnprune.study.command import _alone, _joined, collect, compare
+from ewnprune.study.command import _alone, collect, compare
 from ewnprune.study.labels import Label
 from ewnprune.study.methods import (
     METHODS,
@@ -103,23 +102,6 @@ def test_values_in_brackets_are_no_candidates():
     assert runs[-1].config["model"]["init_args"]["hidden"] == [32, 8]
 
 
-def test_a_study_that_grows_keeps_its_reference_and_methods(tmp_path):
-    def settings(methods, reference=None, own=None):
-        asked = {"fit": {}, "vary": {}, "own": own or {}, "reference": reference}
-        return _joined(tmp_path, asked | {"methods": methods})
-
-    assert settings(["swn", "ewn"])["reference"] == "swn"
-    first = settings(["swn", "none"], own={"mine": {"scores": ["norm"]}})
-    assert first["reference"] == "none"
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(first))
-    grown = settings(["ewn"])
-    assert (grown["methods"], grown["reference"]) == (["swn", "none", "ewn"], "none")
-    assert grown["own"] == first["own"]
-    assert settings(["ewn"], "ewn")["reference"] == "ewn"
-    with pytest.raises(ValueError, match="another method 'mine'"):
-        settings(["mine"], own={"mine": {"scores": ["random"]}})
-
-
 def test_one_study_at_a_time(tmp_path):
     with (
         _alone(tmp_path),
@@ -172,7 +154,7 @@ def test_collecting_names_points_after_the_method_asked_for(tmp_path):
         (["--methods=none,foo"], "unknown method 'foo'"),
         (["--methods=none,none"], "each method once"),
         (["--seeds=a"], "--seeds a: expected numbers"),
-        (["--fit_config=nope.yaml"], "no such file"),
+        (["--fit_config=nope.yaml"], "error: --fit_config nope.yaml: there is no such file"),
         (["--own", '{"x": {"fitt": {}}}', "--methods=x"], "own method 'x'"),
         (["--reference=dense"], "--reference dense: expected one of the study's methods, none"),
         (["--address=auto"], "expected --engine ray with it"),
