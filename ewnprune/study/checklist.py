@@ -165,11 +165,11 @@ def _untouched(curve: Curve, mend: str) -> Item:
 
 def _timed(curve: Curve, names: Sequence[str], mend: str) -> Item:
     weights = {Label.parse(p.method).method for p in curve if p.unit == "weights"}
-    neurons = [point for point in curve if point.unit == "neurons"]
-    timed = [point for point in neurons if "latency_ms" in point.metrics]
-    met = bool(timed) and len(timed) == len(neurons)
+    smaller = [point for point in curve if point.unit != "weights"]
+    timed = [point for point in smaller if "latency_ms" in point.metrics]
+    met = bool(timed) and len(timed) == len(smaller)
     note = (
-        f"of {len(timed)} of {len(neurons)} points"
+        f"of {len(timed)} of {len(smaller)} points"
         if timed
         else "not measured: MACs are theoretical"
     )

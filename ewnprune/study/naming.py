@@ -26,9 +26,16 @@ def styles(study: "Study") -> dict[str, dict[str, Any]]:
 def what_goes(study: "Study") -> str:
     """What the levels are fractions of, where neurons or costs go."""
     of = study.curve.points[0].level_of
-    if of == "units":
-        return "inputs" if study.curve.points[0].unit == "inputs" else "neurons"
-    return of.replace("macs", "MACs")
+    return unit_that_goes(study) if of == "units" else of.replace("macs", "MACs")
+
+
+def unit_that_goes(study: "Study") -> str:
+    """What a network loses that gets smaller: neurons, or inputs where no method removes neurons.
+
+    Fractions of the one are not compared with fractions of the other.
+    """
+    units = {point.unit for point in study.curve}
+    return "inputs" if "inputs" in units and "neurons" not in units else "neurons"
 
 
 def levels_of(study: "Study") -> list[float]:

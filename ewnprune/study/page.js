@@ -56,8 +56,7 @@ function show() {
   fill();
   moveLines();
   const row = rowOf(taken.value);
-  const why = row && row.unit !== "neurons" ? "single weights are masked, and no network is smaller for it" :
-    row ? "no checkpoint of it lies in the study's folder" : "it was not measured at this level";
+  const why = row ? row.why : "it was not measured at this level";
   command.textContent = row && row.command ? row.command : `Nothing to export: ${why}.`;
   document.getElementById("copy-command").disabled = !(row && row.command);
 }

@@ -25,7 +25,7 @@ from ewnprune.study.markdown import as_markdown
 from ewnprune.study.naming import levels_of, styles
 from ewnprune.study.sections import TABLES, winner_table
 from ewnprune.study.tables import level_rows, write_tables
-from ewnprune.study.taking import export_commands
+from ewnprune.study.taking import export_commands, why_not
 
 _XML = '<?xml version="1.0" encoding="utf-8" standalone="no"?>\n'
 
@@ -124,7 +124,9 @@ def _html(found: Evidence, shared: dict[str, Any]) -> str:
     levels = levels_of(found.study)
     commands = export_commands(found)
     rows = [
-        _finite(row) | {"command": commands.get(row["method"], {}).get(row["sparsity"], "")}
+        _finite(row)
+        | {"command": commands.get(row["method"], {}).get(row["sparsity"], "")}
+        | {"why": "" if row["method"] in commands else why_not(found, row["method"])}
         for row in level_rows(found.study)
     ]
     style, script = (_source(name) for name in ("page.css", "page.js"))

@@ -79,6 +79,13 @@ def winner_table(found: "Evidence") -> Table:
         "mean over seeds, with its bootstrap interval of 95 %. What these seeds do not tell from "
         f"the winner is named ({how} test over pairs of one seed, corrected by Holm)."
     )
+    if not rows:
+        whole = any(summary.within for summary in found.study.summaries)
+        text = (
+            "Nobody: single weights are masked, and no network is smaller for it."
+            if whole
+            else "Nobody: networks were not measured whole, at level 0, which losses are against."
+        )
     columns = ("loss", "winner", "removed, %", "accuracy before, %", "not told from it")
     return Table("winners", "The winner at your loss", text, columns, rows)
 

@@ -1,4 +1,4 @@
-"""The command that exports a point of a report: which run of a method, at which level."""
+"""The command that exports a point of a report, or why there is none."""
 
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ def export_commands(found: "Evidence") -> dict[str, dict[float, str]]:
         runs = {
             r.seed: r for r in found.runs_of(method) if r.part is None and r.checkpoint.is_file()
         }
-        if units != {"neurons"} or not runs:
+        if "weights" in units or not runs:
             continue
         val = found.points.where(method=label, score=score, split="val")
         for level in sorted({point.sparsity for point in of_method}):
@@ -31,8 +31,21 @@ def export_commands(found: "Evidence") -> dict[str, dict[float, str]]:
             seed = max(runs, key=lambda s: (values.get(s, -1.0), -s))
             run = quote(str(runs[seed].checkpoint))
             words = f"ewnprune export {run} {_size(of_method, level)} --score {quote(score)}"
+            words += " --inputs true" if "inputs" in units else ""
             commands.setdefault(method, {})[level] = words
     return commands
+
+
+def why_not(found: "Evidence", method: str) -> str:
+    """Why a method has no command, where it has none."""
+    if any(point.unit == "weights" for point in found.study.curve.where(method=method)):
+        return "single weights are masked, and no network is smaller for it"
+    if any(run.part is not None and run.checkpoint.is_file() for run in found.runs_of(method)):
+        return (
+            "each of its networks was trained as small as it is, and lies in the folder of its run "
+            "as checkpoints/final.ckpt"
+        )
+    return "no checkpoint of it lies in the study's folder"
 
 
 def _size(curve: Curve, level: float) -> str:

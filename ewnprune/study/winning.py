@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ewnprune.study.estimates import Estimate, bootstrap_estimate, holm, sign_flip_p
 from ewnprune.study.labels import Label
+from ewnprune.study.naming import unit_that_goes
 from ewnprune.study.statistics import WITHIN, Summary
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Winner:
-    """The method of which most neurons can go at one loss.
+    """The method of which most neurons, or inputs, can go at one loss.
 
     Attributes:
         settings: that the study varies; empty where it varies none.
@@ -37,13 +38,16 @@ class Winner:
 def winners(study: "Study") -> list[Winner]:
     """The winner at each loss, among methods that remove neurons, for each of the settings.
 
+    In a study of inputs, among those that remove inputs; single weights make no network smaller.
+
     Methods are compared over the seeds that all have; each over its own where there are none. One
     is told from the winner where it is worse in pairs of one seed, and the permutation test over
     these, corrected over the methods by Holm, gives 5 % or less.
     """
     units = {point.method: point.unit for point in study.curve}
+    unit = unit_that_goes(study)
     found = []
-    able = [s for s in study.summaries if s.within and units[s.method] == "neurons"]
+    able = [s for s in study.summaries if s.within and units[s.method] == unit]
     for settings in dict.fromkeys(Label.parse(summary.method).settings for summary in able):
         compared = [s for s in able if Label.parse(s.method).settings == settings]
         found += [_winner(settings, points, compared) for points in WITHIN]

@@ -173,6 +173,8 @@ def _fits_and_is_told(browser, study):
                 cell => cell.checkVisibility()
                 && cell.getBoundingClientRect().right > innerWidth + 1).length"""
             assert browser.execute_script(cut) == 0
+            high = "return getComputedStyle(document.getElementById('methods')).maxHeight"
+            assert browser.execute_script(high) == "88px"  # however many there are
             colors.add(browser.execute_script("return getComputedStyle(document.body).color"))
     assert len(colors) == 2
     charts = browser.find_elements(By.CSS_SELECTOR, "figure svg")
@@ -185,4 +187,5 @@ def _fits_and_is_told(browser, study):
     for color in COLORS.values():
         assert f'[color="{color}"]' in style.rpartition("prefers-color-scheme: dark")[2]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert browser.execute_script(high) == "none"
     assert not browser.find_element(By.ID, "level").is_displayed()
