@@ -1,5 +1,6 @@
 """The configs that come with the package, by name."""
 
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,13 +28,19 @@ def shipped_config(name: str) -> Path:
 
 
 def with_config_paths(words: list[str]) -> list[str]:
-    """Replace the name of a shipped config by its path; a file of that name comes first."""
+    """Replace the name of a shipped config by its path; a file of that name comes first.
+
+    Raises:
+        FileNotFoundError: there is neither.
+        ValueError: it is no YAML file.
+    """
     found = list(words)
     for i, word in enumerate(words):
-        if word.startswith("--config="):
-            found[i] = f"--config={config_path(word.removeprefix('--config='))}"
+        given = re.fullmatch(r"(--config=|-c=?)(.+)", word)
+        if given:
+            found[i] = given[1] + config_path(given[2], given[1].rstrip("="))
         elif word in ("--config", "-c") and words[i + 1 : i + 2] and words[i + 1][:1] != "-":
-            found[i + 1] = config_path(words[i + 1])
+            found[i + 1] = config_path(words[i + 1], word)
     return found
 
 

@@ -12,7 +12,7 @@ from ewnprune.curve.files import read_curve
 
 _CONFIG = shipped_config("first_run.yaml")
 _PLAIN = shipped_config("first_run_plain.csv")
-_SAYS_WHAT = re.compile(r"(-c|--(config|model|data|prune))([.=+]|$)")
+_SAYS_WHAT = re.compile(r"-c|--(config|model|data|prune)([.=+]|$)")  # -cFILE too
 # the Trainer's options that change nothing of what is trained; callbacks are what differs
 _ELSEWHERE = (
     *("callbacks", "logger", "default_root_dir", "accelerator", "devices"),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ewnprune.configs import shipped_config
+from ewnprune.errors import UsageError
 
 _OF_THE_MODEL = ("layers", "exclude", "batch", "forward")
 
@@ -14,10 +15,16 @@ def with_recipe(words: Sequence[str], command: str, recipe: str) -> list[str]:
     >>> words = with_recipe(["fit", "--config", "mine.yaml"], "fit", "prunable")
     >>> words[0], words[1], words[3:]
     ('fit', '--config', ['--config', 'mine.yaml'])
+
+    Raises:
+        UsageError: a config comes before the command, and nothing can be laid below that.
     """
-    place = [*words].index(command) + 1
-    below = ["--config", str(shipped_config(f"{recipe}.yaml"))]
-    return [*words[:place], *below, *words[place:]]
+    if words[0] != command:
+        raise UsageError(
+            f"prune.recipe {recipe} goes with no config of several commands: expected the options "
+            f"of {command} in a file of their own, as in ewnprune {command} --config FILE"
+        )
+    return [command, "--config", str(shipped_config(f"{recipe}.yaml")), *words[1:]]
 
 
 def put_first(config: Any, its_own: Sequence[Any]) -> None:

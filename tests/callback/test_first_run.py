@@ -24,6 +24,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
         ("fit --trainer.max_epochs 9 --seed_everything=3 --trainer.callbacks+=Timer", True),
         ("fit --config mine.yaml", False),
         ("fit -c mine.yaml", False),
+        ("fit -cmine.yaml", False),
         ("fit --model my.Model", False),
         ("fit --model.network.hidden=[40]", False),
         ("fit --data=my.Data", False),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ewnprune.cli import main
+from ewnprune.configs import shipped_config, with_config_paths
 from ewnprune.errors import exit_status
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -107,6 +108,23 @@ def _raise(error):
 def test_what_is_no_option_is_told_as_it_is(error, capsys):
     assert exit_status(partial(_raise, error)) == 1
     assert capsys.readouterr().err == f"ewnprune: error: {error}\n"
+
+
+@pytest.mark.parametrize("form", ["--config {}", "--config={}", "-c {}", "-c{}", "-c={}"])
+def test_a_shipped_config_is_found_by_name_however_it_is_given(form, capsys):
+    name = "mnist_mlp_swn.yaml"
+    found = with_config_paths(["fit", *form.format(name).split(), "--seed_everything=3"])
+    assert found == ["fit", *form.format(shipped_config(name)).split(), "--seed_everything=3"]
+    option = form.removesuffix("{}").rstrip(" =")
+    err = _fails(capsys, "fit", *form.format("mnist_mlp_sw.yaml").split(), status=1)
+    assert f"error: {option} mnist_mlp_sw.yaml: there is no such file: did you mean {name}?" in err
+
+
+@pytest.mark.parametrize("command", [[], ["fit"]])
+def test_a_recipe_in_a_config_of_several_commands_is_refused(command, capsys):
+    Path("whole.yaml").write_text("fit: {prune: {recipe: prunable}}")
+    err = _fails(capsys, "--config=whole.yaml", *command, status=2)
+    assert "expected the options of fit in a file of their own" in err
 
 
 _DRY = ["--trainer.fast_dev_run=1", "--trainer.accelerator=cpu", "--prune.sparsities=[0,0.5]"]
