@@ -79,5 +79,13 @@ def test_the_oldest_versions_tested_are_the_lower_bounds():
         assert f"{tested[name]}.0.0".startswith(f"{bound}."), name
 
 
+def test_the_source_archive_has_what_its_tests_read():
+    tool = tomllib.loads(_read("pyproject.toml"))["tool"]
+    included = {*tool["hatch"]["build"]["targets"]["sdist"]["include"], "pyproject.toml"}
+    read = re.findall(r'_read\("([\w.-]+)', Path(__file__).read_text(encoding="utf-8"))
+    assert ".ci" in read
+    assert {*read} <= included
+
+
 def _read(path: str) -> str:
     return (ROOT / path).read_text(encoding="utf-8")
