@@ -106,7 +106,7 @@ def configs(parsers: dict[str, Any]) -> str:
         "# Configs",
         "A config is YAML for `ewnprune fit --config FILE`, or for `ewnprune compare`.",
     ]
-    page += ["## Every key of fit", "With its default, as `ewnprune fit --print_config` prints it:"]
+    page += ["## Every key of fit", "With its default:"]
     page.append(f"```yaml\n{_printed(parsers['fit'])}```")
     page += ["What they mean, with [sub-keys of classes](api.md):", _keys(parsers["fit"])]
     page += [

@@ -128,7 +128,7 @@ def _seeded(config: dict[str, Any], seed: int) -> dict[str, Any]:
     config = {**config, "seed_everything": seed}
     data = config.get("data", {})
     if data is None:
-        return config  # the model has its own
+        return config  # `fit` refuses it in a line of its own
     data = merge({"class_path": _DATA}, {"class_path": data} if isinstance(data, str) else data)
     module, _, name = data["class_path"].rpartition(".")
     found = getattr(importlib.import_module(module or "lightning_modules"), name, None)

@@ -33,6 +33,7 @@ from ewnprune.study.run import FINISHED
         ("--methods=mine --own '{mine: {trains: none, scores: [taylor]}}'", "score 'taylor' goes"),
         ("--methods=mine --own '{mine: {trains: nonne}}'", "no method 'nonne': did you mean none?"),
         ("--methods=none,dense --fit.prune.level_of=macs", "dense has networks without a fraction"),
+        ("--fit.data=null", "the option --data is required"),
         ("--fit.trainer.devices=2", "trainer.devices=2: a run of a study is one process on one"),
         (
             "--vary '{trainer.devices: [1, \"0,1\"]}'",

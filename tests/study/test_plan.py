@@ -50,7 +50,7 @@ def test_arguments_of_the_data_vary_without_their_class(base, name, key):
     assert data["init_args"] == {"batch_size": 64, "seed": 3, **rest}
 
 
-def test_data_without_a_seed_or_of_the_model_stay_as_they_are():
+def test_data_without_a_seed_or_none_at_all_stay_as_they_are():
     assert _run({"data": "toys.data.Points"}).config["data"] == "toys.data.Points"
     assert _run({"data": None}).config["data"] is None
 
