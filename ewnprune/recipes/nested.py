@@ -201,8 +201,7 @@ class NestedTraining(Callback):
                 size = num_inputs(layer) if place == "input" else group.size
                 trailing = [1] * spatial_dims(layer)
                 table = torch.stack([places.keep(size, row).view(-1, *trailing) for row in rows])
-                weight = layer.weight
-                mask = table[draws].to(weight.device, weight.dtype)
+                mask = table[draws].to(layer.weight)
                 known = masks.get((place, name))
                 masks[place, name] = mask if known is None else known * mask
         return masks
