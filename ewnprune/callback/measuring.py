@@ -9,6 +9,7 @@ from torchmetrics import Metric, MetricCollection
 
 from ewnprune.callback.batches import TrainerBatches, global_seed, training_batches
 from ewnprune.callback.holding import pruning_masks
+from ewnprune.callback.weights import with_buffers_of_one
 from ewnprune.curve.built import check_realize
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.from_data import measure_neurons
@@ -83,7 +84,11 @@ class Measuring:
         """The curve of the network as it is now, the way the Trainer itself evaluates it."""
         training = self._training(trainer, pl_module)
         why_not = training if isinstance(training, str) else ""
-        with trainer.precision_plugin.forward_context(), gathered(pl_module):
+        with (
+            trainer.precision_plugin.forward_context(),
+            gathered(pl_module),
+            with_buffers_of_one(trainer, pl_module),
+        ):
             by_data = self._from_data(trainer, pl_module, batches, scores, initial_norms)
             curve = sparsity_curve(
                 pl_module,
@@ -135,7 +140,11 @@ class Measuring:
         if training is not None and not isinstance(training, str):
             calibration = training_inputs(pl_module, training, self.batch)
         # fetching a batch draws random numbers, which training must not notice
-        with evaluating(pl_module, batches), trainer.precision_plugin.forward_context():
+        with (
+            with_buffers_of_one(trainer, pl_module),
+            evaluating(pl_module, batches),
+            trainer.precision_plugin.forward_context(),
+        ):
             by_data = self._from_data(trainer, pl_module, batches, [score], initial_norms)
             inputs, _ = self.batch(next(iter(batches)))
             masks = pruning_masks(
@@ -155,7 +164,7 @@ class Measuring:
                 **by_data,
             )
         found: dict[str, Tensor] = {name: keep.cpu() for name, keep in masks.items()}
-        # one process decides for all: running statistics may differ between them
+        # one process decides for all: a score of the user's may draw numbers of its own
         found = trainer.strategy.broadcast(found)
         return found
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ewnprune.model.preserve import evaluating
 from ewnprune.model.sharding import is_dtensor
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -89,6 +90,28 @@ def on_root_device(trainer: Any, pl_module: Any) -> Iterator[None]:
         yield
     finally:
         pl_module.to(home)
+
+
+@contextmanager
+def with_buffers_of_one(trainer: Any, pl_module: Any) -> Iterator[None]:
+    """The buffers of the first process in all of them, for as long; all processes must enter.
+
+    Running statistics are those of a process's own batches until DDP's next forward pass in
+    training, which may be a whole epoch away, and scores that see them would remove other neurons
+    in each process. What is spread over processes stays as it is.
+    """
+    if trainer.world_size == 1:
+        yield
+        return
+    with evaluating(pl_module):  # which puts them back
+        own = {name: b for name, b in pl_module.named_buffers() if not is_dtensor(b)}
+        first = trainer.strategy.broadcast({name: b.cpu() for name, b in own.items()})
+        for name, buffer in own.items():
+            value = first[name].to(buffer.device)
+            if not torch.equal(buffer, value):
+                with torch.inference_mode(buffer.is_inference()):
+                    buffer.copy_(value)
+        yield
 
 
 def _overridden(pl_module: Any, hook: str) -> bool:

@@ -9,11 +9,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
+from toys.data import loader
+from toys.processes import run_together
 from toys.validated import LEVELS, Net
 from toys.validated import assert_last_is_the_users as _assert_last_is_the_users
 from toys.validated import fit as _fit
 
-from ewnprune import EWN, WeightNormPruning
+from ewnprune import EWN, WeightNormPruning, sparsity_curve
 from ewnprune.callback.weights import fingerprint, on_root_device
 
 
@@ -150,3 +152,49 @@ def test_a_fingerprint_tells_one_value_and_their_order(dtype):
     other.x = other.x.flip(0)
     seen.add(fingerprint(other))
     assert len(seen) == 8
+
+
+ONE_OF_TWO = """
+import sys, warnings, torch
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler
+from toys import fits
+from toys.data import loader, points
+from ewnprune import WeightNormPruning
+
+rank, folder = sys.argv[1:]
+warnings.simplefilter("ignore")
+
+class Net(fits.Net):
+    def __init__(self):
+        torch.manual_seed(0)
+        layers = nn.Linear(6, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 2)
+        super().__init__(nn.Sequential(*layers))
+    def validation_step(self, batch, _):
+        pass
+
+callback = WeightNormPruning(None, (0, 0.5), ("norm",), recalibrate=0)
+trainer = fits.make_trainer(folder, callback, devices=2, strategy="ddp", max_epochs=1,
+    check_val_every_n_epoch=2)
+model, train = Net(), points(64)
+sampler = DistributedSampler(train, num_replicas=2, rank=int(rank), shuffle=False)
+trainer.fit(model, DataLoader(train, batch_size=4, sampler=sampler), loader(41, 1, 8))
+found = [(p.sparsity, p.correct, p.total, p.loss) for p in callback.curve]
+torch.save((model.net.state_dict(), found), f"{folder}/{rank}.pt")
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_measure_one_network(tmp_path):
+    """Each has running statistics of its own batches, by which it would prune other neurons."""
+    run_together(ONE_OF_TWO, tmp_path)
+    (state, found), (other, also) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert not torch.equal(state["1.running_mean"], other["1.running_mean"])  # left as they were
+    net = nn.Sequential(nn.Linear(6, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 2))
+    net.load_state_dict(state)
+    expected = sparsity_curve(net, loader(41, 1), (0, 0.5), "norm")
+    assert found == also
+    for point, (sparsity, correct, total, loss) in zip(expected, found, strict=True):
+        assert (point.sparsity, point.correct, point.total) == (sparsity, correct, total)
+        assert loss == pytest.approx(point.loss, rel=1e-5)
