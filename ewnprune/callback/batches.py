@@ -13,7 +13,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
-from ewnprune.model.preserve import evaluating
+from ewnprune.model.preserve import evaluating, generators_of
 
 
 class TrainerBatches:
@@ -32,6 +32,7 @@ class TrainerBatches:
         # whose generators the sweep puts back
         self.generator = getattr(loader, "generator", None)
         self.sampler = getattr(loader, "sampler", None)
+        self.batch_sampler = getattr(loader, "batch_sampler", None)
 
     def __iter__(self) -> Iterator[Any]:
         for raw in islice(_without_repeats(self.loader), self.limit):
@@ -78,15 +79,13 @@ def _stage(trainer: Any, training: bool) -> Iterator[None]:
 
 
 def seed_draws(loader: Any, seed: int | None) -> None:
-    """Seed all random numbers that a loader may draw; they are the caller's to put back."""
+    """Seed the global random numbers and `generators_of` a loader; the caller puts them back."""
     seed = (seed or 0) % 2**32
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    for owner in (loader, getattr(loader, "sampler", None)):
-        generator = getattr(owner, "generator", None)
-        if isinstance(generator, torch.Generator):
-            generator.manual_seed(seed)
+    for generator in generators_of(loader):
+        generator.manual_seed(seed)
 
 
 def training_batches(trainer: Any, pl_module: Any, most: int) -> TrainingBatches | str:

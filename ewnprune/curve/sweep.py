@@ -84,10 +84,11 @@ def sparsity_curve(
     batch size, on what device.
 
     The model is left bit for bit as it was: parameters, buffers, train flags, and the state of
-    all random number generators. For a progress bar wrap the loader. With several processes each
-    gives its own part of the data, all must call, and counts are summed over them. Where memory is
-    short the data are gone over anew with batches cut into halves, quarters and so on, which a note
-    of the curve says.
+    all random number generators, those of the loader and its samplers included. For a progress bar
+    wrap the loader; generators that it hides are not put back. With several processes each gives
+    its own part of the data and the same network, all must call, and counts are summed over them.
+    Where memory is short the data are gone over anew with batches cut into halves, quarters and so
+    on, which a note of the curve says.
 
     Args:
         model: any module; it is evaluated in eval mode, where it lies.

@@ -18,9 +18,9 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
 
     That is every train flag, buffer and attribute of every module (a forward pass may store
     things), the values of buffers and of tensors that modules keep, and the state of Python's,
-    NumPy's and torch's generators, the model's GPUs' and the loader's own included. Parameters are
-    the caller's not to write. Compiled parts run as they were before they were compiled, since
-    compiled code calls no hooks.
+    NumPy's and torch's generators, the model's GPUs' and those of `generators_of` the loader
+    included. Parameters are the caller's not to write. Compiled parts run as they were before they
+    were compiled, since compiled code calls no hooks.
 
     Inference mode is left too: tensors made in it that a model keeps (a cache, say) could never
     be trained with. https://docs.pytorch.org/docs/stable/notes/autograd.html#inference-mode
@@ -32,7 +32,7 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
     with torch.inference_mode(False), torch.no_grad():
         contents = [(t, t.clone(), _version(t)) for t in _kept_tensors(model)]
     gpus = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    generators = [(g, g.get_state()) for g in _own_generators(loader)]
+    generators = [(g, g.get_state()) for g in generators_of(loader)]
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=list(gpus)):
         try:
@@ -133,7 +133,21 @@ def _restore(table: dict[str, Any], before: dict[str, Any]) -> None:
             table[name] = value
 
 
-def _own_generators(loader: Any) -> list[torch.Generator]:
-    owners = [loader, getattr(loader, "sampler", None)]
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """The generators that a loader draws from beside the global ones, each once.
+
+    Those of itself, of its sampler, of its batch sampler and of the sampler in that. What is
+    wrapped around a loader or a sampler shows them only if it has the same attributes.
+
+    >>> own = torch.Generator()
+    >>> sampler = torch.utils.data.RandomSampler(range(4), generator=own)
+    >>> batches = torch.utils.data.BatchSampler(sampler, 2, drop_last=False)
+    >>> generators_of(torch.utils.data.DataLoader(range(4), batch_sampler=batches)) == [own]
+    True
+    """
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    samplers = [getattr(owner, "sampler", None) for owner in (loader, batch_sampler)]
+    owners = [loader, batch_sampler, *samplers]
     found = [getattr(owner, "generator", None) for owner in owners]
-    return [generator for generator in found if isinstance(generator, torch.Generator)]
+    own = {id(one): one for one in found if isinstance(one, torch.Generator)}
+    return list(own.values())

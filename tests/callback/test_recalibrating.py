@@ -1,10 +1,12 @@
 """The callback estimates the statistics of BatchNorms anew, and disturbs nothing by it."""
 
+from functools import partial
+
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
 from toys.data import Points, loader, points
 from toys.fits import Net, fit, make_trainer
 
@@ -55,16 +57,27 @@ class Drawing(IterableDataset):
             yield sample
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_training_is_as_without_it(tmp_path, workers):
-    options = {"num_workers": workers, "persistent_workers": workers > 0}
+def drawn_by_a_batch_sampler(generator):
+    drawn = RandomSampler(points(), generator=generator)
+    return DataLoader(points(), batch_sampler=BatchSampler(drawn, 16, drop_last=False))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        shuffled,
+        partial(shuffled, num_workers=2, persistent_workers=True),
+        drawn_by_a_batch_sampler,
+    ],
+)
+def test_training_is_as_without_it(tmp_path, data):
     weights = []
     for recalibrate in (0, 2):
         pl.seed_everything(4, verbose=False)
         own = torch.Generator().manual_seed(1)
         model = normed()
         pruning = WeightNormPruning(EWN(), LEVELS, every_n_epochs=1, recalibrate=recalibrate)
-        fit(tmp_path / str(recalibrate), model, pruning, train=shuffled(generator=own, **options))
+        fit(tmp_path / str(recalibrate), model, pruning, train=data(generator=own))
         weights.append(model.state_dict())
         assert len(told(pruning.curve)) == (recalibrate > 0)
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
