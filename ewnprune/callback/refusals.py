@@ -207,3 +207,27 @@ def refuse_unheld(pl_module: Any, optimizers: Iterable[Any]) -> None:
                 "from self.parameters() (LightningCLI makes it too early unless you pass it "
                 "auto_configure_optimizers=False), or leave the layer with exclude"
             )
+
+
+def refuse_scaled_gradients(trainer: Any, optimizer: Any, asking: str) -> None:
+    """Check that gradients before a step are those of the loss, and not of a multiple of it.
+
+    Fused optimizers undo in their own step what a ``GradScaler`` multiplies by, and gradients are
+    not clipped there either: pytorch_lightning/plugins/precision/amp.py:81, 107.
+
+    Args:
+        trainer: the Trainer.
+        optimizer: the one that is about to step.
+        asking: the name of the callback.
+
+    Raises:
+        ValueError: they are of a multiple.
+    """
+    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        raise ValueError(
+            f"{asking} under precision={trainer.precision!r} with {type(optimizer).__name__}"
+            "(fused=True), which unscales gradients in its own step: the callback would take them "
+            "for 65536 times as large; leave out fused=True, or use 'bf16-mixed'"
+        )

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ewnprune.callback.refusals import refuse_scaled_gradients
 from ewnprune.callback.run_files import unused
 from ewnprune.model.layers import LayerPatterns, neuron_rows, select_layers
 from ewnprune.training.relations import Relations, gradient_rows, relate, spread
@@ -70,6 +71,7 @@ class RelationsHooks:
         """Log, when it is the time."""
         if trainer.global_step % self.every_n_steps:
             return
+        refuse_scaled_gradients(trainer, optimizer, "AsymptoticRelations")
         for name, layer in select_layers(pl_module, self.layers, self.exclude).chosen.items():
             gradient = gradient_rows(layer)
             if gradient is None:

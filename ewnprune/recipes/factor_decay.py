@@ -50,7 +50,7 @@ class FactorDecay(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        found = gradients(optimizer)
+        found = gradients(trainer, optimizer, "FactorDecay")
         for factor, depth in self._factors:
             grad = found.get(id(factor))
             if grad is not None:

@@ -48,7 +48,7 @@ class GroupHS(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        found = gradients(optimizer)
+        found = gradients(trainer, optimizer, "GroupHS")
         for layer in self._chosen.values():
             weight = layer_weight(layer)
             grad = found.get(id(weight))

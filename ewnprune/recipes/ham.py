@@ -7,6 +7,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ewnprune.callback.refusals import refuse_scaled_gradients
 from ewnprune.model.cells import to_weight
 from ewnprune.model.layers import LayerPatterns, layer_weight, neuron_rows
 from ewnprune.recipes.penalised import plain_layers
@@ -62,6 +63,8 @@ class HAM(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self._let_go()  # finetuning makes other optimizers in the middle of a fit
+        for optimizer in trainer.optimizers:  # a step that it skips would be taken here
+            refuse_scaled_gradients(trainer, optimizer, "HAM")
         self._handles = [o.register_step_post_hook(self._after_step) for o in trainer.optimizers]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

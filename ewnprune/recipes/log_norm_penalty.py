@@ -81,7 +81,7 @@ class LogNormPenalty(Callback):
     ) -> None:
         if trainer.current_epoch >= self._epochs:
             return
-        found = gradients(optimizer)
+        found = gradients(trainer, optimizer, "LogNormPenalty")
         factor = self.factor(trainer.global_step / self._steps)
         for alpha in self._alphas:
             grad = found.get(id(alpha))

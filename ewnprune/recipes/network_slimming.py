@@ -46,7 +46,7 @@ class NetworkSlimming(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        found = gradients(optimizer)
+        found = gradients(trainer, optimizer, "NetworkSlimming")
         for scale in self._scales:
             grad = found.get(id(scale))
             if grad is not None:

@@ -7,20 +7,31 @@ import torch
 from torch import Tensor, nn
 
 from ewnprune.callback.ordinary import ordinary_steps
+from ewnprune.callback.refusals import refuse_scaled_gradients
 from ewnprune.model.layers import LayerPatterns, select_layers
 
 
-def gradients(optimizer: torch.optim.Optimizer) -> dict[int, Tensor]:
+def gradients(trainer: Any, optimizer: torch.optim.Optimizer, asking: str) -> dict[int, Tensor]:
     """The gradient that the optimizer's next step takes, by the ``id`` of each parameter with one.
 
     Asked before the step, it is what mixed precision has unscaled, once per step whatever is
     accumulated.
 
+    Args:
+        trainer: the Trainer.
+        optimizer: the one that is about to step.
+        asking: the name of the callback.
+
+    Raises:
+        ValueError: the optimizer unscales them in its own step.
+
     >>> net = nn.Linear(2, 1)
     >>> net.bias.grad = torch.ones(1)
-    >>> gradients(torch.optim.SGD(net.parameters(), lr=0.1)) == {id(net.bias): net.bias.grad}
+    >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    >>> gradients(None, optimizer, "Mine") == {id(net.bias): net.bias.grad}
     True
     """
+    refuse_scaled_gradients(trainer, optimizer, asking)
     groups = optimizer.param_groups
     return {id(p): p.grad for group in groups for p in group["params"] if p.grad is not None}
 

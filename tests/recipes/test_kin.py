@@ -4,17 +4,22 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
-from toys.data import points
+from toys.data import loader, points
 from toys.fits import Net, TrainsOnly, fit, make_trainer
 
 from ewnprune import (
     EWN,
     HAM,
+    AsymptoticRelations,
+    DGating,
+    FactorDecay,
     Finetune,
     GroupHS,
     GroupLasso,
     InitialNorms,
+    LogNormPenalty,
     NetworkSlimming,
     WeightNormPruning,
 )
@@ -161,3 +166,24 @@ def test_what_they_cannot_work_on():
             callback.on_fit_start(None, model)
     with pytest.raises(ValueError, match=r"'net\.0' is reparametrized already"):
         InitialNorms(0.1).setup(None, model, "fit")
+
+
+@pytest.mark.parametrize(
+    "callbacks",
+    [
+        [HAM()],
+        [GroupHS(0.1)],
+        [NetworkSlimming(0.1)],
+        [WeightNormPruning(EWN(), (0,)), LogNormPenalty(0.1)],
+        [WeightNormPruning(DGating(), (0,)), FactorDecay(0.1)],
+        [AsymptoticRelations()],
+    ],
+    ids=lambda callbacks: type(callbacks[-1]).__name__,
+)
+def test_gradients_that_a_fused_optimizer_unscales_itself_are_refused(tmp_path, callbacks):
+    layers = nn.Linear(6, 10), nn.BatchNorm1d(10), nn.ReLU(), nn.Linear(10, 2)
+    model = TrainsOnly(nn.Sequential(*layers), lambda p: torch.optim.SGD(p, LR, fused=True))
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    name = type(callbacks[-1]).__name__
+    with pytest.raises(ValueError, match=rf"{name} under .*16-mixed.* with SGD\(fused=True\)"):
+        make_trainer(tmp_path, *callbacks, plugins=[scaled]).fit(model, loader())
