@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
+from torch import distributed
 
 from ewnprune.model.tensors import map_tensors, samples
 
@@ -45,7 +46,7 @@ class Pieces:
 
 
 def with_enough_memory(
-    attempt: Callable[[], Result], pieces: Pieces, loader: Iterable[Any]
+    attempt: Callable[[], Result], pieces: Pieces, loader: Iterable[Any], together: bool = False
 ) -> Result:
     """The result of an attempt; while memory is short, of another with pieces half the size.
 
@@ -53,10 +54,12 @@ def with_enough_memory(
         attempt: does the work on ``pieces`` of the loader's batches, from the beginning.
         pieces: how they are cut.
         loader: the data. An iterator cannot begin anew, and so gets one attempt.
+        together: whether processes do a part of the attempt together, before its end. Where there
+            are several, one alone cannot begin anew: it would wait for what the others have done.
 
     Raises:
         RuntimeError: what the attempt raised, where it was something else or pieces cannot be
-            smaller.
+            smaller; or memory was short in one of several processes.
     """
     while True:
         try:
@@ -64,8 +67,20 @@ def with_enough_memory(
         except RuntimeError as error:
             if not is_out_of_memory(error) or pieces.largest < 2 or iter(loader) is loader:
                 raise
+            if together and several_processes():
+                raise RuntimeError(
+                    "memory was short, and one process cannot begin anew where all estimate "
+                    "statistics (of BatchNorms, of inputs) together: expected batches that fit; "
+                    "give smaller ones"
+                ) from error
         # not in the except block, where the traceback keeps the tensors of the attempt
         pieces.parts *= 2
+
+
+def several_processes() -> bool:
+    """Whether torch runs in more than one process."""
+    running = distributed.is_available() and distributed.is_initialized()
+    return running and distributed.get_world_size() > 1
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -88,7 +88,7 @@ def sparsity_curve(
     wrap the loader; generators that it hides are not put back. With several processes each gives
     its own part of the data and the same network, all must call, and counts are summed over them.
     Where memory is short the data are gone over anew with batches cut into halves, quarters and so
-    on, which a note of the curve says.
+    on, which a note of the curve says; an error where processes estimate statistics together.
 
     Args:
         model: any module; it is evaluated in eval mode, where it lies.
@@ -232,14 +232,15 @@ def sparsity_curve(
             replay = Replay(plan.variants, forward, first[0])
             for given, targets in chain([first], batches):
                 measures.add_batch(replay.outputs(given), targets)
-            results = measures.results()
+            costs: list[dict[str, float]] = [{} for _ in plan.variants]
             if realize != "mask":
                 costs, how = measure_costs(
                     plan.variants, forward, first[0], latency_batch_size, latency_seconds
                 )
                 notes += how
-                for result, cost in zip(results, costs, strict=True):
-                    result["metrics"] = {**result["metrics"], **cost}
+            results = measures.results()  # summed over processes: memory must not be short later
+            for result, cost in zip(results, costs, strict=True):
+                result["metrics"] = {**result["metrics"], **cost}
         changed = [variant.statistics for variant in plan.variants if variant.touched]
         if training and estimating and changed:
             notes.append(note_of_statistics(found.network, changed[0], training))
@@ -250,7 +251,7 @@ def sparsity_curve(
         same |= {"level_of": level_of, "max_per_layer": max_per_layer}
         return Curve(plan.points(results, units, **same), tuple(notes))
 
-    curve = with_enough_memory(attempt, pieces, loader)
+    curve = with_enough_memory(attempt, pieces, loader, together=inputs or bool(training))
     if pieces.parts > 1:
         text = f"memory was short: batches were evaluated in {pieces.parts} parts each"
         curve = Curve(curve.points, (*curve.notes, Note("run", text)))

@@ -26,6 +26,7 @@ from ewnprune import (
     sparsity_curve,
     write_curve,
 )
+from ewnprune.curve import measures, memory, sweep
 from ewnprune.files import replacing
 from ewnprune.study.run import _LAST, _furthest_checkpoint
 
@@ -215,3 +216,32 @@ def test_out_of_memory_with_one_sample_or_data_that_cannot_begin_anew_is_the_err
     for batches in ([batch], iter([batch])):
         with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
             sparsity_curve(net, batches, LEVELS, "norm", forward=short)
+
+
+def test_out_of_memory_beside_other_processes(monkeypatch):
+    """What all do together cannot be done again by one; the last of it is the sums of counts."""
+    net = nn.Sequential(nn.Linear(6, 10), nn.BatchNorm1d(10), nn.ReLU(), nn.Linear(10, 2))
+    data = TensorDataset(torch.randn(29, 6), torch.randint(2, (29,)))
+    enough, done = nn.Linear.forward, []
+
+    def short(layer, x):
+        if len(x) > 8:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return enough(layer, x)
+
+    def noting(owner, name):
+        function = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, **k: (done.append(name), function(*a, **k))[1])
+
+    monkeypatch.setattr(memory, "several_processes", lambda: True)
+    monkeypatch.setattr(nn.Linear, "forward", short)
+    for together in ({"recalibrate": [data[:8]]}, {"inputs": True}):
+        with pytest.raises(RuntimeError, match=r"memory was short, and .* give smaller ones$"):
+            sparsity_curve(net, [data[:8], data[8:]], LEVELS, "norm", **together)
+    found = sparsity_curve(net, [data[:8], data[8:]], LEVELS, "norm")
+    assert "memory was short: batches were evaluated in 4 parts each" in map(str, found.notes)
+    noting(measures.Measures, "results")
+    noting(sweep, "measure_costs")
+    options = {"realize": "remove", "latency_seconds": 0.001}
+    sparsity_curve(net, [data[:8]], LEVELS, "norm", **options)
+    assert done == ["measure_costs", "results"]
