@@ -64,7 +64,8 @@ def unfold_averages(
         originals: of its ``state_dict``.
         averages: what `fold_averages` gave.
     """
-    checkpoint["state_dict"] = unfold(checkpoint["state_dict"], originals)
+    if "state_dict" in checkpoint:  # of a folder of shards the strategy has loaded it already
+        checkpoint["state_dict"] = unfold(checkpoint["state_dict"], originals)
     for name, holder, key in _places(checkpoint):
         holder[key] = unfold(holder[key], averages.get(name, {}))
 

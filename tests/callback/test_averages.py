@@ -8,6 +8,7 @@ from toys.data import loader
 from toys.fits import Net, fit, make_trainer
 
 from ewnprune import EWN, WeightNormPruning
+from ewnprune.callback.averages import unfold_averages
 
 AVERAGING = {
     "SWA": lambda: StochasticWeightAveraging(0.01, 1),
@@ -49,3 +50,10 @@ def test_checkpoints_with_averages_are_plain_and_resume_bit_for_bit(tmp_path, ki
         stored["callbacks"].get("StochasticWeightAveraging", {}).get("average_model_state", whole),
     ):
         assert state.keys() == whole.keys()
+
+
+def test_a_folder_of_shards_has_no_state_dict_to_unfold():
+    """Its strategy has loaded the weights when callbacks are asked; the rest is in one file."""
+    checkpoint = {"callbacks": {}, "epoch": 1}
+    unfold_averages(checkpoint, {"0.parametrizations.weight.original0": torch.ones(1)}, {})
+    assert checkpoint == {"callbacks": {}, "epoch": 1}
