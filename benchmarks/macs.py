@@ -34,7 +34,7 @@ MNIST = {
     "Others": ("powerprop", "powerprop_neurons", "group_hs", "torch_pruning"),
 }
 CIFAR = {
-    "Nested": ("nested",),
+    "Nested": ("nested", "recipe_one_level"),
     "Other trainings": ("network_slimming", "group_lasso", "d_gating"),
 }
 NEURON = 794  # multiply-adds of a neuron of 784-1024-10

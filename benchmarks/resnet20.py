@@ -71,7 +71,7 @@ METHODS: dict[str, Callable[[], list[pl.Callback]]] = {
     "d_gating": lambda: [FactorDecay(1e-3), WeightNormPruning(DGating(depth=3), (0,))],
     "nested": lambda: [_nested(), WeightNormPruning(None, (0,))],
     "recipe": _recipe,
-    "recipe_one_level": lambda: _recipe(0.16),  # that of ``1 - LEFT``: 13, 27 and 54 filters
+    "recipe_one_level": lambda: _recipe(0.16),  # 13, 27 and 54 filters: ``LEFT`` of the MACs
 }
 
 
