@@ -7,7 +7,7 @@ before it runs again: ``torch._dynamo.config.skip_nnmodule_hook_guards``.
 import torch
 from torch import nn
 
-from ewnprune.model.preserve import uncompiled
+from ewnprune.model.preserve import eager_attributes
 
 
 def compiled_parts(model: nn.Module) -> list[str]:
@@ -17,24 +17,10 @@ def compiled_parts(model: nn.Module) -> list[str]:
     >>> compiled_parts(net), compiled_parts(net[0])
     (['1'], [])
     """
-    return [
-        name
-        for name, module in model.named_modules()
-        if not isinstance(module, torch.jit.ScriptModule) and _is_compiled(module)
-    ]
+    return [name for name, module in model.named_modules() if eager_attributes(module)]
 
 
 def forget_compiled(model: nn.Module) -> None:
     """Have compiled parts be compiled anew, with the hooks that are there now."""
     if compiled_parts(model):
         torch.compiler.reset()
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    own = vars(module)
-    return (
-        own.get("_compiled_call_impl") is not None  # by Module.compile
-        or ("_orig_mod" in module._modules and "dynamo_ctx" in own)  # by torch.compile
-        # its methods, as Lightning compiles those of a module
-        or any(uncompiled(value) is not value for value in own.values())
-    )

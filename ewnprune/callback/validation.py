@@ -1,15 +1,11 @@
 """The validation data of a fit, also where Lightning has not loaded them yet."""
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import torch
 from torch.utils._pytree import tree_leaves
 
 from ewnprune.callback.batches import TrainerBatches
+from ewnprune.model.preserve import same_draws
 
 
 def validation_data(trainer: Any) -> tuple[Any, list[float]]:
@@ -26,7 +22,7 @@ def validation_data(trainer: Any) -> tuple[Any, list[float]]:
     if loop._combined_loader is None and trainer.enable_validation:
         stage = trainer.state.stage
         trainer.validating = True
-        with _same_draws():
+        with same_draws():
             loop.setup_data()
         trainer.state.stage = stage
     if loop._combined_loader is None:
@@ -39,12 +35,3 @@ def first_validation_batch(trainer: Any) -> TrainerBatches | None:
     loaders, limits = validation_data(trainer)
     flat = tree_leaves(loaders) if loaders is not None else []  # a stream has no truth value
     return TrainerBatches(trainer, flat[0], 1) if flat and limits[0] else None
-
-
-@contextmanager
-def _same_draws() -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)

@@ -1,7 +1,7 @@
 """Leave a model, and the random number generators, as they were."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FunctionType, MethodType
@@ -32,19 +32,13 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
     with torch.inference_mode(False), torch.no_grad():
         contents = [(t, t.clone(), _version(t)) for t in _kept_tensors(model)]
     gpus = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    generators = [(g, g.get_state()) for g in generators_of(loader)]
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=list(gpus)):
+    with same_draws(loader, gpus):
         try:
             with torch.inference_mode(False), torch.no_grad():
                 model.eval()
                 run_eagerly(model)
                 yield
         finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-            for generator, state in generators:
-                generator.set_state(state)
             for module, before in attributes:
                 _restore(vars(module), before)
             for table, buffers in tables:
@@ -55,6 +49,26 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
                 if _changed(tensor, content, version):
                     with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                         tensor.copy_(content)
+
+
+@contextmanager
+def same_draws(loader: Any = None, gpus: Iterable[torch.device] = ()) -> Iterator[None]:
+    """Put back the state of Python's, NumPy's and torch's generators on leaving.
+
+    Args:
+        loader: whose generators are put back too, see `generators_of`.
+        gpus: likewise.
+    """
+    generators = [(g, g.get_state()) for g in generators_of(loader)]
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=list(gpus)):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+            for generator, state in generators:
+                generator.set_state(state)
 
 
 def _is_scripted(module: nn.Module) -> bool:
@@ -101,15 +115,27 @@ def _bytes(tensor: Tensor) -> Tensor:
 def run_eagerly(model: nn.Module) -> None:
     """Have compiled parts of a model run as they were before they were compiled."""
     for module in model.modules():
-        if _is_scripted(module):
-            continue  # by torch.jit, which has nothing else to run
-        if vars(module).get("_compiled_call_impl") is not None:  # by Module.compile
-            vars(module)["_compiled_call_impl"] = None
-        for name, value in vars(module).items():  # methods, as Lightning compiles those of a module
-            vars(module)[name] = uncompiled(value)
-        original = module._modules.get("_orig_mod")
-        if original is not None and "dynamo_ctx" in vars(module):  # by torch.compile
-            vars(module)["forward"] = partial(_call, original)
+        vars(module).update(eager_attributes(module))
+
+
+def eager_attributes(module: nn.Module) -> dict[str, Any]:
+    """Attributes with which a module runs as it was before it was compiled; none if it was not.
+
+    >>> eager_attributes(nn.Linear(2, 2))
+    {}
+    """
+    if _is_scripted(module):
+        return {}  # by torch.jit, which has nothing else to run
+    found = {}
+    for name, value in vars(module).items():  # methods, as Lightning compiles those of a module
+        if uncompiled(value) is not value:
+            found[name] = uncompiled(value)
+    if vars(module).get("_compiled_call_impl") is not None:  # by Module.compile
+        found["_compiled_call_impl"] = None
+    original = module._modules.get("_orig_mod")
+    if original is not None and "dynamo_ctx" in vars(module):  # by torch.compile
+        found["forward"] = partial(_call, original)
+    return found
 
 
 def uncompiled(value: Any) -> Any:
