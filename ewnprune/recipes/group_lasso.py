@@ -21,7 +21,8 @@ class GroupLasso(ProximalPenalty):
         strength: the factor, >= 0.
         layers: which layers, see `select_layers`; by default all but the last.
         exclude: which of them to leave.
-        until: fraction of the training in [0, 1] after which there is no penalty.
+        until: fraction of the training in [0, 1] after which there is no penalty, as there is none
+            while a pruned network is finetuned.
 
     Raises:
         ValueError: a number out of range; at the start of a fit, a layer under a parametrization

@@ -30,7 +30,8 @@ class LogSumPenalty(ProximalPenalty):
         strength: the factor, >= 0.
         layers: which layers, see `select_layers`; by default all but the last.
         exclude: which of them to leave.
-        until: fraction of the training in [0, 1] after which there is no penalty.
+        until: fraction of the training in [0, 1] after which there is no penalty, as there is none
+            while a pruned network is finetuned.
         epsilon: > 0, small against the length of a neuron that is to stay.
 
     Raises:

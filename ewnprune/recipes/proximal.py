@@ -9,6 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.utils import parametrize
 
+from ewnprune.callback.ordinary import ordinary_epochs
 from ewnprune.model.cells import to_weight
 from ewnprune.model.layers import LayerPatterns, neuron_dim, neuron_rows, select_layers
 from ewnprune.recipes.penalised import schedule_steps
@@ -35,7 +36,7 @@ class ProximalPenalty(Callback):
         layers: which layers, see `select_layers`; by default all but the last.
         exclude: which of them to leave.
         until: fraction of the training in [0, 1], after which there is no penalty and what is left
-            settles without a pull.
+            settles without a pull, as it does while a pruned network is finetuned.
 
     Raises:
         ValueError: a number out of range; at the start of a fit, a layer under a parametrization
@@ -73,7 +74,7 @@ class ProximalPenalty(Callback):
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_step = math.inf
+        self._epochs, self._last_step = ordinary_epochs(trainer), math.inf
         if self.until < 1:
             self._last_step = self.until * schedule_steps(
                 trainer, f"{type(self).__name__} with until"
@@ -82,7 +83,7 @@ class ProximalPenalty(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        if trainer.global_step >= self._last_step:
+        if trainer.current_epoch >= self._epochs or trainer.global_step >= self._last_step:
             return
         # schedules have moved on by the end of the batch; what is frozen has no gradient
         for group in optimizer.param_groups:

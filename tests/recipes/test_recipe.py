@@ -4,9 +4,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from toys.fits import TrainsOnly, make_trainer
+from toys.fits import Net, TrainsOnly, fit, make_trainer
 
-from ewnprune import EWN, SWN, WeightNormPruning, reparametrize
+from ewnprune import EWN, SWN, Finetune, WeightNormPruning, reparametrize
+from ewnprune.recipes import log_norm_penalty, proximal
 from ewnprune.recipes.alpha_rate import AlphaLearningRate
 from ewnprune.recipes.group_lasso import GroupLasso
 from ewnprune.recipes.initial_norms import InitialNorms
@@ -130,13 +131,33 @@ class _TwoOptimizers(_Net):
             optimizer.zero_grad()
 
 
-def test_a_penalty_that_is_always_on_is_on_under_several_optimizers():
+@pytest.mark.parametrize(
+    ("module", "name", "made"),
+    [
+        (log_norm_penalty, "gradients", LogNormPenalty(0.1)),
+        (proximal, "shorten", GroupLasso(0.1)),
+        (proximal, "shorten", GroupLasso(0.1, until=0.5)),
+    ],
+    ids=["log norms", "lasso", "half of the lasso"],
+)
+def test_there_is_no_penalty_while_a_pruned_network_is_finetuned(
+    tmp_path, monkeypatch, module, name, made
+):
+    steps, pruning = [], WeightNormPruning(EWN(), (0, 0.5), finetune=Finetune(1, 0.5))
+    monkeypatch.setattr(module, name, lambda *_: steps.append(1) or {})
+    trainer = fit(tmp_path, Net(), made, pruning, max_epochs=1)
+    assert trainer.global_step == 8
+    assert len(steps) == (2 if getattr(made, "until", 1) < 1 else 4)  # of the first epoch
+
+
+def test_under_several_optimizers_penalties_and_the_rate_of_alpha_are_on():
     """Lightning counts the steps of each, and does not plan them."""
     pl.seed_everything(1)
     model = _TwoOptimizers(lambda p: torch.optim.SGD(p, lr=0.5))
     before = model.net[0].weight.detach().norm(dim=1, keepdim=True).log()
-    found = _fit(model, LogNormPenalty(0.1))["0.parametrizations.weight.original0"]
-    torch.testing.assert_close(found.detach(), before - 6 * 0.5 * 0.1)
+    found = _fit(model, LogNormPenalty(0.1), AlphaLearningRate(3.0))
+    alpha = found["0.parametrizations.weight.original0"].detach()
+    torch.testing.assert_close(alpha, before - 3 * 6 * 0.5 * 0.1)
     for penalty in (LogNormPenalty(0.1, ramp=0.5), GroupLasso(0.1, until=0.5)):
         message = f"{type(penalty).__name__} with .*until with 2 optimizers: .*: expected one"
         with pytest.raises(ValueError, match=message):
