@@ -67,12 +67,20 @@ def _seeded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     drawn, but its files are empty.
     """
     torch.manual_seed(0)
+    _forget_seed()
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(run_files, "plot_curve", _drawn)
     for module in (built, card, budget):
         monkeypatch.setattr(module, "measure_latency", _soon)
     yield
+    _forget_seed()
     torch.set_flush_denormal(False)  # a run of a study, which has a process of its own, sets it
+
+
+def _forget_seed() -> None:
+    """What Lightning's seed_everything leaves for other processes, and the next test would find."""
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture

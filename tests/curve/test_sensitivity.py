@@ -1,12 +1,15 @@
 """Ratios by measured curves: the predicted gain of the loss is as equal as whole units allow."""
 
+from functools import partial
 from itertools import product
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch import nn
 from toys.fits import Net, fit, make_trainer
 from toys.sweeps import trained
 
@@ -110,15 +113,17 @@ def test_what_is_missing_is_told(batches):
 
 
 def test_the_callback_measures_on_validation_data(tmp_path):
-    pruning = WeightNormPruning(None, (0, 0.5), scope="sensitivity", layers="*")
-    model = Net()
+    pl.seed_everything(3)
+    scores = ("norm", "random")
+    pruning = WeightNormPruning(None, LEVELS, scores, scope="sensitivity")
+    model = Net(
+        nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 2))
+    )
     trainer = fit(tmp_path, model, pruning, max_epochs=2)
     batches = list(trainer.val_dataloaders)
-    options = {"layers": "*", "per_layer": True}
-    curves = sparsity_curve(model, batches, (0, 0.5), **options).sensitivity()
-    expected = sparsity_curve(
-        model, batches, (0, 0.5), layers="*", scope="sensitivity", sensitivity=curves
-    )
+    take = partial(sparsity_curve, model, batches, LEVELS, scores, seed=3)
+    curves = take(per_layer=True).sensitivity()
+    expected = take(scope="sensitivity", sensitivity=curves)
     assert [p.parameters for p in pruning.curve] == [p.parameters for p in expected]
     with pytest.raises(ValueError, match="scope='sensitivity' goes by data, which test data must"):
         make_trainer(tmp_path, pruning).test(model, trainer.val_dataloaders, verbose=False)
