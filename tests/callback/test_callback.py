@@ -3,6 +3,7 @@
 import copy
 
 import lightning.pytorch
+import numpy as np
 import pytest
 import pytorch_lightning
 import torch
@@ -114,10 +115,14 @@ def test_learning_rate_finder_restores_the_originals(tmp_path):
 
 
 def test_norm_statistics_are_logged(tmp_path):
-    trainer = fit(tmp_path, Net(), WeightNormPruning(None, LEVELS))
-    logged = trainer.logged_metrics
-    for statistic in ("q05", "q50", "q95", "effective", "gini"):
-        assert f"norms/net.0/{statistic}" in logged
+    model = Net()
+    logged = fit(tmp_path, model, WeightNormPruning(None, LEVELS)).logged_metrics
+    norms = model.net[0].weight.detach().double().norm(dim=1).numpy()
+    expected = {f"q{at:02}": np.quantile(norms, at / 100) for at in (5, 50, 95)}
+    expected["effective"] = (norms**2).sum() ** 2 / (norms**4).sum()
+    expected["gini"] = np.abs(norms[:, None] - norms).mean() / (2 * norms.mean())
+    for statistic, value in expected.items():
+        assert float(logged[f"norms/net.0/{statistic}"]) == pytest.approx(value, rel=1e-5)
 
 
 @pytest.mark.slow

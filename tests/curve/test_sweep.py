@@ -205,6 +205,15 @@ def test_the_shared_part_runs_once_per_batch_and_the_loader_once(batches):
     assert len([size for size in calls if size > 4]) <= len(batches) + 2 + 2
 
 
+def test_scores_of_weights_that_remove_as_many_are_networks_of_their_own(batches):
+    net, names = trained(MLP(hidden=(20,)), batches), ("magnitude", "random_weights")
+    both = sparsity_curve(net, batches[:1], (0.8,), names)
+    alone = [sparsity_curve(net, batches[:1], (0.8,), name).points[0] for name in names]
+    assert both.points == (*alone,)
+    assert alone[0].weights == alone[1].weights
+    assert alone[0].loss != alone[1].loss
+
+
 def test_networks_that_are_the_same_run_once(batches):
     catch = Catch()
     net = MLP(hidden=(10,))

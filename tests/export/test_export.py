@@ -6,6 +6,7 @@ import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -17,7 +18,9 @@ from toys.fits import TrainsOnly, make_trainer
 
 from ewnprune import read_curve
 from ewnprune.cli import main
-from ewnprune.export import formats
+from ewnprune.curve.curve import Curve
+from ewnprune.curve.points import CurvePoint
+from ewnprune.export import choosing, formats
 from ewnprune.export.calling import Calling
 from ewnprune.export.trained import read_trained
 from lightning_modules import CNN, MNISTDataModule
@@ -154,6 +157,20 @@ def test_max_drop_takes_the_largest_level_that_validation_data_allow(run, tmp_pa
     assert "validation" in told["pruning"]["chosen"]
     out = capsys.readouterr().out
     assert "written:" in out and str(folder / "model.pt") in out
+
+
+@pytest.mark.parametrize(("accuracy", "taken"), [(0.92, "norm_product"), (0.9, "norm")])
+def test_of_scores_that_reach_as_far_the_better_is_taken(monkeypatch, accuracy, taken):
+    """And of two that are as good the one named first."""
+    points = [
+        CurvePoint(score=score, sparsity=level, accuracy=value)
+        for score, half in {"norm": 0.9, "norm_product": accuracy}.items()
+        for level, value in {0.0: 0.93, 0.5: half, 0.8: 0.5}.items()
+    ]
+    monkeypatch.setattr(choosing, "_curve", lambda *_: Curve(tuple(points)))
+    run = SimpleNamespace(model=None, pruning=SimpleNamespace(sparsities=(0.5, 0.8)))
+    found = choosing.choose(run, object(), ["norm", "norm_product"], None, 5.0, {})
+    assert found == (taken, 0.5, "score and level, within 5 points, on validation data")
 
 
 def test_a_score_is_taken_and_the_output_lies_in_the_run(run, capsys):

@@ -1,11 +1,14 @@
 """What NestedTraining puts into a network is there where it is to be, and nowhere else."""
 
+from types import SimpleNamespace
+
 import pytorch_lightning as pl
 import torch
 from toys.data import loader, points
 from toys.fits import Net, TrainsOnly, fit, make_trainer, mlp
 
 from ewnprune import EWN, WeightNormPruning
+from ewnprune.recipes import nested
 from ewnprune.recipes.nested import NestedTraining
 
 
@@ -25,6 +28,17 @@ def test_a_network_that_was_compiled_before_is_nested():
     torch.compiler.reset()
     for found, expected in zip(_trained(True), _trained(False), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_each_process_and_batch_draws_for_itself(monkeypatch):
+    pl.seed_everything(3, verbose=False)
+    seeds, training = [], NestedTraining(0.5)
+    monkeypatch.setattr(nested, "draw_levels", lambda *of: seeds.append(of[-1]) or torch.zeros(1))
+    training._found = ()  # the groups were looked for
+    for rank, epoch, number in ((0, 0, 0), (1, 2, 5)):
+        trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
+        training.on_train_batch_start(trainer, None, next(iter(loader())), number)
+    assert seeds == [(3, 0, 0, 0), (3, 2, 5, 1)]
 
 
 class Skips(Net):

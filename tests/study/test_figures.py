@@ -1,10 +1,12 @@
 """What the page says and draws of studies that are unlike most."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from toys.studies import LEVELS, write_study
 
+from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.files import write_rows
 from ewnprune.study.analysis import gather
@@ -55,6 +57,19 @@ def test_a_study_of_inputs_has_a_winner_and_commands(tmp_path):
     assert commands["mine"][0.9].endswith(" --sparsity 0.9 --score norm --inputs true")
     (latency,) = [item for item in found.study.items if item.demand == "measured latency"]
     assert latency.met
+
+
+def test_the_seed_that_is_best_on_validation_data_is_exported(tmp_path):
+    write_study(tmp_path, {"none": ()})
+    best = {"val": 2, "test": 1}
+    points = tuple(
+        replace(p, accuracy=p.accuracy - (0.0 if p.seed == best[p.split] else 0.1))
+        for p in read_curve(tmp_path / "points.csv")
+    )
+    write_curve(Curve(points), tmp_path / "points.csv")
+    commands = export_commands(gather(tmp_path))["none"]
+    assert all("runs/0-2/checkpoints/final.ckpt" in command for command in commands.values())
+    assert {*commands} == {*LEVELS}
 
 
 def test_inputs_are_not_compared_with_neurons(tmp_path):

@@ -12,6 +12,7 @@ from toys.data import Points, loader, points
 from toys.fits import Net, TrainsOnly, make_trainer
 
 from ewnprune import WeightNormPruning
+from ewnprune.files import write_rows
 from ewnprune.study.dense import DenseOfPrunedSize
 from ewnprune.study.run import Recorder, _write_training
 
@@ -73,6 +74,17 @@ def test_epochs_of_a_stream_say_how_far_a_run_is(tmp_path, monkeypatch):
     monkeypatch.setattr("ewnprune.study.run.time.monotonic", iter(range(0, 10_000, 5)).__next__)
     trainer.fit(TrainsOnly(), DataLoader(Stream(), 16))
     assert (tmp_path / "progress").read_text() == "0.7500\n"
+
+
+def test_of_an_epoch_that_was_trained_again_the_last_attempt_holds(tmp_path):
+    """The tenth comes after the second, whatever the order of their names."""
+    for attempt, losses in {2: {0: 0.9, 1: 0.8}, 10: {1: 0.5, 2: 0.4}}.items():
+        (tmp_path / f"fit_{attempt}").mkdir()
+        rows = [{"epoch": epoch, "train/loss": loss} for epoch, loss in losses.items()]
+        write_rows(tmp_path / f"fit_{attempt}" / "metrics.csv", rows)
+    _write_training(tmp_path)
+    with open(tmp_path / "training.csv", newline="") as file:
+        assert [row["train/loss"] for row in csv.DictReader(file)] == ["0.9", "0.5", "0.4"]
 
 
 def test_a_model_may_log_its_epochs(tmp_path):

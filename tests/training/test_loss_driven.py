@@ -1,5 +1,6 @@
 """`LossDrivenTraining`: Lightning's epochs under a rate that the loss drives."""
 
+import copy
 import csv
 import io
 import math
@@ -94,6 +95,33 @@ def test_measuring_leaves_the_workers_that_stay_to_the_training():
     net = Counts(nn.Linear(6, 3), lambda p: torch.optim.SGD(p, 0.1), scheduler=None, num_classes=3)
     make_trainer(None, max_epochs=2).fit(net, data)
     assert net.batches == (0, 0, 0, 0, 1, 1, 1, 1)
+
+
+@quiet
+def test_measuring_is_without_dropout_and_leaves_no_trace():
+    """A frozen layer stays in eval mode, and what shuffles the data has drawn nothing."""
+    x = torch.randn(40, 6)
+    y, seen = x[:, :3].argmax(1), []
+
+    class Watched(_Net):
+        def on_train_epoch_end(self):
+            self.network[0].eval()
+            modes = [module.training for module in self.modules()]
+            drawn = torch.get_rng_state()
+            seen.append((self.measure(), self.measure()))
+            assert torch.equal(torch.get_rng_state(), drawn)
+            assert [module.training for module in self.modules()] == modes
+            assert self.network[1].training
+            evaluated = copy.deepcopy(self.network).eval()
+            expected = LogCrossEntropyLoss()(evaluated(x), y).item()
+            assert seen[-1] == pytest.approx((expected, expected), rel=1e-6)
+            super().on_train_epoch_end()
+
+    network = nn.Sequential(nn.Linear(6, 16), nn.Dropout(), nn.ReLU(), nn.Linear(16, 3))
+    net = Watched(network, lambda p: torch.optim.SGD(p, 0.1), scheduler=None, num_classes=3)
+    data = DataLoader(TensorDataset(x, y), 10, shuffle=True)
+    make_trainer(None, max_epochs=2).fit(net, data)
+    assert len(seen) == 2
 
 
 @quiet

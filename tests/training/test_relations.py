@@ -111,6 +111,7 @@ def test_callback_logs_spreads_and_every_neuron(tmp_path):
             seen.append((layer.weight.detach().clone(), gradient_rows(layer).clone()))
 
     network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    network[0].weight.data[0] /= 10  # too short to count in the spreads and the mean
     net = Net(network, lambda p: torch.optim.SGD(p, lr=0.1), scheduler=None, num_classes=3)
     reparametrize(net, EWN())
     trainer = make_trainer(None, AsymptoticRelations(every_n_steps=3), logger=CSVLogger(tmp_path))
@@ -130,9 +131,17 @@ def test_callback_logs_spreads_and_every_neuron(tmp_path):
         assert float(row["cosine"]) == pytest.approx(cosine, abs=1e-5)
     with (folder / "metrics.csv").open() as file:
         logged = [r for r in csv.DictReader(file) if r["relations/network.0/product_spread"]]
-    assert len(logged) == 3 and all(
-        float(r["relations/network.0/product_spread"]) >= 1 for r in logged
-    )
+    assert len(logged) == 3
+    found = relate(*seen[0])
+    assert found.gradient.all()
+    long = found.norm >= 0.5 * found.norm.max()
+    expected = {
+        "product_spread": found.product[long].max() / found.product[long].min(),
+        "quotient_spread": found.quotient[long].max() / found.quotient[long].min(),
+        "cosine": found.cosine[long].mean(),
+    }
+    for name, value in expected.items():
+        assert float(logged[0][f"relations/network.0/{name}"]) == pytest.approx(float(value), 1e-5)
 
 
 def test_bad_interval_is_named():
