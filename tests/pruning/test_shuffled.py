@@ -1,7 +1,5 @@
 """Numbers shuffled between channels and space, and searches that do not end: told, by name."""
 
-import time
-
 import pytest
 import torch
 from torch import nn
@@ -98,7 +96,5 @@ def test_complex_layers_are_followed():
 def test_a_search_that_does_not_end_is_given_up():
     net = models.SwinTransformer([4, 4], 24, [2, 2], [2, 2], [4, 4], num_classes=5).eval()
     x = torch.randn(1, 3, 64, 64)
-    start = time.monotonic()
     with torch.no_grad(), pytest.raises(ValueError, match="had not ended after 20000 steps"):
         coupled_groups(net, call, x)
-    assert time.monotonic() - start < 60

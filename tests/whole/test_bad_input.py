@@ -13,23 +13,14 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--prune.sparsities=[0,1.2]"], "1.2"),
         (["--prune.sparsities=[0.5,0.5]"], "0.5"),
         (["--prune.sparsities=[]"], "sparsities"),
         (["--prune.layers=encoder.*"], "encoder.*"),
-        (["--prune.scores=[nrom]"], "nrom"),
-        (["--prune.scope=everywhere"], "everywhere"),
         (["--prune.every_n_epochs=0"], "every_n_epochs"),
-        (["--prune.parametrization=WNE"], "WNE"),
         (["--prune.metric=torchmetrics.MeanSquaredError"], "MeanSquaredError"),
         (["--model=NoSuchModel"], "NoSuchModel"),
-        (["--model.network=CNM"], "CNM"),
-        (["--data.batch_size=0"], "batch_size"),
         (["--data.data_dir=no/such/place/either"], "no/such/place"),
         (["--no.such.key=1"], "no.such.key"),
-        (["--trainer.max_epochs=many"], "many"),
-        (["--config=missing.yaml"], "missing.yaml"),
-        (["--ckpt_path=missing.ckpt"], "missing.ckpt"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

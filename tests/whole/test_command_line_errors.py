@@ -82,6 +82,7 @@ def test_what_there_is_not_is_a_usage_error(words, expected, capsys):
 )
 def test_other_errors_have_another_status(words, capsys):
     assert "missing" in _fails(capsys, *words.split(), status=1)
+    assert not list(Path().iterdir())
 
 
 def test_a_misspelt_config_suggests_the_shipped_one(capsys):

@@ -149,7 +149,6 @@ def test_a_piped_fit_says_one_line_per_epoch(capsys):
     found = [re.fullmatch(shape, line) for line in lines]
     assert [match[1] for match in found] == ["1", "2", "3"]
     assert [match[2] is not None for match in found] == [True, True, False]
-    _run(capsys, *_FIT, "--trainer.enable_progress_bar=false")
     assert "epoch 1" not in _run(capsys, *_FIT, "--trainer.enable_progress_bar=false")
 
 
