@@ -79,9 +79,12 @@ def read_trained(run: str, config: str | None = None) -> Trained:
     config_path, checkpoint_path = _find_files(run, config)
     content = read_checkpoint(checkpoint_path)
     seed, made = _instantiate(config_path)
-    state = fold_state_dict(content["state_dict"])
+    own = made.model.state_dict()
+    # torch's weight norm that the model itself has is not for us to fold
+    kept = {key: value for key, value in content["state_dict"].items() if key in own}
+    rest = {key: value for key, value in content["state_dict"].items() if key not in own}
     try:
-        made.model.load_state_dict(state, strict=True)
+        made.model.load_state_dict(kept | fold_state_dict(rest), strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(

@@ -30,7 +30,6 @@ from ewnprune.pruning.smaller import (
     check_smaller,
     refuse_unfollowed,
 )
-from ewnprune.pruning.writable import refuse_parametrized
 
 
 def remove_neurons(
@@ -233,7 +232,6 @@ def remove_with_notes(
         measured=measured,
         sensitivity=sensitivity,
     )
-    refuse_parametrized(model)
     training = []
     if recalibrate is not None and (inputs or with_statistics(model)):
         training = training_inputs(model, recalibrate, batch)

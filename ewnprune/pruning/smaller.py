@@ -80,12 +80,22 @@ def _mask(network: nn.Module, groups: Iterable[Group], units: Units) -> None:
 
 def as_it_was(small: nn.Module, model: nn.Module) -> None:
     """Train flags, and which parameters train, as in the model; a bias that came trains."""
-    trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for name, parameter in small.named_parameters():
-        owner = name.rpartition(".")[0]
-        parameter.requires_grad_(trains.get(name, trains.get(f"{owner}.weight".lstrip("."), True)))
-    for module, original in zip(small.modules(), model.modules(), strict=True):
+    for name, module in small.named_modules():  # the model has those of parametrizations besides
+        original = model.get_submodule(name)
         module.training = original.training
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                came_from = _behind(original, key) or _behind(original, "weight")
+                trains = any(tensor.requires_grad for tensor in came_from) or not came_from
+                parameter.requires_grad_(trains)
+
+
+def _behind(module: nn.Module, key: str) -> list[nn.Parameter]:
+    """The parameters that a module computes a tensor of its own from: mostly that one alone."""
+    if "parametrizations" in module._modules and key in module.parametrizations:  # type: ignore[operator]
+        return [*module.parametrizations[key].parameters()]  # type: ignore[index,union-attr]
+    own = module._parameters.get(key)
+    return [] if own is None else [own]
 
 
 def rehearse(network: nn.Module, forward: Forward, inputs: Any, groups: Sequence[Group]) -> None:

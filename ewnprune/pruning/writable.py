@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from ewnprune.model.recurrent import is_recurrent, weight_names
 from ewnprune.pruning.groups import Group
@@ -30,7 +29,10 @@ def _why(name: str, module: nn.Module, owners: Mapping[int, Mapping[int, str]]) 
     if isinstance(module, torch.jit.ScriptModule):
         return f"{name!r} is made by torch.jit, and can be neither copied nor cut"
     if "parametrizations" in module._modules:
-        return f"{name!r} is parametrized"
+        return (
+            f"{name!r} is parametrized: ewnprune.fold, or of others than ours torch.nn.utils."
+            "parametrize.remove_parametrizations, makes it plain"
+        )
     names = weight_names(module) if is_recurrent(module) else ["weight"]
     if not all(isinstance(getattr(module, name, None), nn.Parameter | None) for name in names):
         return f"the weight of {name!r} is no parameter (the older weight_norm, or prune?)"
@@ -39,14 +41,3 @@ def _why(name: str, module: nn.Module, owners: Mapping[int, Mapping[int, str]]) 
             if other != name:
                 return f"{name!r} shares its {key} with {other!r}"
     return ""
-
-
-def refuse_parametrized(model: nn.Module) -> None:
-    """Refuse a model with parametrized tensors, which cannot be cut or written.
-
-    Raises:
-        ValueError: names the first.
-    """
-    for name, module in model.named_modules():
-        if parametrize.is_parametrized(module):
-            raise ValueError(f"{name!r} is parametrized: fold it first (ewnprune.fold)")

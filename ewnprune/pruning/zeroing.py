@@ -21,7 +21,7 @@ from ewnprune.pruning.score_names import Score
 from ewnprune.pruning.scores import Measured
 from ewnprune.pruning.seen import Couple
 from ewnprune.pruning.sensitivity import Sensitivity
-from ewnprune.pruning.writable import refuse_parametrized, unwritable
+from ewnprune.pruning.writable import unwritable
 
 
 def mask_neurons(
@@ -97,10 +97,9 @@ def mask_neurons(
         measured=measured,
         sensitivity=sensitivity,
     )
-    refuse_parametrized(model)
     with evaluating(model):
         found, units, _ = choose(model, example_input, sparsity, indices, score, choice, forward)
-    refused = unwritable(found.network, found.groups)
+    refused = unwritable(model, found.groups)  # in which parametrized weights are no tensors
     if refused:
         remedy = "leave these layers with exclude={layers}"
         raise ValueError(refusal("neurons cannot be masked for good in", refused, remedy))
