@@ -25,12 +25,12 @@ from ewnprune.callback.names import class_error, score_name, with_class_names
 from ewnprune.callback.predictions import PredictionFile
 from ewnprune.callback.progress import progress_bar
 from ewnprune.callback.recipe import put_first, with_recipe
+from ewnprune.callback.refusals import put_before_them
 from ewnprune.callback.sweeping import SweepingTrainer, folder_of_run
 from ewnprune.errors import UsageError, unknown_option
 
 for _name in dir(ewnprune):
     getattr(ewnprune, _name)  # and so can its own, once they are imported
-
 
 _USUAL = ["lightning_modules.Classifier", "lightning_modules.MNISTDataModule"]
 
@@ -222,6 +222,7 @@ class CommandLine(LightningCLI):
             if options["save_dir"] == ".":  # our default, not the user's
                 given.logger = CSVLogger(**options | {"save_dir": given.default_root_dir})
         trainer = super().instantiate_trainer(**kwargs)
+        put_before_them(trainer.callbacks)  # type: ignore[attr-defined]  # it comes last, as forced
         for callback in self.trainer_defaults["callbacks"]:
             if isinstance(callback, Interruption):
                 callback.remember(trainer)

@@ -10,6 +10,8 @@ from ewnprune.training.optimizers import EWNSGD, SWNSGD
 from ewnprune.training.parametrizations import EWN, SWN
 from ewnprune.training.weight_space import marked
 
+AVERAGING = {"WeightAveraging", "StochasticWeightAveraging"}
+
 
 def builds_layers_later(pl_module: Any) -> bool:
     """Whether the model overrides ``setup`` or ``configure_model``, under either namespace."""
@@ -69,18 +71,37 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
                 "ModelPruning beside WeightNormPruning: it would skip every reparametrized layer "
                 "without a word; remove one of the two"
             )
-        elif names & {"WeightAveraging", "StochasticWeightAveraging"} and (before or later):
+        elif (before or later) and (harm := _harm(names, attaches)):
             remedy = (
                 "put WeightNormPruning before it in the Trainer's callbacks"
                 if before
                 else "build the layers in __init__, not in setup or configure_model"
             )
-            raise ValueError(
-                f"{type(other).__name__} copies the model before it is reparametrized, and would "
-                f"average the wrong parameters: {remedy}"
-            )
+            raise ValueError(f"{type(other).__name__} {harm}: {remedy}")
         else:
             _refuse_early_decision(other, trainer)
+
+
+def _harm(names: set[str], attaches: bool) -> str:
+    """What a callback of these classes does to a model that is attached to after it; or empty."""
+    if names & AVERAGING:
+        return (
+            "copies the model before it is reparametrized, and would average the wrong parameters"
+        )
+    if attaches and "BaseFinetuning" in names:
+        return (
+            "freezes layers before they are reparametrized, and they would train plain once it "
+            "unfreezes them"
+        )
+    return ""
+
+
+def put_before_them(callbacks: list[Any]) -> None:
+    """Move `PruningHooks` before the first callback that wants them there, in a Trainer's list."""
+    names = [{base.__name__ for base in type(callback).__mro__} for callback in callbacks]
+    wanting = [place for place, kinds in enumerate(names) if _harm(kinds, attaches=True)]
+    (own,) = [place for place, kinds in enumerate(names) if "PruningHooks" in kinds]
+    callbacks.insert(min([own, *wanting]), callbacks.pop(own))
 
 
 def _refuse_early_decision(other: Any, trainer: Any) -> None:
@@ -151,7 +172,7 @@ def refuse_pruning_in_fit(option: str, trainer: Any, pl_module: Any) -> None:
 
 def averaging_callbacks(trainer: Any, *kinds: str) -> list[str]:
     """Names of callbacks that put averaged weights into the model at the end of training."""
-    return _of_kinds(trainer, {*(kinds or ("WeightAveraging", "StochasticWeightAveraging"))})
+    return _of_kinds(trainer, {*(kinds or AVERAGING)})
 
 
 def _of_kinds(trainer: Any, kinds: set[str]) -> list[str]:

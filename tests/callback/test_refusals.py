@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from pytorch_lightning.callbacks import (
+    BaseFinetuning,
     Callback,
     EarlyStopping,
     ModelCheckpoint,
@@ -13,12 +14,14 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
 from pytorch_lightning.cli import LightningCLI
+from toys.commands import SMALL
 from toys.data import Points
 from toys.fits import BuildsInSetup, Net, fit, make_trainer
 
 import ewnprune.lightning
 from ewnprune import EWN, SWN, Finetune, WeightNormPruning, attached_parametrizations
 from ewnprune.callback.refusals import refuse_what_cannot_work
+from ewnprune.cli import main
 
 LEVELS = (0, 0.5, 0.9)
 
@@ -66,6 +69,40 @@ def test_averaging_callbacks_must_come_later(tmp_path, averaging):
         fit(tmp_path, Net(), averaging(), WeightNormPruning(EWN(), LEVELS))
     with pytest.raises(ValueError, match="copies the model before"):
         fit(tmp_path, BuildsInSetup(), WeightNormPruning(EWN(), LEVELS), averaging())
+
+
+class Thaw(BaseFinetuning):
+    def freeze_before_training(self, pl_module):
+        self.freeze(pl_module.net[0])
+
+    def finetune_function(self, pl_module, epoch, optimizer):
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.net[0], optimizer)
+
+
+def test_callbacks_that_freeze_must_come_later(tmp_path):
+    with pytest.raises(ValueError, match="plain once it unfreezes them: put WeightNormPruning bef"):
+        fit(tmp_path, Net(), Thaw(), WeightNormPruning(EWN(), LEVELS))
+    fit(tmp_path, Net(), Thaw(), WeightNormPruning(None, LEVELS), max_epochs=1)
+
+
+class OfWhatTrains(ForCLI):
+    def configure_optimizers(self):
+        return self.optimizer([p for p in self.parameters() if p.requires_grad])
+
+
+@pytest.mark.parametrize(
+    "other", [["StochasticWeightAveraging", "swa_lrs=0.01", "device=cpu"], [f"{__name__}.Thaw"]]
+)
+def test_on_the_command_line_it_comes_before_them(other, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[Thaw.__module__])
+    name, *options = other
+    words = [f"--trainer.callbacks+={name}", *(f"--trainer.callbacks.{o}" for o in options)]
+    words += [f"--model={__name__}.OfWhatTrains", "--data=toys.data.Points", *SMALL]
+    words += ["--prune.sparsities=[0,0.5]", "--trainer.max_epochs=2"]
+    assert main(["fit", *words, f"--trainer.default_root_dir={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "chosen  net.0" in out and "sparsity" in out
 
 
 SPARSE = "prune/val/acc@0.9"
