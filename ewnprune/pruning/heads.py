@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ewnprune.model.attention import Attention
+from ewnprune.model.layers import neuron_dim
 from ewnprune.pruning.groups import Group, Places
 
 Heads = Literal["keep", "whole", "dims"]
@@ -108,5 +109,6 @@ def _rescale_queries(network: nn.Module, group: Group, channels: Tensor) -> None
         tensor = getattr(layer, key)
         if tensor is not None:
             scaled = tensor.detach().clone()
-            scaled[rows.to(tensor.device)] *= left**0.5
+            dim = neuron_dim(layer) if key == "weight" else 0
+            scaled.movedim(dim, 0)[rows.to(tensor.device)] *= left**0.5
             layer._parameters[key] = nn.Parameter(scaled, tensor.requires_grad)

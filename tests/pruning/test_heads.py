@@ -134,6 +134,21 @@ def test_dimensions_of_heads_that_share_keys_and_values():
     torch.testing.assert_close(removal.model(x), masked(x), rtol=1e-12, atol=1e-12)
 
 
+def test_dimensions_of_heads_made_by_layers_whose_weight_lies_the_other_way_round():
+    conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
+    network, x = _make(Separate)
+    turned = deepcopy(network)
+    for name in "qkv":
+        layer, other = network.attn.get_submodule(name), conv1d(24, 12).double()
+        other.weight.data, other.bias.data = layer.weight.data.T.clone(), layer.bias.data.clone()
+        setattr(turned.attn, name, other)
+    small, other = (
+        remove_neurons(one, indices={"attn": [1, 4]}, example_input=x, heads="dims")
+        for one in (network, turned)
+    )
+    torch.testing.assert_close(other(x), small(x), rtol=1e-12, atol=1e-12)
+
+
 def test_heads_round_to_a_multiple_of_channels():
     network, x = _make(Separate)
     removal = remove_with_notes(network, 0.7, x, heads="whole", round_to=4, layers="attn.?")
