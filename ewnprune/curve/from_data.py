@@ -21,7 +21,7 @@ from ewnprune.model.batch_norms import following_batch_norms
 from ewnprune.model.batches import Batch, inputs_and_targets
 from ewnprune.model.copying import copy_network, plain_network
 from ewnprune.model.layers import LAYER_TYPES, num_neurons, spatial_dims
-from ewnprune.model.preserve import evaluating
+from ewnprune.model.preserve import as_made, evaluating
 from ewnprune.model.tensors import device_of, samples, to_device
 from ewnprune.model.tracing import Forward, call, trace
 from ewnprune.pruning.scores import Measured
@@ -76,6 +76,7 @@ def measure_neurons(
     >>> measure_neurons(net, data)["activation"]["0"]
     tensor([2., 2.], dtype=torch.float64)
     """
+    model = as_made(model)
     device = device_of(model) if device is None else device
     with evaluating(model, loader):
         network = plain_network(model)

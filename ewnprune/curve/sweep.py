@@ -17,7 +17,7 @@ from ewnprune.curve.replay import Replay
 from ewnprune.model.batches import Batch, inputs_and_targets
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns
-from ewnprune.model.preserve import evaluating
+from ewnprune.model.preserve import as_made, evaluating
 from ewnprune.model.tensors import device_of, to_device
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.budget import LevelOf, check_level_of
@@ -187,7 +187,7 @@ def sparsity_curve(
         measured=measured,
         sensitivity=sensitivity,
     )
-    model = getattr(model, "_orig_mod", model)  # torch.compile takes no hooks after compilation
+    model = as_made(model)
     device = device_of(model) if device is None else device
 
     def unpack(raw: Any) -> tuple[Any, Any]:

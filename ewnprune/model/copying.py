@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.module import _WrappedHook
-from torch.nn.utils import parametrize
 
 from ewnprune.model.layers import plain_type
+from ewnprune.model.parametrized import parametrizations_of
 from ewnprune.model.preserve import run_eagerly, uncompiled
 
 
@@ -85,11 +85,8 @@ def plain_network(model: nn.Module) -> nn.Module:
     network = copy_network(model, share=True)
     pairs = zip([*network.modules()], [*model.modules()], strict=True)
     for module, original in pairs:
-        if not parametrize.is_parametrized(module):
-            continue
-        tables: Any = module.parametrizations
-        for name in list(tables):
-            if any(True for part in tables[name] for _ in part.buffers()):
+        for name, parts in parametrizations_of(module).items():
+            if any(True for part in parts for _ in part.buffers()):
                 continue
             value = getattr(original, name).detach()
             _unparametrize(module, name)

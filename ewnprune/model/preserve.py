@@ -118,6 +118,16 @@ def run_eagerly(model: nn.Module) -> None:
         vars(module).update(eager_attributes(module))
 
 
+def as_made(model: nn.Module) -> nn.Module:
+    """The module that was given to ``torch.compile``: it calls hooks, and names layers as it did.
+
+    >>> net = nn.Linear(2, 2)
+    >>> as_made(torch.compile(net)) is as_made(net) is net
+    True
+    """
+    return model._modules["_orig_mod"] if "dynamo_ctx" in vars(model) else model  # type: ignore[return-value]
+
+
 def eager_attributes(module: nn.Module) -> dict[str, Any]:
     """Attributes with which a module runs as it was before it was compiled; none if it was not.
 
@@ -132,9 +142,8 @@ def eager_attributes(module: nn.Module) -> dict[str, Any]:
             found[name] = uncompiled(value)
     if vars(module).get("_compiled_call_impl") is not None:  # by Module.compile
         found["_compiled_call_impl"] = None
-    original = module._modules.get("_orig_mod")
-    if original is not None and "dynamo_ctx" in vars(module):  # by torch.compile
-        found["forward"] = partial(_call, original)
+    if as_made(module) is not module:
+        found["forward"] = partial(_call, as_made(module))
     return found
 
 

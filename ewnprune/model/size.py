@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from ewnprune.model.layers import layer_weight, num_neurons
+from ewnprune.model.parametrized import parametrizations_of
 from ewnprune.model.recurrent import is_recurrent, weight_names
 from ewnprune.model.tracing import Forward, rooted
 
@@ -43,8 +43,8 @@ def count_parameters(model: nn.Module) -> int:
     inner = {
         id(module)
         for owner in model.modules()
-        if parametrize.is_parametrized(owner)
-        for module in owner.parametrizations.modules()  # type: ignore[union-attr]
+        for parts in parametrizations_of(owner).values()
+        for module in parts.modules()
     }
     tensors: dict[int, int] = {}
     parametrized = 0
@@ -52,9 +52,7 @@ def count_parameters(model: nn.Module) -> int:
         if id(module) in inner:
             continue
         tensors |= {id(p): p.numel() for p in module._parameters.values() if p is not None}
-        if parametrize.is_parametrized(module):
-            names = list(module.parametrizations)  # type: ignore[arg-type]
-            parametrized += sum(getattr(module, name).numel() for name in names)
+        parametrized += sum(getattr(module, name).numel() for name in parametrizations_of(module))
     return sum(tensors.values()) + parametrized
 
 

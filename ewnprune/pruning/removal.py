@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ewnprune.model.batches import Batch, inputs_and_targets
 from ewnprune.model.layers import LayerPatterns
-from ewnprune.model.preserve import evaluating
+from ewnprune.model.preserve import as_made, evaluating
 from ewnprune.model.tensors import device_of, to_device
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.budget import Budget
@@ -232,7 +232,7 @@ def remove_with_notes(
         measured=measured,
         sensitivity=sensitivity,
     )
-    training = []
+    model, training = as_made(model), []
     if recalibrate is not None and (inputs or with_statistics(model)):
         training = training_inputs(model, recalibrate, batch)
     calibration = training or ([] if repair is None else [repair])

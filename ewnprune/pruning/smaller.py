@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ewnprune.model.copying import copy_network
 from ewnprune.model.layers import type_name
+from ewnprune.model.parametrized import sources_of
 from ewnprune.model.tensors import clone, close, same, tensors_in
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.cutting import cut_network
@@ -85,17 +86,9 @@ def as_it_was(small: nn.Module, model: nn.Module) -> None:
         module.training = original.training
         for key, parameter in module._parameters.items():
             if parameter is not None:
-                came_from = _behind(original, key) or _behind(original, "weight")
+                came_from = sources_of(original, key) or sources_of(original, "weight")
                 trains = any(tensor.requires_grad for tensor in came_from) or not came_from
                 parameter.requires_grad_(trains)
-
-
-def _behind(module: nn.Module, key: str) -> list[nn.Parameter]:
-    """The parameters that a module computes a tensor of its own from: mostly that one alone."""
-    if "parametrizations" in module._modules and key in module.parametrizations:  # type: ignore[operator]
-        return [*module.parametrizations[key].parameters()]  # type: ignore[index,union-attr]
-    own = module._parameters.get(key)
-    return [] if own is None else [own]
 
 
 def rehearse(network: nn.Module, forward: Forward, inputs: Any, groups: Sequence[Group]) -> None:

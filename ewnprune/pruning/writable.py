@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from ewnprune.model.parametrized import parametrizations_of
 from ewnprune.model.recurrent import is_recurrent, weight_names
 from ewnprune.pruning.groups import Group
 
@@ -28,7 +29,7 @@ def unwritable(network: nn.Module, groups: Sequence[Group]) -> Mapping[str, str]
 def _why(name: str, module: nn.Module, owners: Mapping[int, Mapping[int, str]]) -> str:
     if isinstance(module, torch.jit.ScriptModule):
         return f"{name!r} is made by torch.jit, and can be neither copied nor cut"
-    if "parametrizations" in module._modules:
+    if parametrizations_of(module):
         return (
             f"{name!r} is parametrized: ewnprune.fold, or of others than ours torch.nn.utils."
             "parametrize.remove_parametrizations, makes it plain"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ewnprune.model.cells import kept_cells, to_weight
 from ewnprune.model.layers import LayerPatterns, num_neurons
-from ewnprune.model.preserve import evaluating
+from ewnprune.model.preserve import as_made, evaluating
 from ewnprune.model.recurrent import is_recurrent, kept_entries
 from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.choice import Choice, choose
@@ -97,6 +97,7 @@ def mask_neurons(
         measured=measured,
         sensitivity=sensitivity,
     )
+    model = as_made(model)
     with evaluating(model):
         found, units, _ = choose(model, example_input, sparsity, indices, score, choice, forward)
     refused = unwritable(model, found.groups)  # in which parametrized weights are no tensors

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.nn.utils import parametrize
 
 from ewnprune.callback.ordinary import ordinary_epochs
 from ewnprune.model.cells import to_weight
 from ewnprune.model.layers import LayerPatterns, neuron_dim, neuron_rows, select_layers
+from ewnprune.model.parametrized import parametrization_on, sources_of
 from ewnprune.recipes.penalised import schedule_steps
 from ewnprune.training.attach import attached_parametrizations
 
@@ -127,9 +127,7 @@ def shorten(layer: Any, shortened: Callable[[Tensor], Tensor]) -> None:
 
 
 def _length_parameter(layer: Any) -> Tensor:
-    if parametrize.is_parametrized(layer, "weight"):
-        return layer.parametrizations["weight"].original0  # type: ignore[no-any-return]
-    return layer.weight  # type: ignore[no-any-return]
+    return sources_of(layer, "weight")[0]
 
 
 def _trains_bias(layer: Any) -> bool:
@@ -137,16 +135,15 @@ def _trains_bias(layer: Any) -> bool:
 
 
 def _has_lengths_of_neurons(layer: Any) -> bool:
-    if not parametrize.is_parametrized(layer, "weight"):
-        return True
-    dim = layer.parametrizations["weight"][0].dim
-    return bool(dim % layer.weight.dim() == neuron_dim(layer))
+    attached: Any = parametrization_on(layer)
+    return attached is None or attached.dim % layer.weight.dim() == neuron_dim(layer)
 
 
 def _weights(layer: Any) -> tuple[Tensor, Callable[[Tensor], None]]:
     """The length of each neuron's weights, and how to multiply them."""
-    if parametrize.is_parametrized(layer, "weight"):
-        parametrization, s = layer.parametrizations["weight"][0], _length_parameter(layer)
+    parametrization: Any = parametrization_on(layer)
+    if parametrization is not None:
+        s = _length_parameter(layer)
         scale = parametrization.scale(s)
 
         def rescale(kept: Tensor) -> None:

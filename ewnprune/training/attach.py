@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ewnprune.model.layers import LayerPatterns, Selection, layer_weight, select_layers
+from ewnprune.model.parametrized import parametrization_on
 from ewnprune.model.sharding import is_dtensor
 from ewnprune.training.gates import find_gates
 from ewnprune.training.parametrizations import EWN, NeuronParametrization
@@ -144,7 +145,7 @@ def attached_parametrizations(
     return {
         name: parametrization
         for name, layer in model.named_modules(remove_duplicate=remove_duplicate)
-        if isinstance(parametrization := _parametrization_on(layer), NeuronParametrization)
+        if isinstance(parametrization := parametrization_on(layer), NeuronParametrization)
     }
 
 
@@ -161,13 +162,6 @@ def ewn_alphas(model: nn.Module, asking: str) -> list[Tensor]:
             "prune.parametrization to EWN, or leave the callback out"
         )
     return [model.get_parameter(f"{name}.parametrizations.weight.original0") for name in names]
-
-
-def _parametrization_on(layer: nn.Module) -> nn.Module | None:
-    if not parametrize.is_parametrized(layer, "weight"):
-        return None
-    of_layer = cast(nn.ModuleDict, layer.parametrizations)
-    return cast(parametrize.ParametrizationList, of_layer["weight"])[0]
 
 
 def leave_frozen(model: nn.Module, selection: Selection) -> Selection:
@@ -203,7 +197,7 @@ def _accept_other_forms(
     layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_unused: Any
 ) -> None:
     """Load plain weights, and torch's weight-norm forms, into a reparametrized layer."""
-    parametrization = _parametrization_on(layer)
+    parametrization = parametrization_on(layer)
     if isinstance(parametrization, NeuronParametrization):  # in a plain copy there is none
         shape = cast(Any, layer).parametrizations["weight"].original0.shape
         to_native(state_dict, prefix, parametrization, shape)

@@ -8,12 +8,12 @@ numbers spread over neurons does not depend on it.
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ewnprune.model.layers import layer_weight, neuron_rows
+from ewnprune.model.parametrized import parametrization_on, sources_of
 from ewnprune.training.parametrizations import NeuronParametrization
 
 
@@ -74,16 +74,15 @@ def gradient_rows(layer: nn.Module) -> Tensor | None:
         ValueError: the layer is under a parametrization of another form.
     """
     weight = layer_weight(layer)
-    if not nn.utils.parametrize.is_parametrized(layer, "weight"):
+    attached = parametrization_on(layer)
+    if attached is None:
         return None if weight.grad is None else neuron_rows(layer, weight.grad)
-    originals: Any = cast(nn.ModuleDict, layer.parametrizations)["weight"]
-    attached = originals[0]
     if not (isinstance(attached, NeuronParametrization) and attached.has_scale):
         raise ValueError(
             f"the asymptotic relations are of EWN, SWN and plain training, and a layer is under "
             f"{type(attached).__name__}: leave it with exclude=, or leave AsymptoticRelations out"
         )
-    s, v = originals.original0, originals.original1
+    s, v = sources_of(layer, "weight")[:2]
     if s.grad is None or v.grad is None:
         return None
     with torch.enable_grad():

@@ -1,12 +1,10 @@
 """Layers that cannot train under weight normalization: refused by name, with nothing changed."""
 
-from typing import Any, cast
-
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from ewnprune.model.layers import layer_weight, type_name
+from ewnprune.model.parametrized import parametrization_on
 from ewnprune.model.sharding import is_dtensor
 from ewnprune.training.parametrizations import NeuronParametrization
 
@@ -26,11 +24,11 @@ def plain_weight(name: str, layer: nn.Module, remedy: str | None = None) -> nn.P
     torch.Size([2, 3])
     """
     remedy = remedy or f"leave it with exclude={name!r}"
-    if parametrize.is_parametrized(layer, "weight"):
-        present = type(cast(Any, layer).parametrizations["weight"][0]).__name__
+    present = parametrization_on(layer)
+    if present is not None:
         raise ValueError(
-            f"layer {name!r} is parametrized already ({present}): expected a plain weight; "
-            f"remove that parametrization (ewnprune.fold for ours), or {remedy}"
+            f"layer {name!r} is parametrized already ({type(present).__name__}): expected a plain "
+            f"weight; remove that parametrization (ewnprune.fold for ours), or {remedy}"
         )
     if not isinstance(layer.weight, nn.Parameter):
         raise ValueError(

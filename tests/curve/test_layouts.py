@@ -1,5 +1,6 @@
 """Sweeps of other layouts, of compiled models, under autocast, on a GPU and by two processes."""
 
+import copy
 import json
 import sys
 
@@ -9,7 +10,7 @@ from torch import nn
 from toys.processes import run_together
 from toys.sweeps import Catch, logits, trained
 
-from ewnprune import EWN, reparametrize
+from ewnprune import EWN, measure_neurons, remove_neurons, reparametrize
 from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.pruning.zeroing import mask_neurons
 from lightning_modules import CNN, MLP
@@ -45,6 +46,16 @@ def test_a_compiled_model_is_swept_as_the_model_it_was_made_of(batches):
     net = MLP(hidden=(20,))
     compiled = torch.compile(net, backend="eager")
     assert sparsity_curve(compiled, batches, LEVELS) == sparsity_curve(net, batches, LEVELS)
+    measured = measure_neurons(compiled, batches)
+    taylor = sparsity_curve(compiled, batches, LEVELS, "taylor", measured=measured)
+    assert taylor == sparsity_curve(net, batches, LEVELS, "taylor", measured=measured)
+    by_name = {"example_input": batches[0][0], "score": "random", "seed": 3}  # seeds are of names
+    small = remove_neurons(net, 0.5, **by_name)
+    torch.testing.assert_close(
+        remove_neurons(compiled, 0.5, **by_name).state_dict(), small.state_dict(), rtol=0, atol=0
+    )
+    masked = mask_neurons(copy.deepcopy(net), 0.5, **by_name)
+    assert mask_neurons(compiled, 0.5, **by_name)["fc1"].equal(masked["fc1"])
 
 
 def test_under_autocast_it_is_what_a_pruned_copy_gives_under_autocast(batches):

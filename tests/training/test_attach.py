@@ -20,6 +20,8 @@ from ewnprune import (
     fold_state_dict,
     reparametrize,
 )
+from ewnprune.model.copying import plain_network
+from ewnprune.model.size import count_parameters
 
 X = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(9))
 
@@ -56,6 +58,21 @@ def test_outputs_stay_and_folding_restores_a_plain_model(kind):
     assert type(model[0]) is nn.Conv2d
     assert not any(parametrize.is_parametrized(m) for m in model.modules())
     assert not any(m._load_state_dict_pre_hooks for m in model.modules())
+
+
+def test_a_layer_that_is_compiled_by_itself():
+    """It shows the attributes of the layer in it, the parametrization included."""
+    torch.compiler.reset()
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(5, 3)
+    expected, plain_keys = model(x), {key for key in model.state_dict() if key.startswith("2")}
+    model[0] = torch.compile(model[0], backend="eager")
+    assert [*reparametrize(model, EWN()).chosen] == ["0._orig_mod"]
+    torch.testing.assert_close(model(x), expected)
+    torch.testing.assert_close(plain_network(model)(x), expected)
+    assert count_parameters(model) == 26
+    assert fold(model) == ["0._orig_mod"]
+    torch.testing.assert_close(model(x), expected)
+    assert set(model.state_dict()) == {"0._orig_mod.weight", "0._orig_mod.bias", *plain_keys}
 
 
 def test_folding_one_copy_leaves_the_other():
