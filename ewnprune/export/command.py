@@ -18,6 +18,7 @@ from ewnprune.export.formats import FormatName, find_format
 from ewnprune.export.readme import write_up
 from ewnprune.export.trained import Trained, read_trained
 from ewnprune.export.writing import check_file, new_folder, size_of, write_network
+from ewnprune.model.preserve import as_made
 from ewnprune.model.tensors import identical, same
 from ewnprune.pruning.budget import Budget, Met
 from ewnprune.pruning.choice import Choice
@@ -218,9 +219,11 @@ def _network_of(whole: Calling) -> str:
     ]
     if len(children) != 1:
         return ""
-    child = replace(whole, network=model.get_submodule(children[0]))
+    child = model.get_submodule(children[0])
     try:
-        outputs = child.outputs(whole.inputs)
+        outputs = replace(whole, network=child).outputs(whole.inputs)
     except Exception:  # of the user's code, which takes other inputs there and may say it anyhow
         return ""
-    return children[0] if same(outputs, whole.outputs(whole.inputs), identical) else ""
+    if not same(outputs, whole.outputs(whole.inputs), identical):
+        return ""
+    return children[0] if as_made(child) is child else f"{children[0]}._orig_mod"

@@ -18,6 +18,7 @@ import lightning_modules  # noqa: F401  its classes can then be named without th
 from ewnprune.callback import WeightNormPruning
 from ewnprune.callback.checkpoint import initial_norms, read_checkpoint
 from ewnprune.export.batches import Batches
+from ewnprune.model.preserve import run_eagerly
 from ewnprune.pruning.recalibration import with_statistics
 from ewnprune.training.state_dict import fold_state_dict
 
@@ -91,6 +92,7 @@ def read_trained(run: str, config: str | None = None) -> Trained:
             f"{checkpoint_path} does not fit the model of {config_path} ({reason}...): give the "
             "config that it was trained with"
         ) from error
+    run_eagerly(made.model)  # as its smaller networks are: they are held against each other
     return Trained(
         made.model.eval(),
         made.data,
