@@ -42,3 +42,23 @@ class Finetune:
             raise ValueError(f"finetune: score={self.score!r}: expected one score")
         if not isinstance(self.distill, Distillation | None):
             raise ValueError(f"finetune: distill={self.distill!r}: expected Distillation(...)")
+
+
+def cut_short(finetune: Finetune, epochs: int, ordinary: int, since: int | None) -> list[str]:
+    """A line that says why a network was not finetuned as long as it was to be, if so.
+
+    Args:
+        finetune: what was asked for.
+        epochs: how many the fit had.
+        ordinary: how many were to come before the network is pruned.
+        since: how many came before it was pruned; None where it was not.
+    """
+    if since is not None:
+        if epochs - since >= finetune.epochs:
+            return []
+        done = f"finetuned for {epochs - since} of {finetune.epochs} epochs"
+        return [f"ewnprune: {done}, for the fit was stopped"]
+    when = f"in epoch {epochs - 1}, before" if epochs < ordinary else "when"
+    return [
+        f"ewnprune: not finetuned, for the fit was stopped {when} its {ordinary} epochs were over"
+    ]

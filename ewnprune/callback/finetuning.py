@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from ewnprune.callback.attachment import Attachment
 from ewnprune.callback.batches import TrainerBatches
 from ewnprune.callback.distillation import Distillation
-from ewnprune.callback.finetune import Finetune
+from ewnprune.callback.finetune import Finetune, cut_short
 from ewnprune.callback.holding import hold_at_zero, set_to_zero
 from ewnprune.callback.measuring import Measuring
 from ewnprune.callback.pruned import Pruned
@@ -146,15 +146,11 @@ class Finetuning:
             self._teacher.before_batch(trainer, pl_module, batch, self._place)
 
     def why_not(self, trainer: Any) -> list[str]:
-        """A line that says why the network was not finetuned, where it was to be."""
-        if self.options is None or self.pruned is not None:
+        """A line that says why the network was not finetuned as long as it was to be, if so."""
+        if self.options is None:
             return []
-        early = trainer.current_epoch < self._ordinary_epochs
-        when = f"in epoch {trainer.current_epoch - 1}, before" if early else "when"
-        return [
-            f"ewnprune: not finetuned, for the fit was stopped {when} its {self._ordinary_epochs} "
-            "epochs were over"
-        ]
+        since = None if self.pruned is None else int(self.pruned["since"])
+        return cut_short(self.options, trainer.current_epoch, self._ordinary_epochs, since)
 
     def end(self, trainer: Any, cut_off: bool = False) -> None:
         """Leave trainer and model as they were.

@@ -109,6 +109,9 @@ def test_an_early_stop_is_not_finetuned_and_says_so(tmp_path, capsys):
     assert trainer.max_epochs == 9
     _fit(tmp_path, model, callback, fast_dev_run=True)
     assert "the fit was stopped when its 1 epochs were over" in capsys.readouterr().out
+    stopping = EarlyStopping("val_loss", patience=3, min_delta=math.inf)
+    _fit(tmp_path, model, callback, stopping, max_epochs=2)
+    assert "finetuned for 1 of 2 epochs, for the fit was stopped" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.", "ignore:The dirpath has")
