@@ -150,6 +150,8 @@ class _Finder:
                 self._add(group, item)
             if not group.stays and group.size % group.blocks:
                 group.stays = f"its {group.size} channels do not make {group.blocks} equal blocks"
+            if not group.stays and group.blocks == group.size > 1:
+                group.stays = "each of its channels is a group of a GroupNorm by itself"
             lost = _misfit(self.network, group)
             if lost and not group.stays:
                 group.unfollowed = f"it is not seen which channels of {lost!r} are theirs"

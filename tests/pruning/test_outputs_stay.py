@@ -93,3 +93,13 @@ def test_a_stream_with_such_norms_goes_where_a_layer_reads_it(norm):
     assert small[0].norm.weight.shape == (6,)
     points = sparsity_curve(network, [(x[:, 0], torch.tensor([0, 1]))], (0, 0.5), exclude="1")
     assert points.points[1].parameters.left < points.points[1].parameters.total
+
+
+def test_channels_that_are_groups_of_a_group_norm_by_themselves_stay():
+    """None of them can go while the number of groups is what it is."""
+    layers = [nn.Conv2d(3, 8, 3), nn.GroupNorm(8, 8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(24, 3)).eval()
+    removal = remove_with_notes(network, 0.5, torch.randn(2, 3, 6, 6))
+    assert removal.left == {"3": (3, 6)}
+    (told,) = [str(note) for note in removal.notes if note.kind == "stays"]
+    assert told == "0: stays: each of its channels is a group of a GroupNorm by itself"
