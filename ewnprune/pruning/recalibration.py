@@ -70,7 +70,8 @@ def estimated(network: nn.Module, forward: Forward, inputs: Sequence[Any]) -> St
         ValueError: a batch gives one value per channel.
     """
     norms, device = with_statistics(network), device_of(network)
-    before: dict[str, tuple[float | None, dict[str, Tensor]]] = {}  # of those that were called
+    switches = ("training", "momentum", "track_running_stats")
+    before: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {}  # of those that were called
 
     def begin(name: str, norm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         values = args[0] if args else kwargs["input"]
@@ -81,13 +82,14 @@ def estimated(network: nn.Module, forward: Forward, inputs: Sequence[Any]) -> St
             )
         if name in before:
             return
-        before[name] = norm.momentum, dict(norm._buffers)
+        before[name] = {key: getattr(norm, key) for key in switches}, dict(norm._buffers)
         norm._buffers.update(
             running_mean=torch.zeros_like(norm.running_mean),
             running_var=torch.ones_like(norm.running_var),
             num_batches_tracked=torch.zeros((), dtype=torch.long, device=norm.running_mean.device),
         )
-        norm.training, norm.momentum = True, None
+        # callbacks that freeze layers turn the last off
+        norm.training, norm.momentum, norm.track_running_stats = True, None, True
 
     handles = [
         norm.register_forward_pre_hook(partial(begin, name), with_kwargs=True)
@@ -98,8 +100,8 @@ def estimated(network: nn.Module, forward: Forward, inputs: Sequence[Any]) -> St
     for handle in handles:
         handle.remove()
     learned = {}
-    for name, (momentum, buffers) in before.items():
-        norms[name].training, norms[name].momentum = False, momentum
+    for name, (switched, buffers) in before.items():
+        vars(norms[name]).update(switched)
         if norms[name].num_batches_tracked:
             learned[name] = dict(norms[name]._buffers)
         else:  # a forward of its own, which updates none

@@ -71,9 +71,10 @@ def statistics_of(net):
     return [(norm.running_mean, norm.running_var) for norm in norms]
 
 
-@pytest.mark.parametrize("level", [0.5, 0.8])
-def test_statistics_are_those_of_a_pass_by_hand(level, batches, training):
+@pytest.mark.parametrize(("level", "tracks"), [(0.5, True), (0.8, True), (0.5, False)])
+def test_statistics_are_those_of_a_pass_by_hand(level, tracks, batches, training):
     net = trained(CNN(channels=(8, 12)), batches)
+    net.norm2.track_running_stats = tracks  # as BaseFinetuning leaves it where it froze them
     before = deepcopy(net.state_dict())
     removal = remove_with_notes(net, level, batches[0][0], recalibrate=training)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
@@ -84,6 +85,7 @@ def test_statistics_are_those_of_a_pass_by_hand(level, batches, training):
     stale = remove_neurons(net, level, batches[0][0])
     assert not torch.allclose(stale.norm2.running_mean, removal.model.norm2.running_mean, atol=1e-2)
     assert removal.model.norm1.momentum == 0.1 and removal.model.norm1.num_batches_tracked == 3
+    assert removal.model.norm2.track_running_stats is tracks
     (note,) = [note.text for note in removal.notes if note.kind == "statistics"]
     assert "2 BatchNorms" in note and "3 training batches (84 samples)" in note
 
