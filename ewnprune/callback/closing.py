@@ -34,9 +34,12 @@ def closing_lines(folder: Path, curve: "Curve | None", checkpoint: str, compares
         told.append(("checkpoint", checkpoint))
     commands = []
     if checkpoint and largest:
-        alone = len(list((folder / "checkpoints").glob("*.ckpt"))) == 1
-        run = shlex.quote(str(folder) if alone else checkpoint)
-        commands.append(f"ewnprune export {run} --max-drop {_WITHIN}")
+        # where export looks for the config by itself, and where it lies if that is elsewhere
+        inside = Path(checkpoint).resolve().parent.parent == folder.resolve()
+        alone = inside and len(list((folder / "checkpoints").glob("*.ckpt"))) == 1
+        config = [] if inside else ["--run_config", str(folder / "config.yaml")]
+        words = ["ewnprune", "export", str(folder) if alone else checkpoint, *config]
+        commands.append(shlex.join([*words, "--max-drop", str(_WITHIN)]))
     commands += ["ewnprune compare"] if compares else []
     told += [("" if index else "next", command) for index, command in enumerate(commands)]
     if not told:

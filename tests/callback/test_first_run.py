@@ -128,6 +128,11 @@ def test_the_last_lines_say_what_can_go_and_what_to_type(tmp_path, monkeypatch):
     assert text.splitlines()[-1].split() == [
         *["next", "ewnprune", "export", "runs/version_0/checkpoints/a.ckpt", "--max-drop", "1"]
     ]
+    # and the config, where it is not found from the checkpoint
+    text = closing_lines(folder, curve, "best/my a.ckpt", compares=False)
+    assert text.splitlines()[-1].split(maxsplit=1)[1] == (
+        "ewnprune export 'best/my a.ckpt' --run_config runs/version_0/config.yaml --max-drop 1"
+    )
     # nothing can go, nothing was measured, or nothing kept
     lost = closing_lines(folder, _points(0.98, 0.9, 0.8), str(path), compares=False)
     assert "0 % of the neurons removed" in lost and "export" not in lost
