@@ -85,7 +85,7 @@ def reparametrize(
         module = model.get_submodule(name)
         parametrize.register_parametrization(module, "weight", parametrized)
         parametrized.load_hook = module.register_load_state_dict_pre_hook(_accept_other_forms)
-        if name in selection.scales.values():  # a sign: decay alone would move it
+        if name in selection.scales.values():  # a sign, which gets no gradient
             module.parametrizations["weight"].original1.requires_grad_(False)  # type: ignore[index,union-attr]
     return selection
 

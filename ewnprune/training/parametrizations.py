@@ -82,6 +82,8 @@ class NeuronParametrization(nn.Module):
     def forward(self, *originals: Tensor) -> Tensor:
         """The weight, in the shape and dtype of ``v``, from ``s`` and ``v``."""
         s, v = originals
+        # a sign, of the scale of a BatchNorm: decay alone would move it, where others unfreeze it
+        v = v.detach() if v.dim() == 1 else v
         rows = self._split(at_least_float32(v))
         weight = of_length(rows, self.scale(at_least_float32(s)), self._reduced(rows))
         return weight.reshape(v.shape).to(v.dtype)

@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import BaseFinetuning
 from torch import nn
 
 from ewnprune import EWN, attached_parametrizations, fold, fold_state_dict, reparametrize
@@ -68,9 +69,12 @@ def test_a_step_of_descent_is_that_by_hand():
     torch.testing.assert_close(net[0].weight, by_hand, rtol=1e-4, atol=1e-6)
 
 
-def test_decay_and_momentum_leave_the_sign():
+@pytest.mark.parametrize("unfrozen", [False, True])
+def test_decay_and_momentum_leave_the_sign(unfrozen):
     net, x = cnn(), torch.randn(8, 1, 6, 6)
     reparametrize(net, EWN(batchnorm=True))
+    if unfrozen:
+        BaseFinetuning.make_trainable(net)  # which asks nobody
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.5)
     for _ in range(5):
         optimizer.zero_grad()
