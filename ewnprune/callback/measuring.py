@@ -11,8 +11,8 @@ from ewnprune.callback.batches import TrainerBatches, global_seed, training_batc
 from ewnprune.callback.holding import pruning_masks
 from ewnprune.callback.weights import with_buffers_of_one
 from ewnprune.curve.built import check_realize
+from ewnprune.curve.by_data import facts_by_data
 from ewnprune.curve.curve import Curve
-from ewnprune.curve.from_data import measure_neurons
 from ewnprune.curve.measures import Loss
 from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.model.layers import LayerPatterns
@@ -25,7 +25,6 @@ from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Scope, check_scope
 from ewnprune.pruning.recalibration import training_inputs, with_statistics
 from ewnprune.pruning.score_names import Score, asked_of_data, find_scores
-from ewnprune.pruning.scores import FROM_DATA
 
 _MISFITS = (TypeError, LookupError, AttributeError, NotImplementedError)
 
@@ -181,41 +180,27 @@ class Measuring:
         Raises:
             ValueError: these are test data, by which nothing may be chosen.
         """
-        functions = find_scores(scores)
-        by_curves = self.scope == "sensitivity" and not self.per_layer
-        wanted = asked_of_data(functions, "layer" if self.per_layer else self.scope)
+        scope = "layer" if self.per_layer else self.scope
+        wanted = asked_of_data(find_scores(scores), scope)
         if wanted and trainer.testing:
             raise ValueError(
                 f"{wanted[0]} goes by data, which test data must not be: take the curve on "
                 "validation data, or give sparsity_curve what it wants in Python"
             )
-        how: dict[str, Any] = {
+        how = {
             "loss_fn": self.loss_fn,
             "batch": self.batch,
             "forward": self.forward,
+            "device": pl_module.device,
         }
-        found: dict[str, Any] = {"measured": None, "sensitivity": None}
-        device = pl_module.device
-        if any(name in FROM_DATA for name in functions):
-            found["measured"] = measure_neurons(pl_module, batches, device=device, **how)
-        if by_curves:
-            curve = sparsity_curve(
-                pl_module,
-                batches,
-                sorted({0.0, *self.sparsities}),
-                scores,
-                layers=self.layers,
-                exclude=self.exclude,
-                inputs=self.inputs,
-                initial_norms=initial_norms,
-                measured=found["measured"],
-                device=device,
-                seed=global_seed(),
-                per_layer=True,
-                **how,
-            )
-            found["sensitivity"] = curve.sensitivity()
-        return found
+        options = {
+            "layers": self.layers,
+            "exclude": self.exclude,
+            "inputs": self.inputs,
+            "initial_norms": initial_norms,
+            "seed": global_seed(),
+        }
+        return facts_by_data(pl_module, batches, scores, scope, self.sparsities, how, options)
 
     def check_call(self, trainer: Any, pl_module: Any, batches: TrainerBatches) -> None:
         """Call the model once, as a curve does.

@@ -5,16 +5,15 @@ from typing import Any
 
 from torch import nn
 
+from ewnprune.curve.by_data import facts_by_data
 from ewnprune.curve.classes import classifies
 from ewnprune.curve.curve import Curve
-from ewnprune.curve.from_data import measure_neurons
 from ewnprune.curve.points import CurvePoint
 from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.export.batches import Batches
 from ewnprune.export.trained import Trained
 from ewnprune.model.preserve import evaluating
 from ewnprune.pruning.score_names import asked_of_data
-from ewnprune.pruning.scores import FROM_DATA
 
 
 def choose(
@@ -101,17 +100,10 @@ def from_data(
         return {}
     if val is None:
         raise ValueError(f"{wanted[0]} goes by validation data, and the run's data have none")
-    found: dict[str, Any] = {}
-    if any(name in FROM_DATA for name in scores):
-        found["measured"] = measure_neurons(
-            trained.model, val, loss_fn=how.loss_fn, forward=how.forward, batch=how.batch
-        )
-    if how.scope == "sensitivity":
-        levels, options = sorted({0.0, *how.sparsities}), {**removal, **found, "per_layer": True}
-        found["sensitivity"] = _curve(
-            trained, trained.model, val, levels, scores, options
-        ).sensitivity()
-    return found
+    names = ("loss_fn", "forward", "batch")
+    arguments = {name: getattr(how, name) for name in names}
+    options = {"metric": how.metric, **removal}
+    return facts_by_data(trained.model, val, scores, how.scope, how.sparsities, arguments, options)
 
 
 def check_drop(measured: Mapping[str, float | None], max_drop: float) -> None:
