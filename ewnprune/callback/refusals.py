@@ -71,7 +71,7 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
                 "ModelPruning beside WeightNormPruning: it would skip every reparametrized layer "
                 "without a word; remove one of the two"
             )
-        elif (before or later) and (harm := _harm(names, attaches)):
+        elif (before or later) and (harm := _harm(names, callback.method != "plain")):
             remedy = (
                 "put WeightNormPruning before it in the Trainer's callbacks"
                 if before
@@ -82,13 +82,13 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
             _refuse_early_decision(other, trainer)
 
 
-def _harm(names: set[str], attaches: bool) -> str:
+def _harm(names: set[str], normalizes: bool) -> str:
     """What a callback of these classes does to a model that is attached to after it; or empty."""
     if names & AVERAGING:
         return (
             "copies the model before it is reparametrized, and would average the wrong parameters"
         )
-    if attaches and "BaseFinetuning" in names:
+    if normalizes and "BaseFinetuning" in names:
         return (
             "freezes layers before they are reparametrized, and they would train plain once it "
             "unfreezes them"
@@ -97,10 +97,10 @@ def _harm(names: set[str], attaches: bool) -> str:
 
 
 def put_before_them(callbacks: list[Any]) -> None:
-    """Move `PruningHooks` before the first callback that wants them there, in a Trainer's list."""
+    """Move `PruningHooks`, of two the last, before the first callback that wants them there."""
     names = [{base.__name__ for base in type(callback).__mro__} for callback in callbacks]
-    wanting = [place for place, kinds in enumerate(names) if _harm(kinds, attaches=True)]
-    (own,) = [place for place, kinds in enumerate(names) if "PruningHooks" in kinds]
+    wanting = [place for place, kinds in enumerate(names) if _harm(kinds, normalizes=True)]
+    *_, own = [place for place, kinds in enumerate(names) if "PruningHooks" in kinds]
     callbacks.insert(min([own, *wanting]), callbacks.pop(own))
 
 
