@@ -210,8 +210,7 @@ class Finetuning:
         assert self.options is not None
         if self.options.score is not None:
             return self.options.score
-        scores = self.measuring.scores
-        return scores if isinstance(scores, str) or callable(scores) else scores[0]
+        return self.measuring.first_score
 
     def _pruned_as(self) -> dict[str, Any]:
         """At what level and by which score, in plain types for a checkpoint."""

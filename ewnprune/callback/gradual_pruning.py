@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ewnprune.callback.attachment import Attachment
-from ewnprune.callback.batches import global_seed
 from ewnprune.callback.gradual import Gradual, refuse_beside
 from ewnprune.callback.holding import hold_at_zero, neuron_masks, pruned_first, set_to_zero
 from ewnprune.callback.measuring import Measuring
@@ -27,7 +26,6 @@ from ewnprune.files import write_rows
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import neuron_rows
 from ewnprune.model.preserve import evaluating
-from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.found import Found
 from ewnprune.pruning.score_names import find_scores
 
@@ -158,7 +156,7 @@ class GradualPruning:
         if self.pruned is None:
             return
         before = Gradual(**self.pruned["options"])
-        ((score, _),) = find_scores(self._score()).items()
+        ((score, _),) = find_scores(self.measuring.first_score).items()
         if self.options != before or score != self.pruned["score"]:
             raise ValueError(
                 f"the checkpoint is of a run that was pruned by {self.pruned['score']} with "
@@ -166,17 +164,14 @@ class GradualPruning:
                 "from its weights"
             )
 
-    def _score(self) -> Any:
-        scores = self.measuring.scores
-        return scores if isinstance(scores, str) or callable(scores) else scores[0]
-
     def _find(self, trainer: Any, pl_module: Any, batch: Any) -> Found:
         """The groups of the network, once a fit; and a rehearsal of the last pruning."""
         assert self.options is not None
         measuring = self.measuring
         with evaluating(pl_module), trainer.precision_plugin.forward_context():
             inputs, _ = measuring.batch(batch)
-            found = self._choice().find(plain_network(pl_module), measuring.forward, inputs)
+            choice = measuring.choice(self.attachment.initial_norms)
+            found = choice.find(plain_network(pl_module), measuring.forward, inputs)
         self._found = found
         with evaluating(pl_module):
             _, notes = self._masks(pl_module, float(self.options.to))
@@ -184,24 +179,13 @@ class GradualPruning:
             warnings.warn(str(note), stacklevel=2)
         return found
 
-    def _choice(self) -> Choice:
-        m, norms = self.measuring, self.attachment.initial_norms
-        return Choice(
-            m.layers,
-            m.exclude,
-            m.scope,
-            initial_norms=norms,
-            seed=global_seed(),
-            max_per_layer=m.max_per_layer,
-        )
-
     def _masks(self, pl_module: Any, level: float) -> tuple[dict[str, Tensor], list[Any]]:
         """What goes at a level, by the weights as they are now: first what is gone already."""
         assert self._found is not None
-        ((name, score),) = find_scores(self._score()).items()
+        ((name, score),) = find_scores(self.measuring.first_score).items()
         if self.pruned is not None:
             score = pruned_first(name, score, pl_module, self.pruned["masks"])
-        choice = self._choice()
+        choice = self.measuring.choice(self.attachment.initial_norms)
         ranking, notes = choice.rank(replace(self._found, network=pl_module), name, score)
         if ranking.unit != "neurons":
             raise ValueError(
@@ -223,7 +207,7 @@ class GradualPruning:
             stays = neuron_rows(pl_module.get_submodule(name), keep).any(1)
             when = before.get(name, torch.full((len(stays),), -1))
             gone[name] = torch.where(stays | (when >= 0), when, step)
-        ((score, _),) = find_scores(self._score()).items()
+        ((score, _),) = find_scores(self.measuring.first_score).items()
         self.pruned = {
             "options": asdict(self.options),
             "score": score,

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ewnprune.model.cells import to_weight
 from ewnprune.model.copying import plain_network
-from ewnprune.model.layers import LayerPatterns, neuron_rows
+from ewnprune.model.layers import neuron_rows
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.recurrent import hidden_rows, is_recurrent, weight_names
 from ewnprune.model.tensors import device_of, to_device
@@ -19,10 +19,9 @@ from ewnprune.model.tracing import Forward, call
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.found import Found
 from ewnprune.pruning.inputs import INPUTS, agree_on_deviations
-from ewnprune.pruning.ranking import Scope, check_sparsities
+from ewnprune.pruning.ranking import check_sparsities
 from ewnprune.pruning.score_names import Score, find_scores
-from ewnprune.pruning.scores import Measured, Neurons
-from ewnprune.pruning.sensitivity import Sensitivity
+from ewnprune.pruning.scores import Neurons
 from ewnprune.pruning.writable import unwritable
 from ewnprune.pruning.zeroing import parameter_masks
 from ewnprune.training.attach import attached_parametrizations
@@ -34,16 +33,8 @@ def pruning_masks(
     example_input: Any,
     *,
     score: str | Score = "norm",
-    layers: LayerPatterns | None = None,
-    exclude: LayerPatterns | None = None,
-    scope: Scope = "layer",
-    max_per_layer: float | None = None,
-    initial_norms: Mapping[str, Tensor] | None = None,
-    measured: Measured | None = None,
-    sensitivity: Sensitivity | None = None,
-    seed: int | None = None,
+    choice: Choice | None = None,
     forward: Forward = call,
-    inputs: bool = False,
     calibration: Sequence[Any] = (),
 ) -> dict[str, Tensor]:
     """What `mask_neurons` sets to zero, without doing it; single weights too.
@@ -52,18 +43,10 @@ def pruning_masks(
         model: a plain model, left as it is.
         sparsity: fraction of the neurons or weights, in [0, 1).
         example_input: a batch of inputs.
-        score: one number per neuron or per weight; for the rest see `mask_neurons`.
-        layers: which layers.
-        exclude: which of them to leave.
-        scope: among which the lowest scores go.
-        max_per_layer: the fraction of a layer that goes at most.
-        initial_norms: norms at initialisation.
-        measured: what `measure_neurons` gives.
-        sensitivity: what `Curve.sensitivity` gives.
-        seed: seed of scores that draw numbers.
+        score: one number per neuron or per weight.
+        choice: which layers are pruned and how; by default all, layer by layer.
         forward: from model and inputs to outputs.
-        inputs: whether features of the inputs go.
-        calibration: batches that these are scored by; by default the example.
+        calibration: batches that features of the inputs are scored by; by default the example.
 
     Returns:
         For each parameter and buffer that something goes from, by name, True for what stays.
@@ -78,17 +61,7 @@ def pruning_masks(
     """
     (level,) = check_sparsities([sparsity])
     ((name, function),) = find_scores(score).items()
-    choice = Choice(
-        layers=layers,
-        exclude=exclude,
-        scope=scope,
-        inputs=inputs,
-        initial_norms=initial_norms,
-        seed=seed,
-        max_per_layer=max_per_layer,
-        measured=measured,
-        sensitivity=sensitivity,
-    )
+    choice = choice or Choice()
     example = to_device(example_input, device_of(model))
     with evaluating(model):
         found = choice.find(plain_network(model), forward, example, calibration)

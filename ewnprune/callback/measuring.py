@@ -70,6 +70,25 @@ class Measuring:
             if not callable(function) and (function is not None or name != "loss_fn"):
                 raise ValueError(f"{name}={function!r}: expected a function")
 
+    @property
+    def first_score(self) -> Any:
+        """The score that decides where only one does."""
+        alone = isinstance(self.scores, str) or callable(self.scores)
+        return self.scores if alone else self.scores[0]
+
+    def choice(self, initial_norms: Mapping[str, Tensor], **by_data: Any) -> Choice:
+        """What is pruned and how, with what is asked of data beside."""
+        return Choice(
+            self.layers,
+            self.exclude,
+            self.scope,
+            inputs=self.inputs,
+            initial_norms=initial_norms,
+            seed=global_seed(),
+            max_per_layer=self.max_per_layer,
+            **by_data,
+        )
+
     def curve(
         self,
         trainer: Any,
@@ -151,16 +170,9 @@ class Measuring:
                 sparsity,
                 inputs,
                 score=score,
-                layers=self.layers,
-                exclude=self.exclude,
-                scope=self.scope,
-                max_per_layer=self.max_per_layer,
-                initial_norms=initial_norms,
-                seed=global_seed(),
+                choice=self.choice(initial_norms, **by_data),
                 forward=self.forward,
-                inputs=self.inputs,
                 calibration=calibration,
-                **by_data,
             )
         found: dict[str, Tensor] = {name: keep.cpu() for name, keep in masks.items()}
         # one process decides for all: a score of the user's may draw numbers of its own

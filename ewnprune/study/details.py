@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ewnprune.callback.batches import TrainerBatches, global_seed
+from ewnprune.callback.batches import TrainerBatches
 from ewnprune.callback.hooks import PruningHooks
 from ewnprune.callback.pruned import measure
 from ewnprune.curve.classes import IGNORED, class_targets, classifies
 from ewnprune.files import write_rows
 from ewnprune.model.copying import plain_network
 from ewnprune.model.preserve import evaluating
-from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.score_names import find_scores
 from ewnprune.study.statistics import REPORTED
 
@@ -145,14 +144,7 @@ def _layers(
     how = pruning.measuring
     if how.level_of != "units" or how.inputs:
         return []
-    choice = Choice(
-        layers=how.layers,
-        exclude=how.exclude,
-        scope=how.scope,
-        max_per_layer=how.max_per_layer,
-        initial_norms=pruning.attachment.initial_norms,
-        seed=global_seed(),
-    )
+    choice = how.choice(pruning.attachment.initial_norms)
     rows = []
     with evaluating(pl_module, batches), trainer.precision_plugin.forward_context():
         inputs, _ = how.batch(next(iter(batches)))

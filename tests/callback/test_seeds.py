@@ -7,6 +7,7 @@ from toys import finetuning, gradual
 
 from ewnprune import Gradual
 from ewnprune.callback.holding import pruning_masks
+from ewnprune.pruning.choice import Choice
 
 
 def _finetuned(folder):
@@ -27,7 +28,7 @@ def _gradual(folder):
 def test_what_goes_at_random_goes_by_the_seed_of_the_run(tmp_path, fit, network):
     """It is the same whatever the weights are, and so that of a network that has not trained."""
     masks = [
-        pruning_masks(network(), 0.5, torch.ones(1, 6), score="random", seed=seed)
+        pruning_masks(network(), 0.5, torch.ones(1, 6), score="random", choice=Choice(seed=seed))
         for seed in (3, None)
     ]
     pl.seed_everything(3, verbose=False)

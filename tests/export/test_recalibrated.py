@@ -12,6 +12,7 @@ from ewnprune import read_curve
 from ewnprune.callback.holding import pruning_masks
 from ewnprune.cli import main
 from ewnprune.export.trained import read_trained
+from ewnprune.pruning.choice import Choice
 
 FIT = [
     "fit",
@@ -87,7 +88,9 @@ def test_neurons_that_go_at_random_go_by_the_seed_of_the_run(run, tmp_path, caps
     weights = torch.load(tmp_path / "one" / "model.pt", weights_only=True)
     model = read_trained(str(run)).model
     x = points().tensors[0][:4]
-    stay = pruning_masks(model, 0.5, x, score="random", seed=3)["net.0.weight"].any(1)
+    stay = pruning_masks(model, 0.5, x, score="random", choice=Choice(seed=3))["net.0.weight"].any(
+        1
+    )
     assert torch.equal(weights["0.weight"], model.net[0].weight[stay])
 
 
