@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ewnprune.experiments.descent import Method
 from ewnprune.training.losses import LogCrossEntropyLoss
-from ewnprune.training.steps import change, squares_after, weight_space_step_reference
+from ewnprune.training.steps import change, squares_after
 
 
 class Signals(NamedTuple):
@@ -141,18 +141,3 @@ class Descent:
         # of the new weight, without another pass over it
         self._squares = squares_after(ww, wg, self.lr, self.method)
         return True
-
-
-def step_reference(
-    method: Method, net: TwoLayer, n: Tensor, lr: float, x: Tensor, y: Tensor, log_scale: float
-) -> tuple[TwoLayer, Tensor]:
-    """The parameters and ``||v||^2`` after `Descent.step`, in float64 by autograd."""
-    leaves = TwoLayer(*(p.detach().double().requires_grad_() for p in net))
-    logits = torch.relu(x.double() @ leaves.weight.T + leaves.bias) @ leaves.out.T
-    loss = (LogCrossEntropyLoss("sum")(logits, y) - log_scale).exp()
-    grads = TwoLayer(*torch.autograd.grad(loss, leaves))
-    moved = [p.detach() - lr * g for p, g in zip(leaves, grads, strict=True)]
-    if method == "none":
-        return TwoLayer(*moved), n.double()
-    weight, n = weight_space_step_reference(net.weight, grads.weight, n, lr, method)
-    return TwoLayer(weight, *moved[1:]), n

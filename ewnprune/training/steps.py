@@ -8,7 +8,7 @@ gradient ``g`` to a place that depends on ``w``, ``g`` and one number ``n = ||v|
     radial = exp(-lr w.g) for EWN,   1 - lr (w.g) / ||w||^2 for SWN
 
 It follows from eqs. (1)-(4) of Morwani & Ramaswamy, https://arxiv.org/abs/2010.12909, by
-eliminating ``s`` and the direction of ``v``. `weight_space_step_reference` has it line by line.
+eliminating ``s`` and the direction of ``v``.
 
 Deep down a step changes a norm by less than float32 tells from 1, and a factor near 1 would be
 rounded to the same side step after step. So the change is computed, never the factor, and added to
@@ -17,7 +17,6 @@ the weight at once: what is lost of it is then rounded up as often as down.
 
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 Method = Literal["EWN", "SWN"]
@@ -110,21 +109,3 @@ def weight_space_step(
     ww, wg, gg = (x.sum(-1, keepdim=True) for x in (w.square(), w * g, g.square()))
     kappa, move, more = change(ww, wg, gg, n, lr, 0.0, method)
     return w + (kappa * w - move * g), n + n * more
-
-
-def weight_space_step_reference(
-    w: Tensor, g: Tensor, n: Tensor, lr: float, method: Method, weight_decay: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """`weight_space_step` as the formulas above read, in float64; for rows that are not zero.
-
-    >>> w, n = torch.tensor([[3.0, 4.0]]), torch.ones(1, 1)
-    >>> weight_space_step_reference(w, -w, n, 0.01, "EWN")[0]
-    tensor([[3.8521, 5.1361]], dtype=torch.float64)
-    """
-    w, g, n = w.double(), g.double(), n.double()
-    ww, wg = w.square().sum(-1, keepdim=True), (w * g).sum(-1, keepdim=True)
-    t, across = lr * ww / n, g - w * wg / ww
-    rho2 = 1 + t.square() / ww * across.square().sum(-1, keepdim=True)
-    pull = wg + weight_decay * ww
-    radial = torch.exp(-lr * pull) if method == "EWN" else 1 - lr * pull / ww
-    return radial * (w - t * across) / rho2.sqrt(), n * rho2

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from toys.references import step_reference
 
 from ewnprune.experiments.mnist_stack import Stack, _step
-from ewnprune.experiments.two_layer import Descent, TwoLayer, step_reference
+from ewnprune.experiments.two_layer import Descent, TwoLayer
 
 METHODS = ["EWN", "SWN", "none"]
 BATCH, STEPS, LR = 32, 40, 0.02

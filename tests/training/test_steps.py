@@ -3,14 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from toys.references import weight_space_step_reference
 
 from ewnprune import EWN, EWNSGD, SWN, SWNSGD
-from ewnprune.training.steps import (
-    change,
-    squares_after,
-    weight_space_step,
-    weight_space_step_reference,
-)
+from ewnprune.training.steps import change, squares_after, weight_space_step
 
 METHODS = ["EWN", "SWN"]
 
