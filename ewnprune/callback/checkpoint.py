@@ -76,12 +76,6 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: str = "cpu") -> 
     return content
 
 
-def initial_norms(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The neurons' norms at initialisation, by layer; none if the run had no callback."""
-    norms: dict[str, Tensor] = stored(checkpoint).get("initial_norms", {})
-    return norms
-
-
 def stored(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """All that the callback has stored; nothing if the run had none."""
     found: dict[str, Any] = checkpoint.get(KEY, {})

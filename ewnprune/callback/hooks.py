@@ -252,7 +252,6 @@ class PruningHooks:
     scope = property(attrgetter("measuring.scope"))
     max_per_layer = property(attrgetter("measuring.max_per_layer"))
     batch = property(attrgetter("measuring.batch"))
-    realize = property(attrgetter("measuring.realize"))
 
     @property
     def curve(self) -> Curve | None:

@@ -67,7 +67,7 @@ def plot_heat_map(
             axes.set_title(name if len(panels) > 1 else "", fontsize="medium")
         for axes in grid[-columns:]:
             axes.set_xlabel(f"{curve.points[0].unit} of the layer removed (%)")
-        grid[0].set_yticks(range(len(layers)), [_label(curve, layer) for layer in layers])
+        grid[0].set_yticks(range(len(layers)), [_label(layer) for layer in layers])
         bar = figure.colorbar(image, ax=list(grid), pad=0.02, aspect=25)
         what = "points of accuracy lost" if measure == "accuracy" else f"change of {measure}"
         bar.set_label(what)
@@ -143,6 +143,6 @@ def _number(value: float, highest: float) -> str:
     return f"{value:.2g}" if abs(value) < 99.5 else f"{value:.4g}"
 
 
-def _label(curve: Curve, layer: str) -> str:
+def _label(layer: str) -> str:
     """The layer's name, its end where it is long."""
     return layer if len(layer) <= _LONGEST else f"...{layer[3 - _LONGEST :]}"

@@ -195,8 +195,8 @@ def check_metric(metric: Metric | MetricCollection, outputs: Any, targets: Any) 
     except Exception as error:  # metrics raise errors of many types
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"metric {name_of(metric)} does not fit the model's outputs {_shape(outputs)} and the "
-            f"targets {_shape(targets)}: {reason}"
+            f"metric {type(metric).__name__} does not fit the model's outputs {_shape(outputs)} "
+            f"and the targets {_shape(targets)}: {reason}"
         ) from error
     as_numbers(metric, values)
 
@@ -207,7 +207,7 @@ def as_numbers(metric: Metric | MetricCollection, values: Any) -> dict[str, floa
     Raises:
         ValueError: a result is no single number.
     """
-    named = values if isinstance(values, dict) else {name_of(metric): values}
+    named = values if isinstance(values, dict) else {type(metric).__name__: values}
     for name, value in named.items():
         if not (
             isinstance(value, float | int) or (isinstance(value, Tensor) and value.numel() == 1)
@@ -217,11 +217,6 @@ def as_numbers(metric: Metric | MetricCollection, values: Any) -> dict[str, floa
                 "average (average='macro' or 'micro')"
             )
     return {name: float(value) for name, value in named.items()}
-
-
-def name_of(metric: Metric | MetricCollection) -> str:
-    """Name that a metric's result goes by."""
-    return type(metric).__name__
 
 
 def batch_size(targets: Any, outputs: Any) -> int:

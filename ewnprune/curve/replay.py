@@ -11,7 +11,7 @@ from ewnprune.model.layers import layer_weight, spatial_dims
 from ewnprune.model.operations import is_elementwise, is_stock
 from ewnprune.model.recurrent import is_recurrent
 from ewnprune.model.tensors import clone, close, first_samples, identical, same, tensors_in
-from ewnprune.model.tracing import Forward, Trace, rooted, run
+from ewnprune.model.tracing import Forward, Rooted, Trace, run
 from ewnprune.pruning.groups import cut_of
 
 
@@ -160,7 +160,7 @@ class Replay:
             picks.append((node, -1 - spatial_dims(layer), index))
         network = variant.network(whole=first.values())
         nodes = tail.behind if first else tail.nodes
-        built = _Built(rooted(network, self.forward), nodes, picks)
+        built = _Built(Rooted(network, self.forward), nodes, picks)
         own = sum(p.nbytes for p in network.parameters() if id(p) not in self._shared)
         self._largest = max(self._largest, own)
         if own + self._largest <= self._room:  # beside the one that is run

@@ -64,11 +64,12 @@ def _weight_gradient(w: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
     return g
 
 
-def step_error(kind: _Kind, seed: int = 0, eta: float = 0.002, steps: int = 300) -> float:
+def step_error(kind: _Kind, seed: int, steps: int = 300) -> float:
     """Largest relative difference between descent on ``(s, v)`` and the weight-space step.
 
     The rate is one at which descent is stable: where it is chaotic, rounding alone parts the two.
     """
+    eta = 0.002
     s, v, loss = _draw(kind, seed)
     w, n, worst = _weight(kind, s, v), v.square().sum(1, keepdim=True), 0.0
     for _ in range(steps):
@@ -108,9 +109,7 @@ def _runge_kutta(flow: _Flow, state: list[Tensor], dt: float, steps: int) -> lis
     return state
 
 
-def flow_errors(
-    kind: _Kind, seed: int = 0, dt: float = 5e-4, steps: int = 500
-) -> tuple[float, float]:
+def flow_errors(kind: _Kind, seed: int, steps: int = 500) -> tuple[float, float]:
     """Difference of the two flows at the end, relative, and the relative drift of ``||v||``."""
     s, v, loss = _draw(kind, seed)
     n = v.square().sum(1, keepdim=True)
@@ -121,8 +120,8 @@ def flow_errors(
     def of_weight(state: list[Tensor]) -> list[Tensor]:
         return [weight_flow(kind, state[0], _weight_gradient(state[0], loss), n)]
 
-    s_end, v_end = _runge_kutta(of_parameters, [s, v], dt, steps)
-    (w_end,) = _runge_kutta(of_weight, [_weight(kind, s, v)], dt, steps)
+    s_end, v_end = _runge_kutta(of_parameters, [s, v], 5e-4, steps)
+    (w_end,) = _runge_kutta(of_weight, [_weight(kind, s, v)], 5e-4, steps)
     exact = _weight(kind, s_end, v_end)
     error = ((w_end - exact).norm(dim=1) / exact.norm(dim=1)).max().item()
     drift = (v_end.norm(dim=1) / v.norm(dim=1) - 1).abs().max().item()

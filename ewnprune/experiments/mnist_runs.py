@@ -26,17 +26,14 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return cast(list[dict[str, Any]], state["epochs"])
 
 
-def _effective_fraction(norms: Tensor) -> float:
-    return effective_number(norms) / len(norms)
-
-
 def depth_row(folder: Path, depth: int, data: Digits) -> dict[str, Any]:
     """What a run was like when it passed a depth."""
     found = torch.load(folder / f"depth{depth}.pt", weights_only=True, map_location=data.x.device)
     weights = found.pop("weights")
     norms = weights["fc1.weight"].norm(dim=1)
     (accuracy,) = _accuracies(weights, [torch.ones_like(norms, dtype=torch.bool)], data)
-    return {**found, "effective_fraction": _effective_fraction(norms), "test_acc": accuracy}
+    fraction = effective_number(norms) / len(norms)
+    return {**found, "effective_fraction": fraction, "test_acc": accuracy}
 
 
 def prune(folder: Path, depth: int, depths: Iterable[int], data: Digits) -> dict[str, list[float]]:

@@ -105,7 +105,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_rows(path, written, line_end="\n")
 
 
-def write_figure(out: Path, figure: Figure, name: str = "figure") -> None:
-    """Write ``<name>.png`` and ``<name>.svg``."""
+def write_figure(out: Path, figure: Figure) -> None:
+    """Write ``figure.png`` and ``figure.svg``."""
     for suffix in ("png", "svg"):
-        save_figure(figure, out / f"{name}.{suffix}", dpi=150)
+        save_figure(figure, out / f"figure.{suffix}", dpi=150)

@@ -3,6 +3,7 @@
 import hashlib
 import platform
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from ewnprune.columns import align
 from ewnprune.export.budget import budget_told
 from ewnprune.export.calling import Calling, described
-from ewnprune.export.formats import Format, Network, format_versions
+from ewnprune.export.formats import Format, Network
 from ewnprune.export.trained import Trained
 from ewnprune.model.latency import measure_latency
 from ewnprune.model.layers import num_neurons, select_layers, type_name
@@ -99,7 +100,7 @@ def make_card(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "ewnprune": __version__,
-            **format_versions(kind),
+            **{package: version(package) for package in kind.packages},
         },
     }
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -59,11 +58,6 @@ def find_format(name: str) -> Format:
                 f"pip install {' '.join(found.packages)}"
             ) from error
     return found
-
-
-def format_versions(found: Format) -> dict[str, str]:
-    """Versions of the packages that a format needs."""
-    return {package: version(package) for package in found.packages}
 
 
 def _write_state_dict(calling: Calling, path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import lightning_modules  # noqa: F401  its classes can then be named without the module
 from ewnprune.callback import WeightNormPruning
-from ewnprune.callback.checkpoint import initial_norms, read_checkpoint
+from ewnprune.callback.checkpoint import read_checkpoint, stored
 from ewnprune.export.batches import Batches
 from ewnprune.model.preserve import run_eagerly
 from ewnprune.pruning.recalibration import with_statistics
@@ -102,7 +102,7 @@ def read_trained(run: str, config: str | None = None) -> Trained:
         content.get("epoch"),
         content.get("global_step"),
         seed,
-        initial_norms(content),
+        stored(content).get("initial_norms", {}),
     )
 
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ewnprune.model.layers import layer_weight, num_neurons
 from ewnprune.model.parametrized import parametrizations_of
 from ewnprune.model.recurrent import is_recurrent, weight_names
-from ewnprune.model.tracing import Forward, rooted
+from ewnprune.model.tracing import Forward, Rooted
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def count_macs(model: nn.Module, forward: Forward, inputs: Any) -> tuple[int, di
     activations and normalizations are not counted.
     """
     counter = FlopCounterMode(display=False, custom_mapping=_RECURRENT_KERNELS)
-    root = rooted(model, forward)
+    root = Rooted(model, forward)
     with counter, _without_fast_attention(), warnings.catch_warnings():
         # it hooks all modules; their compiled form is not called here, see preserve.py
         warnings.filterwarnings("ignore", ".*when there are global hooks on modules")

@@ -74,7 +74,7 @@ def trace(model: nn.Module, forward: Forward = call) -> Trace:
     Raises:
         ValueError: the forward pass cannot be traced; the message says why.
     """
-    root = rooted(model, forward)
+    root = Rooted(model, forward)
     nodes = list(_trace_around(root, model).nodes)
     seen: set[fx.Node] = set()
     last_use: dict[fx.Node, list[fx.Node]] = {}
@@ -105,7 +105,7 @@ def run(
         trace: the traced model.
         nodes: the nodes to run.
         values: the values known so far; those computed are added.
-        root: a module to run in place of the traced one, by the same names; see `rooted`.
+        root: a module to run in place of the traced one, by the same names; see `Rooted`.
     """
     for node in nodes:
         args = fx.node.map_arg(node.args, values.__getitem__)
@@ -147,12 +147,9 @@ def _trace_around(root: nn.Module, model: nn.Module) -> fx.Graph:
             opaque.add(tracer.failed)
 
 
-def rooted(model: nn.Module, forward: Forward) -> nn.Module:
+class Rooted(nn.Module):
     """A module that runs ``forward(model, inputs)``, with the model under the name ``model``."""
-    return _Root(model, forward)
 
-
-class _Root(nn.Module):
     def __init__(self, model: nn.Module, call: Forward) -> None:
         super().__init__()
         self.model = model

@@ -217,7 +217,9 @@ def choose(
             "meaning for a sparsity or a budget only"
         )
     network = plain_network(model)
-    inputs = clone(to_device(_given(example_input), device_of(model)))
+    if example_input is None:
+        raise ValueError("no example_input is given: expected a batch of inputs, to run the model")
+    inputs = clone(to_device(example_input, device_of(model)))
     if numbers is not None:
         found, units = _find_asked(network, forward, inputs, numbers, choice)
         return found, units, []
@@ -236,14 +238,3 @@ def choose(
         met = choice.costs(found, ranking, cost).meet(budget)
         levels, notes = (met.level,), [*notes, Note("sizes", met.told(budget))]
     return found, choice.units(found, ranking, *levels), notes
-
-
-def _given(example_input: Any) -> Any:
-    """The example input.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if example_input is None:
-        raise ValueError("no example_input is given: expected a batch of inputs, to run the model")
-    return example_input
