@@ -14,12 +14,7 @@ from tqdm import tqdm
 
 from ewnprune.experiments.descent import COLORS, METHODS, Method
 from ewnprune.experiments.mnist_digits import load_digits
-from ewnprune.experiments.mnist_runs import (
-    PRUNED,
-    depth_row,
-    history,
-    prune,
-)
+from ewnprune.experiments.mnist_runs import run_folder, tables
 from ewnprune.experiments.mnist_together import train_together
 from ewnprune.experiments.mnist_train import train
 from ewnprune.experiments.reference import read
@@ -47,42 +42,20 @@ def run(
     data, test = load_digits(data_dir, device)
     runs = [(method, seed) for seed in range(seeds) for method in methods]
     with tqdm(total=depth * len(runs), desc="mnist", unit="nat", leave=False) as bar:
-        wanted = [(method, seed, _folder(out, method, seed)) for method, seed in runs]
+        wanted = [(method, seed, run_folder(out, method, seed)) for method, seed in runs]
         if data.x.is_cuda:
             train_together(wanted, data, _HIDDEN, depths, bar)
         else:
             for method, seed, folder in wanted:
                 train(method, seed, data, _HIDDEN, depths, folder, bar)
-    levels: list[dict[str, Any]] = [
-        {"method": method, "seed": seed, "depth": d}
-        | depth_row(_folder(out, method, seed), d, test)
-        for method, seed in runs
-        for d in depths
-    ]
-    curves: list[dict[str, Any]] = [
-        {"method": method, "seed": seed, "depth": d, "criterion": name, "pruned": percent,
-         "test_acc": accuracy}
-        for method, seed in runs
-        for d in depths
-        for name, values in prune(_folder(out, method, seed), d, depths, test).items()
-        for percent, accuracy in zip(PRUNED, values, strict=True)
-    ]  # fmt: skip
+    levels, curves, epochs = tables(out, runs, dict.fromkeys(methods, depths), test)
     means = _means(curves)
-    epochs = [
-        {"method": method, "seed": seed} | row
-        for method, seed in runs
-        for row in history(_folder(out, method, seed))
-    ]
     write_csv(out / "depths.csv", levels)
     write_csv(out / "prune.csv", curves)
     write_csv(out / "difference.csv", means)
     write_csv(out / "epochs.csv", epochs)
     write_figure(out, _figure(means, depths, methods))
     return _judge(levels, means)
-
-
-def _folder(out: Path, method: Method, seed: int) -> Path:
-    return out / "runs" / f"{method}-{seed}"
 
 
 def _means(curves: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,13 +3,14 @@
 A 784-h-10 ReLU network whose hidden weights are normalized, trained by `mnist_train`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from ewnprune.experiments.descent import Method
 from ewnprune.experiments.mnist_digits import Digits
 from ewnprune.pruning.ranking import rank
 from ewnprune.training.norms import effective_number
@@ -18,6 +19,43 @@ PRUNED = tuple(range(0, 100, 5))
 """Percentages of hidden neurons removed."""
 SELECTED_ON_TEST = "max_over_criteria(test)"
 """The paper's figure: of all criteria the best on test data, in every run and at every level."""
+
+Row = dict[str, Any]
+
+
+def run_folder(out: Path, method: Method, seed: int) -> Path:
+    """Where a run is kept."""
+    return out / "runs" / f"{method}-{seed}"
+
+
+def tables(
+    out: Path,
+    runs: Iterable[tuple[Method, int]],
+    depths: Mapping[Method, Sequence[int]],
+    test: Digits,
+) -> tuple[list[Row], list[Row], list[Row]]:
+    """Rows of ``depths.csv``, ``prune.csv`` and ``epochs.csv``.
+
+    Args:
+        out: where the runs are kept.
+        runs: method and seed of each.
+        depths: of the loss, by method.
+        test: images to test on.
+    """
+    levels: list[Row] = []
+    curves: list[Row] = []
+    epochs: list[Row] = []
+    for method, seed in runs:
+        folder, which = run_folder(out, method, seed), {"method": method, "seed": seed}
+        for depth in depths[method]:
+            levels.append({**which, "depth": depth} | depth_row(folder, depth, test))
+            curves += [
+                {**which, "depth": depth, "criterion": name, "pruned": percent, "test_acc": value}
+                for name, values in prune(folder, depth, depths[method], test).items()
+                for percent, value in zip(PRUNED, values, strict=True)
+            ]
+        epochs += [which | row for row in history(folder)]
+    return levels, curves, epochs
 
 
 def history(folder: Path) -> list[dict[str, Any]]:

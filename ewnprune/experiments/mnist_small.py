@@ -12,12 +12,7 @@ from tqdm import tqdm
 
 from ewnprune.experiments.descent import COLORS, METHODS, Method
 from ewnprune.experiments.mnist_digits import Digits, load_digits
-from ewnprune.experiments.mnist_runs import (
-    PRUNED,
-    depth_row,
-    history,
-    prune,
-)
+from ewnprune.experiments.mnist_runs import run_folder, tables
 from ewnprune.experiments.mnist_train import train
 from ewnprune.experiments.verdict import Criterion, above, below, write_csv, write_figure
 
@@ -41,36 +36,15 @@ def run(
     with tqdm(total=total, desc="mnist-small", unit="nat", leave=False) as bar:
         for seed in numbers:
             for method in METHODS:
-                train(method, seed, data, _HIDDEN, depths[method], _folder(out, method, seed), bar)
+                folder = run_folder(out, method, seed)
+                train(method, seed, data, _HIDDEN, depths[method], folder, bar)
     runs = [(method, seed) for method in METHODS for seed in numbers]
-    levels: list[dict[str, Any]] = [
-        {"method": method, "seed": seed, "depth": d}
-        | depth_row(_folder(out, method, seed), d, test)
-        for method, seed in runs
-        for d in depths[method]
-    ]
-    curves: list[dict[str, Any]] = [
-        {"method": method, "seed": seed, "depth": d, "criterion": name, "pruned": percent,
-         "test_acc": accuracy}
-        for method, seed in runs
-        for d in depths[method]
-        for name, values in prune(_folder(out, method, seed), d, depths[method], test).items()
-        for percent, accuracy in zip(PRUNED, values, strict=True)
-    ]  # fmt: skip
-    epochs: list[dict[str, Any]] = [
-        {"method": method, "seed": seed} | row
-        for method, seed in runs
-        for row in history(_folder(out, method, seed))
-    ]
+    levels, curves, epochs = tables(out, runs, depths, test)
     write_csv(out / "depths.csv", levels)
     write_csv(out / "prune.csv", curves)
     write_csv(out / "epochs.csv", epochs)
     write_figure(out, _figure(epochs, curves))
     return _judge(levels, curves, deep)
-
-
-def _folder(out: Path, method: Method, seed: int) -> Path:
-    return out / "runs" / f"{method}-{seed}"
 
 
 def _judge(
