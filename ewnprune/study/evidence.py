@@ -1,12 +1,13 @@
 """All that a report is made of: a study's points, what they show, and what the runs recorded."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ewnprune.curve.curve import Curve
-from ewnprune.study.recorded import Recorded, rows_of, trained_as
+from ewnprune.study.labels import Label
+from ewnprune.study.recorded import Recorded
 
 if TYPE_CHECKING:
     from ewnprune.study.analysis import Study
@@ -33,17 +34,26 @@ class Evidence:
     trains: Mapping[str, str]
 
     def recorded(self, name: str, shared: bool = False) -> list[dict[str, Any]]:
-        """The rows of a file of every run whose points are shown; see `recorded.rows_of`.
+        """The rows of a file of every run whose points are shown, by the names they are shown by.
 
         Args:
-            name: of the file.
+            name: of the file; where it has a column of scores, rows of other scores are left out.
             shared: whether methods that train nothing have those of the runs they take.
         """
-        return rows_of(self.runs, self.study.taken, name, self.trains if shared else None)
+        rows: list[dict[str, Any]] = []
+        for run in self.runs:
+            for method, (label, score) in self.study.taken.items():
+                trained = self.trained(label) if shared else label
+                if trained == run.method and run.part is None:
+                    tags = {"method": method, "seed": run.seed}
+                    lines = run.rows(name)
+                    rows += [tags | line for line in lines if line.get("score", score) == score]
+        return rows
 
     def trained(self, label: str) -> str:
-        """The label that runs bear; see `recorded.trained_as`."""
-        return trained_as(label, self.trains)
+        """The label that the runs of a method bear, where it ranks what another has trained."""
+        parsed = Label.parse(label)
+        return str(replace(parsed, method=self.trains.get(parsed.method, parsed.method)))
 
     def runs_of(self, method: str) -> list[Recorded]:
         """The runs whose points are shown under a label."""

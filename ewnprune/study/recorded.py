@@ -1,15 +1,14 @@
 """What the runs of a study recorded of themselves; of older runs, or lost ones, there is less."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ewnprune.files import read_rows
-from ewnprune.study.labels import Label
 
 SETTINGS = "run.json"
 """The file of a run that says what it is."""
@@ -74,41 +73,3 @@ def recorded_runs(folder: Path) -> list[Recorded]:
         fit = settings.get("fit", {})
         found.append(Recorded(path.parent, method, seed, part, fit, told))
     return found
-
-
-def trained_as(label: str, trains: Mapping[str, str]) -> str:
-    """The label that the runs of a method bear, where it ranks what another has trained.
-
-    Args:
-        label: the method's.
-        trains: by the name of a method whose runs it takes.
-
-    >>> trained_as("random @ epochs=5", {"random": "none"})
-    'none @ epochs=5'
-    """
-    parsed = Label.parse(label)
-    return str(replace(parsed, method=trains.get(parsed.method, parsed.method)))
-
-
-def rows_of(
-    runs: Iterable[Recorded],
-    taken: Mapping[str, tuple[str, str]],
-    name: str,
-    trains: Mapping[str, str] | None = None,
-) -> list[dict[str, Any]]:
-    """The rows of a file of every run whose points are shown, under the names they are shown by.
-
-    Args:
-        runs: the runs.
-        taken: for each method the label and score that were chosen, see `statistics.chosen`.
-        name: of the file; where it has a column of scores, rows of other scores are left out.
-        trains: see `trained_as`; without, methods that train nothing have no rows.
-    """
-    rows: list[dict[str, Any]] = []
-    for run in runs:
-        for method, (label, score) in taken.items():
-            if trained_as(label, trains or {}) == run.method and run.part is None:
-                tags = {"method": method, "seed": run.seed}
-                lines = run.rows(name)
-                rows += [tags | line for line in lines if line.get("score", score) == score]
-    return rows
