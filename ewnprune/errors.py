@@ -6,6 +6,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import Any, get_args
 
 
 class UsageError(ValueError):
@@ -27,6 +28,27 @@ def exit_status(work: Callable[[], int]) -> int:
             raise
         print(f"ewnprune: error: {_one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, ArgumentError | UsageError) else 1
+
+
+def check_choice(name: str, value: Any, kind: Any) -> None:
+    """Refuse a value that is none of those there are.
+
+    Args:
+        name: of the option.
+        value: what was given.
+        kind: the ``Literal`` of what there is.
+
+    Raises:
+        ValueError: it is none of them.
+
+    >>> from typing import Literal
+    >>> check_choice("reduction", "max", Literal["none", "mean", "sum"])
+    Traceback (most recent call last):
+    ValueError: reduction='max': expected 'none', 'mean' or 'sum'
+    """
+    if value not in get_args(kind):
+        *others, last = map(repr, get_args(kind))
+        raise ValueError(f"{name}={value!r}: expected {', '.join(others)} or {last}")
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -10,16 +10,17 @@ from torchmetrics import Metric, MetricCollection
 from ewnprune.callback.batches import TrainerBatches, global_seed, training_batches
 from ewnprune.callback.holding import pruning_masks
 from ewnprune.callback.weights import with_buffers_of_one
-from ewnprune.curve.built import check_realize
+from ewnprune.curve.built import Realize
 from ewnprune.curve.by_data import facts_by_data
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.measures import Loss
 from ewnprune.curve.sweep import sparsity_curve
+from ewnprune.errors import check_choice
 from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.sharding import gathered
 from ewnprune.model.tracing import Forward
-from ewnprune.pruning.budget import LevelOf, check_level_of
+from ewnprune.pruning.budget import LevelOf
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Scope, check_scope
@@ -57,14 +58,14 @@ class Measuring:
     def __post_init__(self) -> None:
         check_scope(self.scope, self.max_per_layer)
         find_scores(self.scores)  # an unknown one is an error now, not after the training
-        check_realize(self.realize)
+        check_choice("realize", self.realize, Realize)
         Choice(inputs=self.inputs)
         if type(self.recalibrate) is not int or self.recalibrate < 0:
             raise ValueError(
                 f"recalibrate={self.recalibrate!r}: expected a number of training batches, or 0 "
                 "to leave the statistics of BatchNorms as they are"
             )
-        check_level_of(self.level_of)
+        check_choice("level_of", self.level_of, LevelOf)
         for name in ("loss_fn", "batch", "forward"):
             function = getattr(self, name)
             if not callable(function) and (function is not None or name != "loss_fn"):

@@ -23,16 +23,6 @@ Realize = Literal["mask", "remove", "repair"]
 """
 
 
-def check_realize(realize: str) -> None:
-    """Refuse another word.
-
-    Raises:
-        ValueError: it is not one of the three.
-    """
-    if realize not in ("mask", "remove", "repair"):
-        raise ValueError(f"realize={realize!r}: expected 'mask', 'remove' or 'repair'")
-
-
 def measure_costs(
     variants: Sequence[Variant], forward: Forward, inputs: Any, batch_size: int, seconds: float
 ) -> tuple[list[dict[str, float]], list[Note]]:

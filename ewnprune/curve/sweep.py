@@ -8,19 +8,20 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from ewnprune.curve.built import Realize, check_realize, measure_costs
+from ewnprune.curve.built import Realize, measure_costs
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.measures import Loss, Measures
 from ewnprune.curve.memory import Pieces, with_enough_memory
 from ewnprune.curve.plan import how_run, make_plan, orders, refuse_weights
 from ewnprune.curve.replay import Replay
+from ewnprune.errors import check_choice
 from ewnprune.model.batches import Batch, inputs_and_targets
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.preserve import as_made, evaluating
 from ewnprune.model.tensors import device_of, to_device
 from ewnprune.model.tracing import Forward, call
-from ewnprune.pruning.budget import LevelOf, check_level_of
+from ewnprune.pruning.budget import LevelOf
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.heads import Heads
 from ewnprune.pruning.inputs import agree_on_deviations
@@ -163,8 +164,8 @@ def sparsity_curve(
     >>> [point.parameters for point in removed], sorted(removed.points[0].metrics)
     ([Count(left=83, total=83), Count(left=19, total=83)], ['bytes', 'latency_ms'])
     """
-    check_realize(realize)
-    check_level_of(level_of)
+    check_choice("realize", realize, Realize)
+    check_choice("level_of", level_of, LevelOf)
     if per_layer and level_of != "units":
         raise ValueError(
             f"per_layer=True prunes layers alone: expected level_of='units', got {level_of!r}"

@@ -200,16 +200,6 @@ class Costs:
         return tuple(self.ranking.removed(level).values())
 
 
-def check_level_of(level_of: str) -> None:
-    """Refuse another word.
-
-    Raises:
-        ValueError: it is not one of the three.
-    """
-    if level_of not in get_args(LevelOf):
-        raise ValueError(f"level_of={level_of!r}: expected 'units', 'parameters' or 'macs'")
-
-
 def cost_function(
     cost: Cost, dense: nn.Module, forward: Forward, sample: Any
 ) -> Callable[[nn.Module], float]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ewnprune.errors import check_choice
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns, select_layers
 from ewnprune.model.tensors import clone, device_of, first_samples, to_device, without
@@ -54,8 +55,7 @@ class Choice:
             raise ValueError(f"round_to={self.round_to!r}: expected a whole number, 1 or more")
         check_scope(self.scope, self.max_per_layer)
         check_sensitivity(self.scope, self.sensitivity)
-        if self.heads not in ("keep", "whole", "dims"):
-            raise ValueError(f"heads={self.heads!r}: expected 'keep', 'whole' or 'dims'")
+        check_choice("heads", self.heads, Heads)
         if not isinstance(self.inputs, bool):
             raise ValueError(
                 f"inputs={self.inputs!r}: expected True, to remove inputs of the network, or False"
@@ -65,7 +65,7 @@ class Choice:
                 f"inputs=True with heads={self.heads!r}: levels are fractions of the inputs or of "
                 "the neurons; ask for one after the other"
             )
-        Facts(self.couple)
+        check_choice("couple", self.couple, Couple)
 
     def find(
         self, network: nn.Module, forward: Forward, inputs: Any, calibration: Sequence[Any] = ()

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import floor
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ewnprune.errors import check_choice
 from ewnprune.pruning.sensitivity import Gains, predicted
 
 Scope = Literal["layer", "global", "normalized", "isomorphic", "sensitivity"]
@@ -155,9 +156,7 @@ def check_scope(scope: str, max_per_layer: float | None) -> None:
     Raises:
         ValueError: says what was expected.
     """
-    if scope not in get_args(Scope):
-        *others, last = map(repr, get_args(Scope))
-        raise ValueError(f"scope={scope!r}: expected {', '.join(others)} or {last}")
+    check_choice("scope", scope, Scope)
     if max_per_layer is None:
         return
     if not (isinstance(max_per_layer, int | float) and 0 < max_per_layer <= 1):

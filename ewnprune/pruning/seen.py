@@ -48,10 +48,6 @@ class Facts:
     batch_norms: Mapping[str, str] = field(default_factory=dict)
     deviations: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.couple not in ("mean", "max", "l2"):
-            raise ValueError(f"couple={self.couple!r}: expected 'mean', 'max' or 'l2'")
-
 
 def parts_of(network: nn.Module, group: Group, facts: Facts) -> Iterator[tuple[Neurons, Places]]:
     """What makes the channels of a group, as a score sees it, and where they lie in that."""

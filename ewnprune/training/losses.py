@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ewnprune.errors import check_choice
+
 Reduction = Literal["none", "mean", "sum"]
 
 
@@ -38,8 +40,7 @@ class _LogLoss(nn.Module):
 
     def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()
-        if reduction not in ("none", "mean", "sum"):
-            raise ValueError(f"reduction={reduction!r}: expected 'none', 'mean' or 'sum'")
+        check_choice("reduction", reduction, Reduction)
         self.reduction = reduction
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from ewnprune.errors import check_choice
+
 Method = Literal["EWN", "SWN"]
 
 
@@ -104,8 +106,7 @@ def weight_space_step(
     >>> weight_space_step(w, -w, n, 0.01, "EWN")  # along w: exp(0.25) times as long
     (tensor([[3.8521, 5.1361]]), tensor([[1.]]))
     """
-    if method not in ("EWN", "SWN"):  # in capitals, as they are written everywhere
-        raise ValueError(f"method={method!r}: expected 'EWN' or 'SWN'")
+    check_choice("method", method, Method)
     ww, wg, gg = (x.sum(-1, keepdim=True) for x in (w.square(), w * g, g.square()))
     kappa, move, more = change(ww, wg, gg, n, lr, 0.0, method)
     return w + (kappa * w - move * g), n + n * more
