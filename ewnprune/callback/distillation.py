@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ewnprune.callback.compiled import compiled_parts
 from ewnprune.model.layers import type_name
-from ewnprune.model.preserve import evaluating
+from ewnprune.model.preserve import evaluating, hooked
 from ewnprune.model.tensors import first_samples
 from ewnprune.model.tracing import Forward
 
@@ -100,12 +100,8 @@ def where_to_distill(pl_module: Any, forward: Forward, inputs: Any) -> str:
     handles = [
         module.register_forward_hook(seen(name)) for name, module in pl_module.named_modules()
     ]
-    try:
-        with evaluating(pl_module):
-            outputs = forward(pl_module, first_samples(inputs))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(pl_module):
+        outputs = forward(pl_module, first_samples(inputs))
     if not isinstance(outputs, Tensor) or outputs.ndim < 2:
         what = f"of shape {(*outputs.shape,)}" if isinstance(outputs, Tensor) else type(outputs)
         raise ValueError(f"distill: the outputs are {what}: expected logits (B, C), see forward=")

@@ -1,7 +1,6 @@
 """What pruning must know of a model: which layers run, and who reads their neurons."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor, fx, nn
 
 from ewnprune.model.batch_norms import following_batch_norms
 from ewnprune.model.layers import type_name
+from ewnprune.model.preserve import hooked
 from ewnprune.model.readers import Flow, neuron_flows
 from ewnprune.model.recurrent import is_recurrent
 from ewnprune.model.tensors import clone, close, identical, same
@@ -85,10 +85,11 @@ def _run_and_find_idle(
     model: nn.Module, forward: Forward, chosen: Mapping[str, nn.Module], inputs: Any
 ) -> tuple[Any, dict[str, str]]:
     called = set()
-    with ExitStack() as stack:
-        for name, layer in chosen.items():
-            hook = layer.register_forward_hook(lambda *_, name=name: called.add(name))
-            stack.callback(hook.remove)
+    handles = [
+        layer.register_forward_hook(lambda *_, name=name: called.add(name))
+        for name, layer in chosen.items()
+    ]
+    with hooked(handles):
         try:
             outputs = forward(model, clone(inputs))
         except (TypeError, ValueError, AttributeError, LookupError) as error:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ewnprune.model.layers import LAYER_TYPES, LINEAR, num_neurons
+from ewnprune.model.preserve import hooked
 from ewnprune.model.recurrent import RECURRENT
 from ewnprune.model.tensors import clone, map_tensors
 from ewnprune.model.tracing import Forward
@@ -93,11 +94,8 @@ def _outputs_as_leaves(model: nn.Module) -> Iterator[list[_Call]]:
     others = (*LAYER_TYPES, *RECURRENT)
     ends = [m for m in model.modules() if isinstance(m, others) and not isinstance(m, LINEAR)]
     handles += [layer.register_forward_hook(end) for layer in ends]
-    try:
+    with hooked(handles):
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _look(

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ewnprune.model.layers import num_neurons, spatial_dims
 from ewnprune.model.normalization import normalization_of
 from ewnprune.model.operations import is_stock
+from ewnprune.model.preserve import hooked
 from ewnprune.model.recurrent import is_recurrent
 from ewnprune.model.tensors import clone, identical, map_tensors, same, tensors_in
 from ewnprune.model.tracing import Forward
@@ -137,11 +138,8 @@ class _Trial:
             else:
                 continue
             handles.append(module.register_forward_hook(hook, with_kwargs=True))
-        try:
+        with hooked(handles):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def run(self, forward: Forward, inputs: Any) -> None:
         self.calls.clear()

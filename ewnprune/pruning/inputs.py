@@ -24,6 +24,7 @@ from ewnprune.model.layers import (
     spatial_dims,
     type_name,
 )
+from ewnprune.model.preserve import hooked
 from ewnprune.model.tensors import clone, device_of, first_samples, samples, to_device
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.found import Found
@@ -138,12 +139,9 @@ def _deviations(
         layer = network.get_submodule(name)
         moments[name] = _Moments(layer)
         handles.append(layer.register_forward_pre_hook(moments[name].add, with_kwargs=True))
-    try:
+    with hooked(handles):
         for batch in batches:
             forward(network, clone(to_device(batch, device_of(network))))
-    finally:
-        for handle in handles:
-            handle.remove()
     found = {name: each.deviation() for name, each in moments.items()}
     if count < 2 or not any(bool(each.any()) for each in found.values()):
         what = "one sample has none" if count < 2 else "they are the same in all samples"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ewnprune.model.attention import Attention
 from ewnprune.model.layers import LAYER_TYPES
+from ewnprune.model.preserve import hooked
 from ewnprune.model.tensors import tensors_in
 from ewnprune.model.tracing import Forward
 
@@ -38,14 +39,13 @@ def run_and_note_last(
     for each in attention:
         reader = network.get_submodule(each.reader)
         handles.append(reader.register_forward_pre_hook(_read_a_leaf, with_kwargs=True))
-    try:
-        for module, training in modes.items():
-            module.training = training  # the graph puts all into eval mode
-        outputs = forward(network, inputs)
-    finally:
-        network.eval()
-        for handle in handles:
-            handle.remove()
+    with hooked(handles):
+        try:
+            for module, training in modes.items():
+                module.training = training  # the graph puts all into eval mode
+            outputs = forward(network, inputs)
+        finally:
+            network.eval()
     given = [tensor for tensor in tensors_in(outputs) if tensor.grad_fn is not None]
     nodes = {tensor.grad_fn for tensor in given}
     last.update(layer for layer, grad_fn in seen if grad_fn in nodes)

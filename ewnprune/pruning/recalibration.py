@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ewnprune.model.batches import Batch
 from ewnprune.model.layers import listing
-from ewnprune.model.preserve import evaluating
+from ewnprune.model.preserve import evaluating, hooked
 from ewnprune.model.tensors import clone, device_of, samples, to_device
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.notes import Note
@@ -95,10 +95,9 @@ def estimated(network: nn.Module, forward: Forward, inputs: Sequence[Any]) -> St
         norm.register_forward_pre_hook(partial(begin, name), with_kwargs=True)
         for name, norm in norms.items()
     ]
-    for batch in inputs:
-        forward(network, clone(to_device(batch, device)))
-    for handle in handles:
-        handle.remove()
+    with hooked(handles):
+        for batch in inputs:
+            forward(network, clone(to_device(batch, device)))
     learned = {}
     for name, (switched, buffers) in before.items():
         vars(norms[name]).update(switched)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ewnprune.model.copying import copy_network
 from ewnprune.model.layers import listing, spatial_dims
+from ewnprune.model.preserve import hooked
 from ewnprune.model.recurrent import is_recurrent
 from ewnprune.model.tensors import clone, replace_tensor
 from ewnprune.model.tracing import Forward
@@ -92,13 +93,10 @@ def _contributions(model: nn.Module, gone: Mapping[str, Tensor]) -> Iterator[dic
         model.get_submodule(name).register_forward_pre_hook(partial(note, name), with_kwargs=True)
         for name in gone
     ]
-    try:
+    with hooked(handles):
         yield means
         means |= {
             name: torch.stack([total for total, _ in parts]).sum(0) / sum(n for _, n in parts)
             for name, parts in sums.items()
             if parts  # by the training pass alone
         }
-    finally:
-        for handle in handles:
-            handle.remove()
