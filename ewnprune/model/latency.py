@@ -18,27 +18,19 @@ class Latency:
 
     Attributes:
         milliseconds: the median over many runs.
-        spread: the distance between their quartiles, in milliseconds.
-        runs: how many runs were measured, after those that warmed up.
         batch_size: samples per run.
         device: ``"cpu"``, or the name of the GPU.
         threads: threads that torch could use on the CPU.
     """
 
     milliseconds: float
-    spread: float
-    runs: int
     batch_size: int
     device: str
     threads: int
 
 
 def measure_latency(
-    networks: Mapping[str, Callable[[Any], Any]],
-    inputs: Any,
-    *,
-    seconds: float = 1.0,
-    threads: int | None = None,
+    networks: Mapping[str, Callable[[Any], Any]], inputs: Any, *, seconds: float = 1.0
 ) -> dict[str, Latency]:
     """Time the forward passes of some networks, side by side, without gradients.
 
@@ -51,7 +43,6 @@ def measure_latency(
             eval) that it is in.
         inputs: one batch, on the networks' device.
         seconds: at least how long to measure each network.
-        threads: threads on the CPU; as many as torch uses now by default.
 
     Raises:
         ValueError: there is no time to measure in, or no tensor among the inputs.
@@ -72,7 +63,7 @@ def measure_latency(
     tensors = [tensor for tensor in tensors_in(inputs) if tensor.ndim]
     if not tensors:
         raise ValueError("the inputs hold no batch of samples: expected a tensor (batch, ...)")
-    threads = torch.get_num_threads() if threads is None else threads
+    threads = torch.get_num_threads()
     timers = {
         name: Timer(
             "network(inputs)", globals={"network": n, "inputs": inputs}, num_threads=threads
@@ -89,12 +80,5 @@ def measure_latency(
     found = {}
     for name, rounds in measured.items():
         (all_rounds,) = Measurement.merge(rounds)
-        found[name] = Latency(
-            1e3 * all_rounds.median,
-            1e3 * all_rounds.iqr,
-            sum(part.number_per_run * len(part.raw_times) for part in rounds),
-            len(tensors[0]),
-            device,
-            threads,
-        )
+        found[name] = Latency(1e3 * all_rounds.median, len(tensors[0]), device, threads)
     return found

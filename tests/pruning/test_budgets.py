@@ -158,7 +158,7 @@ def test_a_latency_is_met_by_the_ratio_to_the_dense_network(monkeypatch, pace):
         if len(hidden) > 1:
             seen.append(hidden["network"])
             slower = pace
-        return {name: Latency(n * slower / 1000, 0, 1, 1, "cpu", 1) for name, n in hidden.items()}
+        return {name: Latency(n * slower / 1000, 1, "cpu", 1) for name, n in hidden.items()}
 
     monkeypatch.setattr(budgets, "measure_latency", measure)
     budget = Budget(latency_ms=0.0035)
