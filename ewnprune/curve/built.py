@@ -5,12 +5,11 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from ewnprune.curve.variant import Variant
 from ewnprune.model.latency import measure_latency
 from ewnprune.model.size import state_dict_bytes
-from ewnprune.model.tensors import map_tensors
+from ewnprune.model.tensors import repeated
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.notes import Note
 
@@ -41,7 +40,7 @@ def measure_costs(
     """
     networks = {str(place): variant.network() for place, variant in enumerate(variants)}
     timed = {name: partial(forward, network) for name, network in networks.items()}
-    latencies = measure_latency(timed, _batch_of(inputs, batch_size), seconds=seconds)
+    latencies = measure_latency(timed, repeated(inputs, batch_size), seconds=seconds)
     costs = [
         {"bytes": float(state_dict_bytes(network)), "latency_ms": latencies[name].milliseconds}
         for name, network in networks.items()
@@ -55,14 +54,3 @@ def measure_costs(
     what = "inputs" if inputs else "neurons"
     built = f"{what} removed for good: each network was built, and timed by itself"
     return costs, [Note("sizes", built), Note("latency", how)]
-
-
-def _batch_of(inputs: Any, size: int) -> Any:
-    """A batch of another size, of the same samples over and over."""
-
-    def resize(tensor: Tensor) -> Tensor:
-        if not tensor.ndim:
-            return tensor
-        return torch.cat([tensor] * -(-size // len(tensor)))[:size]
-
-    return map_tensors(resize, inputs)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ewnprune.model.tensors import first_samples, map_tensors, tensors_in
+from ewnprune.model.tensors import first_samples, repeated, tensors_in
 from ewnprune.model.tracing import Forward, call
 
 
@@ -75,11 +75,7 @@ class Calling:
                 f"the shapes of the inputs' tensors are {found}: expected all to begin with the "
                 "same number, that of the samples"
             )
-
-        def resize(tensor: Tensor) -> Tensor:
-            return torch.cat([tensor] * -(-samples // len(tensor)))[:samples]
-
-        return map_tensors(resize, self.inputs)
+        return repeated(self.inputs, samples)
 
     def _example(self) -> Any:
         with torch.no_grad():

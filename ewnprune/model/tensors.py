@@ -81,15 +81,17 @@ def first_samples(inputs: Any, count: int = 1) -> Any:
     return map_tensors(lambda tensor: tensor[:count] if tensor.ndim else tensor, inputs)
 
 
-def two_samples(inputs: Any) -> Any:
-    """A batch of one sample as one of two, the same twice; others as they are.
+def repeated(inputs: Any, count: int) -> Any:
+    """A batch of so many samples, those of another over and over; numbers by themselves stay.
 
-    >>> two_samples({"x": torch.zeros(1, 3)})["x"].shape
-    torch.Size([2, 3])
+    >>> repeated({"x": torch.tensor([1, 2]), "temperature": torch.tensor(1.0)}, 3)
+    {'x': tensor([1, 2, 1]), 'temperature': tensor(1.)}
     """
-    if samples(inputs) != 1:
-        return inputs
-    return map_tensors(lambda t: torch.cat([t, t]) if t.ndim else t, inputs)
+
+    def resize(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor] * -(-count // len(tensor)))[:count] if tensor.ndim else tensor
+
+    return map_tensors(resize, inputs)
 
 
 def samples(inputs: Any) -> int | None:

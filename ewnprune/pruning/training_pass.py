@@ -9,7 +9,7 @@ from torch import nn
 
 from ewnprune.model.copying import training_copy
 from ewnprune.model.layers import LAYER_TYPES, type_name
-from ewnprune.model.tensors import clone, same, tensors_in, two_samples
+from ewnprune.model.tensors import clone, repeated, same, samples, tensors_in
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.groups import Group, mark_unfollowed
 
@@ -39,7 +39,8 @@ def look_at_training(network: nn.Module, forward: Forward, inputs: Any) -> Train
         forward: gives the outputs from network and inputs.
         inputs: an example.
     """
-    inputs = two_samples(inputs)  # of one alone a BatchNorm has no variance
+    if samples(inputs) == 1:  # of one alone a BatchNorm has no variance
+        inputs = repeated(inputs, 2)
     called: set[str] = set()
     trained = training_copy(network)
     for name, module in trained.named_modules():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ewnprune import remove_neurons, sparsity_curve
-from ewnprune.model.tensors import clone, first_samples, tensors_in, to_device, two_samples
+from ewnprune.model.tensors import clone, first_samples, repeated, tensors_in, to_device
 
 Named = namedtuple("Named", ["x", "scale"])
 
@@ -59,7 +59,7 @@ def test_a_batch_is_moved_copied_and_cut(kind):
     assert x[2, 1] == 5 and copied.scale is not scale
     cut = first_samples(batch, 2)
     assert cut.x.shape == (2, 2) and cut.scale == 2  # which belongs to all samples
-    assert two_samples(first_samples(batch, 1)).x.tolist() == [[0, 1], [0, 1]]
+    assert repeated(first_samples(batch, 1), 2).x.tolist() == [[0, 1], [0, 1]]
     kept = {"encoding": "encodings", "dataclass": "label"}.get(kind)
     assert kept is None or getattr(copied, kept) == "kept"
 
