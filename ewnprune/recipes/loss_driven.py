@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ewnprune.callback.batches import TrainerBatches, with_own_workers
+from ewnprune.model.preserve import evaluating
 from ewnprune.training.loss_rate import LossController, LossDrivenRate
 from ewnprune.training.losses import LogCrossEntropyLoss
 
@@ -97,22 +98,15 @@ class LossDrivenTraining:
             }
         )
 
-    @torch.no_grad()
     def measure(self) -> float:
         """``log L``, the log of the mean loss over the training data, on all processes."""
         module, trainer = cast(Any, self), cast(Any, self).trainer
         loader, limit = with_own_workers(trainer.train_dataloader), trainer.num_training_batches
         batches = TrainerBatches(trainer, loader, limit, training=True)
         precise = torch.float32 if module.device.type == "mps" else torch.float64
-        modes = [(m, m.training) for m in module.modules()]
-        module.eval()
-        try:
-            # shuffling draws from the global generator: training must not notice
-            with torch.random.fork_rng(devices=[]), trainer.precision_plugin.forward_context():
-                log_losses = torch.cat([self.log_losses(b).flatten() for b in batches]).to(precise)
-        finally:
-            for m, mode in modes:
-                m.training = mode
+        # shuffling draws random numbers, and so may hooks and log_losses: training must not notice
+        with evaluating(module, batches), trainer.precision_plugin.forward_context():
+            log_losses = torch.cat([self.log_losses(b).flatten() for b in batches]).to(precise)
         sums = module.all_gather(log_losses.logsumexp(0)).flatten()
         counts = module.all_gather(torch.tensor(len(log_losses), device=module.device))
         return float(sums.logsumexp(0) - counts.sum().to(precise).log())

@@ -4,7 +4,9 @@ import copy
 import csv
 import io
 import math
+import random
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -122,6 +124,37 @@ def test_measuring_is_without_dropout_and_leaves_no_trace():
     data = DataLoader(TensorDataset(x, y), 10, shuffle=True)
     make_trainer(None, max_epochs=2).fit(net, data)
     assert len(seen) == 2
+
+
+@quiet
+def test_measuring_leaves_every_generator_as_it_was():
+    own = torch.Generator().manual_seed(3)
+
+    def states():
+        numpy = np.random.get_state(legacy=False)["state"]
+        return [
+            *(each.tolist() for each in (own.get_state(), torch.get_rng_state())),
+            random.getstate(),
+            str(numpy),
+        ]
+
+    class Draws(_Net):
+        left = ()
+
+        def log_losses(self, batch):
+            torch.rand(1), random.random(), np.random.rand()
+            return super().log_losses(batch)
+
+        def measure(self):
+            before, measured = states(), super().measure()
+            self.left += (states() == before,)
+            return measured
+
+    x = torch.randn(40, 6)
+    data = DataLoader(TensorDataset(x, x[:, :3].argmax(1)), 10, shuffle=True, generator=own)
+    net = Draws(nn.Linear(6, 3), lambda p: torch.optim.SGD(p, 0.1), scheduler=None, num_classes=3)
+    make_trainer(None, max_epochs=1).fit(net, data)
+    assert net.left == (True, True)
 
 
 @quiet
