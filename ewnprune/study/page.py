@@ -105,19 +105,11 @@ def write_report(found: Evidence, folder: Path) -> Page:
 
 
 def report_command(runs: Path, out: Path | None = None) -> None:
-    """Write a study's results as one page, and each figure as SVG and CSV beside it.
-
-    The page opens from disk without a network. It shows what the CSV files hold, and so does
-    index.md, for a repository or an issue.
-
-    Args:
-        runs: the folder of a study, as `ewnprune compare` leaves it.
-        out: where to write; by default report/ in that folder.
-
-    Raises:
-        FileNotFoundError: the folder holds no points.csv.
-    """
+    """`report` at a terminal: where the page lies is printed."""
     print(f"ewnprune: {report(runs, out).path}")
+
+
+report_command.__doc__ = report.__doc__  # the text of --help
 
 
 def _html(found: Evidence, shared: dict[str, Any]) -> str:
