@@ -8,7 +8,7 @@ direction read it by a column of ``weight_hh``, and both directions of the next 
 every step.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,8 +62,7 @@ def hidden_rows(layer: Any, tensors: Mapping[str, Tensor] | None = None) -> Tens
     for _, _, end in _suffixes(layer):
         both = [tensors[f"weight_ih_{end}"], tensors[f"weight_hh_{end}"]]
         blocks.append(_of_units(torch.cat(both, dim=1), layer.hidden_size))
-    width = max(block.shape[1] for block in blocks)
-    return torch.cat([pad(block, (0, width - block.shape[1])) for block in blocks])
+    return _stacked(blocks)
 
 
 def hidden_biases(layer: Any) -> Tensor | None:
@@ -96,6 +95,11 @@ def hidden_columns(layer: Any) -> Tensor:
             columns = slice(direction * size, (direction + 1) * size)
             read += [getattr(layer, f"weight_ih_{end}")[:, columns].T for end in reading]
         blocks.append(torch.cat(read, dim=1))
+    return _stacked(blocks)
+
+
+def _stacked(blocks: Sequence[Tensor]) -> Tensor:
+    """Rows of several widths below each other, filled with zeros."""
     width = max(block.shape[1] for block in blocks)
     return torch.cat([pad(block, (0, width - block.shape[1])) for block in blocks])
 

@@ -7,7 +7,6 @@ validation and test data, written last, which is what makes a run finished. In b
 checkpoint of the last epoch, from which an interrupted run goes on, and that of the end.
 """
 
-import csv
 import json
 import os
 import platform
@@ -34,7 +33,7 @@ from ewnprune.callback.validation import first_validation_batch
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.errors import exit_status
-from ewnprune.files import write_rows, write_text
+from ewnprune.files import read_rows, write_rows, write_text
 from ewnprune.model.layers import select_layers
 from ewnprune.model.size import Count
 from ewnprune.study.dense import DenseOfPrunedSize
@@ -198,12 +197,11 @@ def _write_training(folder: Path) -> None:
     rows: dict[int, dict[str, Any]] = {}
     attempts = folder.glob("fit_*/metrics.csv")
     for path in sorted(attempts, key=lambda path: int(path.parent.name.removeprefix("fit_"))):
-        with open(path, encoding="utf-8", newline="") as file:
-            for line in csv.DictReader(file):
-                if line.get("epoch"):
-                    epoch = int(float(line["epoch"]))  # a model that logs it logs it as 0.0
-                    row = rows.setdefault(epoch, {})
-                    row |= {key: value for key, value in line.items() if value} | {"epoch": epoch}
+        for line in read_rows(path):
+            if line.get("epoch"):
+                epoch = int(float(line["epoch"]))  # a model that logs it logs it as 0.0
+                row = rows.setdefault(epoch, {})
+                row |= {key: value for key, value in line.items() if value} | {"epoch": epoch}
     if rows:
         names = ("epoch", "step", "train/loss", "train/acc", "val/loss", "val/acc")
         table = [{name: rows[epoch].get(name, "") for name in names} for epoch in sorted(rows)]

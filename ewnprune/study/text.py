@@ -7,7 +7,7 @@ from ewnprune.columns import blocks, fill
 from ewnprune.curve.equal_size import LEFT
 from ewnprune.study.estimates import Estimate, estimate, permutation
 from ewnprune.study.labels import Label, labels_of
-from ewnprune.study.naming import short
+from ewnprune.study.naming import interval, short
 from ewnprune.study.statistics import (
     REPORTED,
     WITHIN,
@@ -90,10 +90,7 @@ def _mean_sd(values: dict[int | None, float]) -> str:
 
 
 def _interval(found: Estimate, digits: int = 1) -> str:
-    mean = f"{100 * found.mean:.{digits}f}"
-    if isnan(found.low):
-        return mean
-    return f"{mean} [{100 * found.low:.{digits}f}, {100 * found.high:.{digits}f}]"
+    return interval(found.mean, found.low, found.high, digits)
 
 
 def _points(difference: Difference | None) -> str:
