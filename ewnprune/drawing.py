@@ -23,6 +23,7 @@ COLORS = {
     "magnitude": "#000000",
     "dense": "#882255",
 }
+GREY = "0.4"
 DASHES: Any = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 3)))
 STYLE: Any = {
     "font.size": 13,
@@ -76,6 +77,19 @@ def line_styles(methods: Sequence[str]) -> list[dict[str, Any]]:
         styles.append({"color": color, "linestyle": DASHES[drawn.count(color) % len(DASHES)]})
         drawn.append(color)
     return styles
+
+
+def write_laid_out(figure: "Figure", paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Lay a figure out once, so that it is the same in every file, and write it to all of them.
+
+    Raises:
+        ValueError: an ending that Matplotlib does not know.
+        OSError: a file cannot be written.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for path in paths:
+        save_figure(figure, path)
 
 
 def save_figure(figure: "Figure", path: str | os.PathLike[str], dpi: float | None = None) -> None:

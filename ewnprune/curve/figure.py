@@ -10,13 +10,12 @@ from ewnprune.curve.curve import Curve
 from ewnprune.curve.equal_size import fraction_left
 from ewnprune.curve.naming import level_name, line_key, series_names, shared_facts
 from ewnprune.curve.points import CurvePoint
-from ewnprune.drawing import DASHES, STYLE, line_styles, method_colors, save_figure
+from ewnprune.drawing import DASHES, GREY, STYLE, line_styles, method_colors, write_laid_out
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_GREY = "0.4"
 X = Literal["sparsity", "parameters", "macs", "latency"]
 # by how readily they are shown
 _TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.98, 20, 70, 60, 40, 30, 10)
@@ -59,11 +58,8 @@ def plot_curve(
         axes = figure.add_subplot()
         _draw(axes, curve.series(), measure, x)
         axes.set_xlabel(_x_label(curve, x))
-        axes.set_title(title or shared_facts(curve), loc="left", fontsize="small", color=_GREY)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once: the same in every file
-        for path in paths:
-            save_figure(figure, path)
+        axes.set_title(title or shared_facts(curve), loc="left", fontsize="small", color=GREY)
+        write_laid_out(figure, paths)
     return figure
 
 
@@ -127,10 +123,10 @@ def _draw(axes: "Axes", series: Sequence[Curve], measure: str, x_axis: X) -> Non
 
 
 def _draw_dense(axes: "Axes", value: float, text: str) -> None:
-    axes.axhline(value, color=_GREY, lw=1, dashes=(4, 3), zorder=1)
+    axes.axhline(value, color=GREY, lw=1, dashes=(4, 3), zorder=1)
     axes.annotate(
         text, (1, value), xycoords=("axes fraction", "data"), xytext=(0, 4),
-        textcoords="offset points", ha="right", color=_GREY, fontsize="small",
+        textcoords="offset points", ha="right", color=GREY, fontsize="small",
     )  # fmt: skip
 
 
@@ -195,5 +191,5 @@ def _styles(
     legend: dict[str, dict[str, Any]]
     legend = {method or "(no name)": {"color": color} for method, color in colors.items()}
     for name, other in zip(series_names(others), others, strict=True):
-        legend[name] = {"color": _GREY, "linestyle": dashes[other]}
+        legend[name] = {"color": GREY, "linestyle": dashes[other]}
     return {k: {"color": colors[k[0]], "linestyle": dashes[k[1:]]} for k in unique}, legend

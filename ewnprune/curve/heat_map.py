@@ -9,13 +9,12 @@ import numpy as np
 from ewnprune.curve.curve import Curve, single_series
 from ewnprune.curve.naming import shared_facts
 from ewnprune.curve.text import measured
-from ewnprune.drawing import save_figure
+from ewnprune.drawing import GREY, write_laid_out
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_GREY = "0.4"
 _STYLE: Any = {"font.size": 11, "legend.frameon": False}
 _ROWS = 40  # of layers, in all panels above each other
 _LONGEST = 34  # characters of a layer's name
@@ -72,12 +71,9 @@ def plot_heat_map(
         what = "points of accuracy lost" if measure == "accuracy" else f"change of {measure}"
         bar.set_label(what)
         figure.suptitle(
-            title or shared_facts(curve), x=0.01, ha="left", fontsize="small", color=_GREY
+            title or shared_facts(curve), x=0.01, ha="left", fontsize="small", color=GREY
         )
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once: the same in every file
-        for path in paths:
-            save_figure(figure, path)
+        write_laid_out(figure, paths)
     return figure
 
 
