@@ -51,6 +51,19 @@ def check_choice(name: str, value: Any, kind: Any) -> None:
         raise ValueError(f"{name}={value!r}: expected {', '.join(others)} or {last}")
 
 
+def reason_of(error: Exception, most: int) -> str:
+    """What went wrong in code of the user's, for a sentence: the error's type, and its text cut.
+
+    Args:
+        error: the error.
+        most: characters of its text.
+
+    >>> reason_of(ValueError("no such size"), 7)
+    'ValueError: no such'
+    """
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """What was meant, as the end of a sentence; nothing where no choice is near.
 

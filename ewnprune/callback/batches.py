@@ -13,6 +13,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
+from ewnprune.errors import reason_of
 from ewnprune.model.preserve import evaluating, generators_of
 
 
@@ -102,8 +103,7 @@ def training_batches(trainer: Any, pl_module: Any, most: int) -> TrainingBatches
         with evaluating(pl_module):  # random numbers too
             loaders = trainer.train_dataloader if fitting else _asked_for(trainer)
     except Exception as error:  # any code of the user
-        reason = " ".join(str(error).split())[:100]
-        return f"the data module gives no training data ({type(error).__name__}: {reason})"
+        return f"the data module gives no training data ({reason_of(error, 100)})"
     flat = tree_leaves(loaders) if loaders is not None else []
     if not flat:
         return "no training data are at hand, which a LightningDataModule would give"

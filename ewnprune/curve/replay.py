@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from ewnprune.curve.variant import Variant
+from ewnprune.errors import reason_of
 from ewnprune.model.layers import layer_weight, spatial_dims
 from ewnprune.model.operations import is_elementwise, is_stock
 from ewnprune.model.recurrent import is_recurrent
@@ -179,8 +180,7 @@ class Replay:
                 tail = self._tails[frozenset(variant.touched)]
                 output = self._changed(trace, tail, variant, saved)
             except Exception as error:  # any operation may find fault with a size
-                reason = " ".join(str(error).split())[:80]
-                self.fallback = f"the traced graph holds sizes ({type(error).__name__}: {reason})"
+                self.fallback = f"the traced graph holds sizes ({reason_of(error, 80)})"
                 whole.add(variant)
                 continue
             if not same(output, variant.outputs, close):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ewnprune.errors import reason_of
 from ewnprune.export.batches import Batches
 from ewnprune.export.calling import Calling
 from ewnprune.export.formats import Format, Network
@@ -30,10 +31,9 @@ def check_file(
             with torch.no_grad():
                 outputs = loaded(inputs)
         except Exception as error:  # of whatever runs the file
-            reason = " ".join(str(error).split())[:200]
             raise ValueError(
                 "the network read back from its file does not take a batch that the network itself "
-                f"takes ({type(error).__name__}: {reason}): only the number of samples may vary in "
+                f"takes ({reason_of(error, 200)}): only the number of samples may vary in "
                 "it; try another --format"
             ) from error
         if not same(outputs, expected, close):
@@ -57,9 +57,8 @@ def write_network(name: str, kind: Format, calling: Calling, path: Path) -> None
     except OSError:
         raise
     except Exception as error:  # tracing runs the user's code, which may raise anything
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"the network cannot be written as {name} ({type(error).__name__}: {reason}): try "
+            f"the network cannot be written as {name} ({reason_of(error, 200)}): try "
             "another --format"
         ) from error
 

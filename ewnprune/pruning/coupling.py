@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ewnprune.errors import reason_of
 from ewnprune.model.attention import Attention, find_attention
 from ewnprune.model.copying import copy_network, training_copy
 from ewnprune.model.layers import (
@@ -110,9 +111,8 @@ def _following(network: nn.Module) -> Iterator[None]:
             warnings.filterwarnings("ignore", "Maximum recursive depth reached")  # so it says
             yield
     except Exception as error:  # it runs the user's code, and loses count in some networks
-        reason = " ".join(str(error).split())[:120]
         raise ValueError(
-            f"torch-pruning cannot follow {type_name(network)} ({type(error).__name__}: {reason})"
+            f"torch-pruning cannot follow {type_name(network)} ({reason_of(error, 120)})"
         ) from error
 
 

@@ -8,6 +8,7 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
+from ewnprune.errors import reason_of
 from ewnprune.model.copying import copy_network
 from ewnprune.model.layers import type_name
 from ewnprune.model.parametrized import sources_of
@@ -133,8 +134,7 @@ def why_broken(
                 if not same(all_gone, dense, lambda one, other: True):
                     return _of_other_shape(groups, all_gone, dense)
         except Exception as error:  # any code of the user
-            reason = " ".join(str(error).split())[:100]
-            return _broken(f"does not run ({type(error).__name__}: {reason})")
+            return _broken(f"does not run ({reason_of(error, 100)})")
         if not same(outputs, dense, lambda one, other: True):
             return _of_other_shape(groups, outputs, dense)
         differences.append(largest_difference(outputs, expected))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ewnprune.errors import reason_of
 from ewnprune.model.copying import training_copy
 from ewnprune.model.layers import LAYER_TYPES, type_name
 from ewnprune.model.tensors import clone, repeated, same, samples, tensors_in
@@ -49,9 +50,8 @@ def look_at_training(network: nn.Module, forward: Forward, inputs: Any) -> Train
     try:
         outputs = _run(trained, forward, inputs)
     except Exception as error:  # any code of the user, which may want targets when it trains
-        reason = " ".join(str(error).split())[:80]
         untried = f"{type_name(network)} does not run so on inputs alone"
-        return TrainingPass(inputs, untried=f"{untried} ({type(error).__name__}: {reason})")
+        return TrainingPass(inputs, untried=f"{untried} ({reason_of(error, 80)})")
     return TrainingPass(inputs, outputs, frozenset(called))
 
 
@@ -60,8 +60,7 @@ def _why_untrainable(smaller: nn.Module, forward: Forward, dense: TrainingPass) 
     try:
         outputs = _run(training_copy(smaller), forward, dense.inputs)
     except Exception as error:  # any code of the user
-        reason = " ".join(str(error).split())[:80]
-        return f"without them it cannot be trained ({type(error).__name__}: {reason})"
+        return f"without them it cannot be trained ({reason_of(error, 80)})"
     if not same(outputs, dense.outputs, lambda one, other: one.shape == other.shape):
         return "without them it gives outputs of another shape in training"
     return ""

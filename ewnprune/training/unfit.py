@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ewnprune.errors import reason_of
 from ewnprune.model.layers import layer_weight, type_name
 from ewnprune.model.parametrized import parametrization_on
 from ewnprune.model.sharding import is_dtensor
@@ -107,8 +108,6 @@ def try_form(
         with torch.no_grad():
             parametrization(*parametrization.right_inverse(weight))
     except Exception as error:  # any code of the user's parametrization
-        reason = " ".join(str(error).split())[:100]
         raise ValueError(
-            f"layer {name!r} cannot be put under {kind} ({type(error).__name__}: {reason}): "
-            f"{remedy}"
+            f"layer {name!r} cannot be put under {kind} ({reason_of(error, 100)}): {remedy}"
         ) from error
