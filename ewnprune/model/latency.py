@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ewnprune.model.fast_attention import fast_attention_as_outside
 from ewnprune.model.tensors import tensors_in
 
 _ROUNDS = 5
@@ -71,7 +72,7 @@ def measure_latency(
         for name, n in networks.items()
     }
     measured: dict[str, list[Measurement]] = {name: [] for name in networks}
-    with torch.inference_mode():
+    with torch.inference_mode(), fast_attention_as_outside():
         for _ in range(_ROUNDS):
             for name, timer in timers.items():
                 measured[name].append(timer.blocked_autorange(min_run_time=seconds / _ROUNDS))

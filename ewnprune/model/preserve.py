@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ewnprune.model.fast_attention import without_fast_attention
+
 
 @contextmanager
 def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
@@ -21,7 +23,8 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
     things), the values of buffers and of tensors that modules keep, and the state of Python's,
     NumPy's and torch's generators, the model's GPUs' and those of `generators_of` the loader
     included. Parameters are the caller's not to write. Compiled parts run as they were before they
-    were compiled, since compiled code calls no hooks.
+    were compiled, since compiled code calls no hooks, and attention runs layer by layer: see
+    `without_fast_attention`.
 
     Inference mode is left too: tensors made in it that a model keeps (a cache, say) could never
     be trained with. https://docs.pytorch.org/docs/stable/notes/autograd.html#inference-mode
@@ -35,7 +38,7 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
     gpus = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with same_draws(loader, gpus):
         try:
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad(), without_fast_attention():
                 model.eval()
                 run_eagerly(model)
                 yield

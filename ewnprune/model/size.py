@@ -1,8 +1,7 @@
 """How large a network is, and how large it would be without some neurons or weights."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ewnprune.model.fast_attention import without_fast_attention
 from ewnprune.model.layers import layer_weight, num_neurons
 from ewnprune.model.parametrized import parametrizations_of
 from ewnprune.model.recurrent import is_recurrent, weight_names
@@ -64,7 +64,7 @@ def count_macs(model: nn.Module, forward: Forward, inputs: Any) -> tuple[int, di
     """
     counter = FlopCounterMode(display=False, custom_mapping=_RECURRENT_KERNELS)
     root = Rooted(model, forward)
-    with counter, _without_fast_attention(), warnings.catch_warnings():
+    with counter, without_fast_attention(), warnings.catch_warnings():
         # it hooks all modules; their compiled form is not called here, see preserve.py
         warnings.filterwarnings("ignore", ".*when there are global hooks on modules")
         root(inputs)
@@ -80,17 +80,6 @@ def state_dict_bytes(network: nn.Module) -> int:
     file = BytesIO()
     torch.save(network.state_dict(), file)
     return file.tell()
-
-
-@contextmanager
-def _without_fast_attention() -> Iterator[None]:
-    """The kernel that MultiheadAttention takes without gradients is not counted by torch."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _of_one_layer(

@@ -52,6 +52,9 @@ def separate_attention(model: nn.Module) -> nn.Module:
         for key, child in [*parent._modules.items()]:
             if child is not None and child in separate:  # under every name that it has
                 setattr(parent, key, separate[child])
+        if isinstance(parent, nn.TransformerEncoder):
+            # its nested tensors of padded batches are for torch's own kernel
+            parent.use_nested_tensor = False
     return model
 
 
