@@ -7,7 +7,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import _WrappedHook
 
 from ewnprune.model.layers import plain_type
@@ -88,11 +88,15 @@ def plain_network(model: nn.Module) -> nn.Module:
         for name, parts in parametrizations_of(module).items():
             if any(True for part in parts for _ in part.buffers()):
                 continue
-            value = getattr(original, name).detach()
-            _unparametrize(module, name)
-            module.register_parameter(name, nn.Parameter(value, requires_grad=False))
-            _put_first(module._parameters, name)
+            put_plain(module, name, getattr(original, name).detach())
     return network
+
+
+def put_plain(module: nn.Module, name: str, value: Tensor) -> None:
+    """Give a module of a copy a value in the place of a parametrized tensor."""
+    _unparametrize(module, name)
+    module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    _put_first(module._parameters, name)
 
 
 def _unparametrize(module: nn.Module, name: str) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from ewnprune.model.cells import to_weight
-from ewnprune.model.copying import copy_network
+from ewnprune.model.copying import copy_network, put_plain
 from ewnprune.model.layers import layer_weight, spatial_dims
 from ewnprune.model.normalization import normalization_of, shrink_channels
 from ewnprune.model.recurrent import is_recurrent, silence_hidden
@@ -110,7 +111,9 @@ def _keep_weights(layer: nn.Module, rows: Tensor) -> None:
     weight = layer_weight(layer).detach()
     keep = to_weight(layer, rows).to(weight.device)
     value = torch.where(keep, weight, 0)
-    if "weight" in layer._parameters:
+    if parametrize.is_parametrized(layer, "weight"):  # by what has a state, as spectral norm has
+        put_plain(layer, "weight", value)
+    elif "weight" in layer._parameters:
         replace_tensor(layer, "weight", value)
     else:  # the older weight_norm and prune compute it before each call
         layer.register_forward_pre_hook(lambda module, _: _put(module, keep))
