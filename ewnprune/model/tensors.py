@@ -16,6 +16,24 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
+def holders_of_parameters(model: nn.Module) -> dict[int, list[tuple[str, str]]]:
+    """Who holds each parameter, by its id: names of modules, each with that of the parameter in it.
+
+    A module under two names counts by the first: that is no tie.
+
+    >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    >>> net[1].weight = net[0].weight
+    >>> [*holders_of_parameters(net).values()]
+    [[('0', 'weight'), ('1', 'weight')]]
+    """
+    holders: dict[int, list[tuple[str, str]]] = {}
+    for name, module in model.named_modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                holders.setdefault(id(parameter), []).append((name, key))
+    return holders
+
+
 def to_device(tree: Any, device: torch.device | str) -> Any:
     """The tensors in any nesting, on a device."""
     return map_tensors(lambda tensor: tensor.to(device), tree)

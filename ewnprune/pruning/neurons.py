@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ewnprune.model.layers import type_name
+from ewnprune.model.tensors import holders_of_parameters
 from ewnprune.pruning.groups import Group, structure
 from ewnprune.pruning.notes import Note
 from ewnprune.pruning.ranking import Ranking, Scope, rank, refuse_nan
@@ -69,9 +70,16 @@ def rank_groups(
             )
         whole = [group.name for group in groups if group.apart]
         notes += [Note("left", f"{g}: left: its single weights are not ranked") for g in whole]
+        tied = _ties(network, chosen)
+        notes += [
+            Note("left", f"{layer}: left: it shares its weight with {other}")
+            for layer, other in tied.items()
+        ]
+        chosen = {layer: module for layer, module in chosen.items() if layer not in tied}
         if not chosen:
             raise ValueError(
-                f"score {name!r} ranks single weights: expected a layer, not recurrent"
+                f"score {name!r} ranks single weights: expected a layer, not recurrent, whose "
+                "weight is no other's"
             )
         alone = {layer: neurons_of(layer, network, facts) for layer in chosen}
         values = {layer: _score(name, score, neurons, 2) for layer, neurons in alone.items()}
@@ -81,6 +89,17 @@ def rank_groups(
         gains = {layer: gains_of(sensitivity, name, layer) for layer in values}
     ranking = rank(values, scope, max_per_layer, structures, gains)
     return replace(ranking, unit_of=units), notes
+
+
+def _ties(network: nn.Module, chosen: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Layers whose weight another module has too, which would lose it there, each with that."""
+    holders = holders_of_parameters(network)
+    tied: dict[str, str] = {}
+    for name, layer in chosen.items():
+        for place in holders.get(id(layer._parameters.get("weight")), ()):
+            if place != (name, "weight"):
+                tied.setdefault(name, ".".join(place))
+    return tied
 
 
 def _unit_scores_of(

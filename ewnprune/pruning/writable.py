@@ -7,26 +7,23 @@ from torch import nn
 
 from ewnprune.model.parametrized import parametrizations_of
 from ewnprune.model.recurrent import is_recurrent, weight_names
+from ewnprune.model.tensors import holders_of_parameters
 from ewnprune.pruning.groups import Group
 
 
 def unwritable(network: nn.Module, groups: Sequence[Group]) -> Mapping[str, str]:
     """Groups with tensors that cannot be cut for one module alone, each with the reason."""
-    owners: dict[int, dict[int, str]] = {}
-    for name, module in network.named_modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners.setdefault(id(parameter), {})[id(module)] = name
+    holders = holders_of_parameters(network)
     found: dict[str, str] = {}
     for group in groups:
         for name in sorted(group.touched):
-            reason = _why(name, network.get_submodule(name), owners)
+            reason = _why(name, network.get_submodule(name), holders)
             if reason:
                 found.setdefault(group.name, reason)
     return found
 
 
-def _why(name: str, module: nn.Module, owners: Mapping[int, Mapping[int, str]]) -> str:
+def _why(name: str, module: nn.Module, holders: Mapping[int, Sequence[tuple[str, str]]]) -> str:
     if isinstance(module, torch.jit.ScriptModule):
         return f"{name!r} is made by torch.jit, and can be neither copied nor cut"
     if parametrizations_of(module):
@@ -38,7 +35,7 @@ def _why(name: str, module: nn.Module, owners: Mapping[int, Mapping[int, str]]) 
     if not all(isinstance(getattr(module, name, None), nn.Parameter | None) for name in names):
         return f"the weight of {name!r} is no parameter (the older weight_norm, or prune?)"
     for key, parameter in module._parameters.items():
-        for other in {} if parameter is None else owners[id(parameter)].values():
+        for other, _ in () if parameter is None else holders[id(parameter)]:
             if other != name:
                 return f"{name!r} shares its {key} with {other!r}"
     return ""

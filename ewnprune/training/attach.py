@@ -10,11 +10,12 @@ from torch.nn.utils import parametrize
 from ewnprune.model.layers import LayerPatterns, Selection, layer_weight, select_layers
 from ewnprune.model.parametrized import parametrization_on
 from ewnprune.model.sharding import is_dtensor
+from ewnprune.model.tensors import holders_of_parameters
 from ewnprune.training.gates import find_gates
 from ewnprune.training.parametrizations import EWN, NeuronParametrization
 from ewnprune.training.scales import find_scales
 from ewnprune.training.state_dict import to_native
-from ewnprune.training.unfit import refuse_unfit, try_form, weight_owners
+from ewnprune.training.unfit import refuse_unfit, try_form
 
 
 def reparametrize(
@@ -71,13 +72,13 @@ def reparametrize(
     if getattr(parametrization, "inputs", False):
         selection = replace(selection, gates=find_gates(model, selection.chosen))
     selection = leave_frozen(model, selection)
-    owners = weight_owners(model)
+    holders = holders_of_parameters(model)
     bound = {}
     for layer in selection.chosen:
         gated = [layer] if layer in selection.gates else []
         for name in dict.fromkeys([selection.scales.get(layer, layer), *gated]):
             module, remedy = model.get_submodule(name), f"leave it with exclude={layer!r}"
-            refuse_unfit(name, module, owners, remedy)
+            refuse_unfit(name, module, holders, remedy)
             bind = parametrization.for_inputs if name in gated else parametrization.for_layer
             bound[name] = bind(module)
             try_form(name, bound[name], module, remedy)

@@ -1,5 +1,7 @@
 """Layers that cannot train under weight normalization: refused by name, with nothing changed."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import nn
 
@@ -39,22 +41,15 @@ def plain_weight(name: str, layer: nn.Module, remedy: str | None = None) -> nn.P
     return layer.weight
 
 
-def weight_owners(model: nn.Module) -> dict[int, list[str]]:
-    """The names that each parameter has in the modules of a model, by its id."""
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules():  # one module under two names is no tie
-        for key, parameter in module._parameters.items():
-            owners.setdefault(id(parameter), []).append(f"{name}.{key}".lstrip("."))
-    return owners
-
-
-def refuse_unfit(name: str, layer: nn.Module, owners: dict[int, list[str]], remedy: str) -> None:
+def refuse_unfit(
+    name: str, layer: nn.Module, holders: Mapping[int, Sequence[tuple[str, str]]], remedy: str
+) -> None:
     """Refuse a layer that no parametrization can be put on.
 
     Args:
         name: the layer's name.
         layer: the layer.
-        owners: see `weight_owners`.
+        holders: see `holders_of_parameters`.
         remedy: what else can be done.
 
     Raises:
@@ -66,10 +61,11 @@ def refuse_unfit(name: str, layer: nn.Module, owners: dict[int, list[str]], reme
             f"layer {name!r} is sharded already (DTensor): call ewnprune.reparametrize before "
             f"sharding, in configure_model, or {remedy}"
         )
-    sharing = [key for key in owners.get(id(weight), []) if key != f"{name}.weight".lstrip(".")]
+    sharing = [place for place in holders[id(weight)] if place != (name, "weight")]
     if sharing:
+        other = ".".join(sharing[0]).lstrip(".")
         raise ValueError(
-            f"layer {name!r} shares its weight with {sharing[0]!r}: reparametrizing would break "
+            f"layer {name!r} shares its weight with {other!r}: reparametrizing would break "
             f"the tie; {remedy}"
         )
     if weight.is_meta:

@@ -42,3 +42,20 @@ def test_weights_computed_from_others_are_masked(attach):
     assert point.weights == Count(32, 128)
     kinds = ("parametrizations" in dict(network[0].named_children()), "weight" in vars(network[0]))
     assert any(kinds)  # the model is as it was
+
+
+@pytest.mark.parametrize("layers", [None, "0"], ids=["both", "one"])
+def test_tied_layers_are_left(layers):
+    network = nn.Sequential(
+        nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 8), _network()
+    )
+    network[2].weight = network[0].weight
+    layers = None if layers is None else [layers, "3"]
+    curve = sparsity_curve(network, [(X, Y)], (0, 0.9), "magnitude", layers=layers, exclude="4.*")
+    dense, point = curve
+    parameters = dense.parameters.total
+    assert dense.weights == Count(64, 64) and point.weights == Count(6, 64)
+    assert dense.parameters.left == parameters and point.parameters.left == parameters - 58
+    assert "0: left: it shares its weight with 2.weight" in map(str, curve.notes)
+    with pytest.raises(ValueError, match=r"expected a layer, not recurrent, whose weight is no"):
+        sparsity_curve(network, [(X, Y)], (0, 0.9), "magnitude", layers="0")
