@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ewnprune.callback.compiled import compiled_parts
 from ewnprune.model.layers import type_name
 from ewnprune.model.preserve import evaluating, hooked
-from ewnprune.model.tensors import first_samples
+from ewnprune.model.tensors import clone, first_samples
 from ewnprune.model.tracing import Forward
 
 
@@ -101,7 +101,7 @@ def where_to_distill(pl_module: Any, forward: Forward, inputs: Any) -> str:
         module.register_forward_hook(seen(name)) for name, module in pl_module.named_modules()
     ]
     with hooked(handles), evaluating(pl_module):
-        outputs = forward(pl_module, first_samples(inputs))
+        outputs = forward(pl_module, clone(first_samples(inputs)))
     if not isinstance(outputs, Tensor) or outputs.ndim < 2:
         what = f"of shape {(*outputs.shape,)}" if isinstance(outputs, Tensor) else type(outputs)
         raise ValueError(f"distill: the outputs are {what}: expected logits (B, C), see forward=")

@@ -19,6 +19,7 @@ from ewnprune.errors import check_choice
 from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.sharding import gathered
+from ewnprune.model.tensors import clone
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.budget import LevelOf
 from ewnprune.pruning.choice import Choice
@@ -229,7 +230,7 @@ class Measuring:
             for batch in batches:
                 inputs, _ = self.batch(batch)
                 try:
-                    self.forward(pl_module, inputs)
+                    self.forward(pl_module, clone(inputs))
                 except _MISFITS as error:
                     reason = str(error).strip().partition("\n")[0]
                     raise ValueError(

@@ -10,6 +10,7 @@ from ewnprune.callback.distillation import Distillation, Distilling, where_to_di
 from ewnprune.callback.measuring import Measuring
 from ewnprune.model.copying import copy_network, plain_network
 from ewnprune.model.preserve import evaluating
+from ewnprune.model.tensors import clone
 
 
 def where_taught(measuring: Measuring, trainer: Any, pl_module: Any, batches: Any) -> str:
@@ -58,7 +59,7 @@ class Teacher:
         # a context of its own: autocast would keep weights cast without gradients for the step
         with trainer.precision_plugin.forward_context():
             inputs, _ = self.measuring.batch(batch)
-            targets = forward(self.network, inputs)
+            targets = forward(self.network, clone(inputs))
         if self._pupil is None:
             self._pupil = Distilling(self.options, pl_module, place)
         self._pupil.expect(targets, torch.ones(len(targets), dtype=torch.bool))

@@ -35,6 +35,8 @@ def classifies(outputs: Any, targets: Any) -> bool:
 def are_probabilities(outputs: Tensor) -> bool:
     """Whether class scores ``(B, C, ...)`` lie in [0, 1] and sum to 1, as a softmax gives them.
 
+    No scores are none.
+
     >>> are_probabilities(torch.tensor([[0.2, 0.8], [1.0, 0.0]]))
     True
     >>> are_probabilities(torch.tensor([[0.2, 0.8], [1.5, -0.5]]))
@@ -43,7 +45,7 @@ def are_probabilities(outputs: Tensor) -> bool:
     tolerance = max(1e-4, 4 * torch.finfo(outputs.dtype).eps)
     sums = outputs.double().sum(1) if outputs.device.type != "mps" else outputs.float().sum(1)
     within = (outputs >= 0) & (outputs <= 1 + tolerance)
-    return bool(within.all() and ((sums - 1).abs() <= tolerance).all())
+    return bool(outputs.numel() and within.all() and ((sums - 1).abs() <= tolerance).all())
 
 
 IGNORED = -100

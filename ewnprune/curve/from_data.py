@@ -19,10 +19,10 @@ from ewnprune.curve.classes import (
 from ewnprune.curve.measures import Loss, batch_size, sum_loss
 from ewnprune.model.batch_norms import following_batch_norms
 from ewnprune.model.batches import Batch, inputs_and_targets
-from ewnprune.model.copying import copy_network, plain_network
+from ewnprune.model.copying import copy_network, leave_inference_mode, plain_network
 from ewnprune.model.layers import LAYER_TYPES, num_neurons, spatial_dims
 from ewnprune.model.preserve import as_made, evaluating
-from ewnprune.model.tensors import device_of, samples, to_device
+from ewnprune.model.tensors import clone, device_of, samples, to_device
 from ewnprune.model.tracing import Forward, call, trace
 from ewnprune.pruning.scores import Measured
 
@@ -80,6 +80,7 @@ def measure_neurons(
     device = device_of(model) if device is None else device
     with evaluating(model, loader):
         network = plain_network(model)
+        leave_inference_mode(network)
         layers: dict[str, nn.Module] = {
             name: module
             for name, module in network.named_modules()
@@ -98,7 +99,8 @@ def measure_neurons(
                 norm.register_forward_hook(_keeping(name, kept, ndim, normalized=True))
         taylor = True
         for raw in islice(loader, batches):
-            inputs, targets = (to_device(part, device) for part in batch(raw))
+            # copies, to which a forward pass may write; never of inference mode
+            inputs, targets = (clone(to_device(part, device)) for part in batch(raw))
             kept.clear()
             with torch.enable_grad():
                 loss, count = _loss(forward(network, inputs), targets, loss_fn)
@@ -195,11 +197,11 @@ class _Sums(Metric):
         """Add what layers gave on one batch, and the gradients, with the neurons at the end."""
         changes: dict[tuple[int, int], Tensor] = {}
         for layer, values, grads in given:
-            values = values.to(self.totals.dtype)
-            rows = values.abs().reshape(-1, values.shape[-1])
+            values = values.to(torch.promote_types(values.dtype, self.totals.dtype))
+            rows = values.abs().reshape(values.shape[:-1].numel(), values.shape[-1])
             self._add(0, layer, rows)
             self.counts[layer] += len(rows)
-            change = _by_sample(values * grads.to(values.dtype), samples)
+            change = _by_sample((values * grads.to(values.dtype).conj()).real, samples)
             key = layer, len(change)
             changes[key] = changes[key] + change if key in changes else change
         for (layer, _), change in changes.items():
@@ -224,6 +226,8 @@ def _by_sample(changes: Tensor, samples: int) -> Tensor:
     [[3.0], [7.0]]
     """
     *sizes, neurons = changes.shape
+    if not samples and 0 in sizes:  # an empty batch
+        return changes.reshape(0, neurons)
     if samples in sizes:
         changes = changes.movedim(sizes.index(samples), 0)
     elif not (samples and sizes and sizes[0] % samples == 0):

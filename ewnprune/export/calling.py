@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ewnprune.model.tensors import first_samples, repeated, tensors_in
+from ewnprune.model.tensors import clone, first_samples, repeated, tensors_in
 from ewnprune.model.tracing import Forward, call
 
 
@@ -33,7 +33,7 @@ class Calling:
     def outputs(self, inputs: Any) -> Any:
         """What the network gives for a batch's inputs, in plain containers; without gradients."""
         with torch.no_grad():
-            return plain(self.forward(self.network, inputs))
+            return plain(self.forward(self.network, clone(inputs)))
 
     def arguments(self, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments by place and by name that a file takes for a batch's inputs."""
@@ -79,7 +79,7 @@ class Calling:
 
     def _example(self) -> Any:
         with torch.no_grad():
-            return self.forward(self.network, first_samples(self.inputs))
+            return self.forward(self.network, clone(first_samples(self.inputs)))
 
     def _spread(self, *kinds: type) -> bool:
         if self.forward is call or not isinstance(self.inputs, kinds):

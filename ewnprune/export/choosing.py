@@ -13,6 +13,7 @@ from ewnprune.curve.sweep import sparsity_curve
 from ewnprune.export.batches import Batches
 from ewnprune.export.trained import Trained
 from ewnprune.model.preserve import evaluating
+from ewnprune.model.tensors import clone
 from ewnprune.pruning.score_names import asked_of_data
 
 
@@ -164,7 +165,7 @@ def _measurable(trained: Trained, network: nn.Module, batches: Batches) -> bool:
         return True
     with evaluating(network, batches.loader):
         inputs, targets = measuring.batch(next(iter(batches)))
-        return classifies(measuring.forward(network, inputs), targets)
+        return classifies(measuring.forward(network, clone(inputs)), targets)
 
 
 def _percent(accuracy: float | None) -> str:

@@ -92,6 +92,23 @@ def plain_network(model: nn.Module) -> nn.Module:
     return network
 
 
+def leave_inference_mode(network: nn.Module) -> None:
+    """Put copies in the place of a copy's tensors that were made in inference mode.
+
+    A graph of gradients can keep none of those.
+    """
+    for module in network.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # which the copy shares with the model
+        tables: list[dict[str, Any]] = [module._parameters, module._buffers, vars(module)]
+        for table in tables:
+            for key, value in table.items():
+                if isinstance(value, Tensor) and value.is_inference():
+                    trains, copy = value.requires_grad, value.clone()
+                    parameter = isinstance(value, nn.Parameter)
+                    table[key] = nn.Parameter(copy, trains) if parameter else copy
+
+
 def put_plain(module: nn.Module, name: str, value: Tensor) -> None:
     """Give a module of a copy a value in the place of a parametrized tensor."""
     _unparametrize(module, name)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ewnprune.errors import reason_of
 from ewnprune.model.attention import Attention, find_attention
-from ewnprune.model.copying import copy_network, training_copy
+from ewnprune.model.copying import copy_network, leave_inference_mode, training_copy
 from ewnprune.model.layers import (
     LAYER_TYPES,
     conv_groups,
@@ -58,17 +58,14 @@ def coupled_groups(
         ValueError: torch-pruning cannot follow the network.
     """
     twin = training_copy(network) if training else copy_network(network, share=True)
+    leave_inference_mode(twin)
     for module in twin.modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue  # which the twin shares with the model
         # the graph is one of gradients: parameters of the twin's own must ask for them
         for key, parameter in module._parameters.items():
             if parameter is not None:
-                value = _not_of_inference(parameter.detach())
-                module._parameters[key] = nn.Parameter(value, _has_gradient(parameter))
-        for table in (module._buffers, vars(module)):
-            for key, value in table.items():
-                table[key] = _not_of_inference(value)
+                module._parameters[key] = nn.Parameter(parameter.detach(), _has_gradient(parameter))
     with _following(network):
         found = find_attention(twin, forward, inputs)
     with torch.random.fork_rng(devices=_gpus(twin)):
@@ -93,11 +90,6 @@ def coupled_groups(
 
 def _gpus(network: nn.Module) -> list[torch.device]:
     return list({p.device for p in network.parameters() if p.device.type == "cuda"})
-
-
-def _not_of_inference(value: Any) -> Any:
-    """A tensor that a graph can keep: those made in inference mode are copied."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _has_gradient(tensor: Tensor) -> bool:

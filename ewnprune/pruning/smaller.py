@@ -208,12 +208,12 @@ def check_smaller(
 def largest_difference(outputs: Any, expected: Any) -> float:
     """Between two results of the same form."""
     pairs = zip(tensors_in(outputs), tensors_in(expected), strict=True)
-    differences = [
-        float((a.cpu().double() - b.cpu().double()).abs().max())
-        for a, b in pairs
-        if a.numel() and not a.is_complex()
-    ]
+    differences = [float((_precise(a) - _precise(b)).abs().max()) for a, b in pairs if a.numel()]
     return max(differences, default=0.0)
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    return tensor.cpu().to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def _broken(what: str) -> str:

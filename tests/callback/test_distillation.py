@@ -1,5 +1,8 @@
 """Soft targets beside labels, in a module's own training step."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -16,6 +19,7 @@ from toys.three_classes import sgd as _sgd
 
 from ewnprune import EWN, Distillation, Finetune, NestedTraining, WeightNormPruning
 from ewnprune.callback.distillation import Distilling, soft_losses, where_to_distill
+from ewnprune.callback.teacher import Teacher
 from ewnprune.model.tracing import call
 from ewnprune.recipes.nested import draw_levels
 from lightning_modules import Classifier
@@ -196,6 +200,21 @@ def test_outputs_are_seen_where_a_module_makes_them():
     own = Distilling(Distillation(), model, "")
     own.let_go()
     assert "training_step" not in vars(model)
+
+
+def test_the_batch_is_left_to_the_step():
+    def shifted(model, inputs):
+        inputs -= 1
+        return model.net(inputs)
+
+    model, x = Scaled(_mlp().double(), _sgd), torch.ones(4, 5, dtype=torch.float64)
+    measuring = SimpleNamespace(forward=shifted, batch=lambda batch: batch)
+    trainer = SimpleNamespace(precision_plugin=SimpleNamespace(forward_context=nullcontext))
+    assert where_to_distill(model, shifted, x) == "net.4"
+    teacher = Teacher(Distillation(), measuring, model)
+    teacher.before_batch(trainer, model, (x, None), "net.4")
+    teacher.let_go()
+    assert x.eq(1).all()
 
 
 @pytest.mark.parametrize("how", ["in place", "a part", "a method"])
