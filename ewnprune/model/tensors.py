@@ -1,14 +1,15 @@
 """Tensors in any nesting of lists, tuples and dictionaries: moved, copied, cut, compared."""
 
 from collections import OrderedDict, UserDict, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves, tree_map
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -48,7 +49,8 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     """A function of each tensor, in the same nesting.
 
     Lists, tuples (named ones too), dictionaries and what torch's pytree knows are taken apart; so
-    are dataclasses, and mappings that keep a dictionary (transformers' ``BatchEncoding``).
+    are dataclasses, and mappings that keep a dictionary (transformers' ``BatchEncoding``). The
+    sizes of packed sequences stay as they are, on the CPU, where torch wants them.
 
     >>> map_tensors(lambda tensor: tensor + 1, {"x": [torch.tensor(1)], "name": "a"})
     {'x': [tensor(2)], 'name': 'a'}
@@ -59,13 +61,28 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
 def tensors_in(tree: Any) -> list[Tensor]:
     """The tensors in any nesting, in order."""
     found: list[Tensor] = []
-    map_tensors(found.append, tree)
+    for leaf in _leaves(tree):
+        packed = isinstance(leaf, PackedSequence)
+        found += [part for part in leaf if part is not None] if packed else [leaf]
     return found
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    """The tensors and packed sequences in any nesting, in order."""
+    for leaf in tree_leaves(tree, is_leaf=_is_nest):
+        if isinstance(leaf, Tensor | PackedSequence):
+            yield leaf
+        elif _is_nest(leaf):
+            held = leaf.data if isinstance(leaf, UserDict) else leaf
+            yield from _leaves([*held.values()] if isinstance(held, Mapping) else [])
+            names = [field.name for field in fields(leaf)] if is_dataclass(leaf) else []
+            yield from _leaves([getattr(leaf, name, None) for name in names])
 
 
 def _is_nest(value: Any) -> bool:
     """Whether it holds others, and is more than torch's pytree knows."""
     of_data = is_dataclass(value) and not isinstance(value, type)
+    of_data |= isinstance(value, PackedSequence)  # which it takes for any named tuple
     mapping = isinstance(value, UserDict | dict)
     return of_data or (mapping and type(value) not in (dict, OrderedDict, defaultdict))
 
@@ -75,6 +92,10 @@ def _of_leaf(function: Callable[[Tensor], Any], leaf: Any) -> Any:
         return function(leaf)
     if not _is_nest(leaf):
         return leaf
+    if isinstance(leaf, PackedSequence):
+        parts = leaf._asdict().items()
+        mapped = {k: function(part) for k, part in parts if part is not None and k != "batch_sizes"}
+        return leaf._replace(**mapped)
     twin = copy(leaf)  # whatever else it keeps goes along, and nothing is computed anew
     if isinstance(leaf, UserDict):
         twin.data = map_tensors(function, leaf.data)
@@ -113,7 +134,12 @@ def repeated(inputs: Any, count: int) -> Any:
 
 
 def samples(inputs: Any) -> int | None:
-    """How many samples a batch has; numbers by themselves belong to all."""
+    """How many samples a batch has; numbers by themselves belong to all.
+
+    None where that cannot be told; so it is of packed sequences, whose samples lie across.
+    """
+    if any(isinstance(leaf, PackedSequence) for leaf in _leaves(inputs)):
+        return None
     sizes = {len(tensor) for tensor in tensors_in(inputs) if tensor.ndim}
     return sizes.pop() if len(sizes) == 1 else None
 

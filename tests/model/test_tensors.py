@@ -73,6 +73,40 @@ def test_nests_within_nests():
     assert clone(tree)[0].inner["deep"].y is not tree[0].inner["deep"].y
 
 
+def _packed(sizes=(4, 2)):
+    return nn.utils.rnn.pack_sequence([torch.ones(size, 8) for size in sizes])
+
+
+def test_packed_sequences_keep_their_sizes_on_the_cpu():
+    packed = _packed()
+    moved = to_device({"x": packed, "y": torch.zeros(2)}, "meta")["x"]
+    assert type(moved) is type(packed) and moved.data.is_meta
+    assert moved.batch_sizes is packed.batch_sizes and moved.sorted_indices is None
+    copied = clone([packed])[0]
+    copied.data.zero_()
+    assert packed.data.all() and len(tensors_in(packed)) == 2
+    alone = _packed([3])
+    assert first_samples(alone).data is alone.data  # whose samples cannot be told from its steps
+
+
+class Sequences(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.GRU(8, 6), nn.Linear(6, 3)
+
+    def forward(self, packed):
+        return self.head(self.rnn(packed)[1][-1])
+
+
+def test_sweeps_and_removal_take_packed_sequences():
+    torch.manual_seed(0)
+    net, packed, y = Sequences(), _packed(), torch.tensor([0, 1])
+    curve = sparsity_curve(net, [(packed, y)], (0, 0.5))
+    small = remove_neurons(net, 0.5, packed)
+    losses = [nn.functional.cross_entropy(each(packed), y).item() for each in (net, small)]
+    assert [point.loss for point in curve] == pytest.approx(losses) and small.rnn.hidden_size == 3
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
