@@ -10,7 +10,7 @@ Three forms of the weight of a layer ``X`` are understood wherever one is read:
 * torch's older ``nn.utils.weight_norm``: ``X.weight_g`` and ``X.weight_v``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Size, Tensor, nn
@@ -44,20 +44,17 @@ def fold_state_dict(
     ['0.weight', '0.bias', '2.weight', '2.bias']
     """
     if parametrizations is None:
-        prefixes = {
-            key.removesuffix(end) for end in _SUFFIXES for key in state_dict if key.endswith(end)
-        } | {
-            key.removesuffix(_LEGACY[0])
-            for key in state_dict
-            if key.endswith(_LEGACY[0]) and key.removesuffix(_LEGACY[0]) + _LEGACY[1] in state_dict
-        }
+        owners = {_owner(key, _SUFFIXES) for key in state_dict}
+        older = {_owner(key, _LEGACY[:1]) for key in state_dict}
+        owners |= {owner for owner in older if f"{owner}{_LEGACY[1]}" in state_dict}
+        prefixes = {owner for owner in owners if owner is not None}
         known = {}
     else:
         known = {f"{name}." if name else "": p for name, p in parametrizations.items()}
         prefixes = {prefix for prefix in known if prefix + _SUFFIXES[0] in state_dict}
     folded: dict[str, Any] = {}
     for key, value in state_dict.items():
-        owner = next((key.removesuffix(end) for end in _KEY_ENDS if key.endswith(end)), None)
+        owner = _owner(key, _KEY_ENDS)
         prefix = owner if owner in prefixes else key[: key.rfind(".") + 1]
         if prefix in prefixes and prefix + "weight" not in folded:
             # at the layer's first key, so that the weight comes before the bias as in plain layers
@@ -108,6 +105,12 @@ def same_mark(one: Any, other: Any) -> bool:
 
 def _numbers(mark: Any) -> list[float]:
     return mark.flatten().tolist() if isinstance(mark, Tensor) else []
+
+
+def _owner(key: str, ends: Iterable[str]) -> str | None:
+    """What stands before one of these names in a layer; None where a key ends otherwise."""
+    owners = (key.removesuffix(end) for end in ends if key.endswith(end))
+    return next((owner for owner in owners if not owner or owner.endswith(".")), None)
 
 
 _SUFFIXES = ("parametrizations.weight.original0", "parametrizations.weight.original1")

@@ -121,6 +121,14 @@ def test_folding_infers_the_dimension_from_the_shapes(layer):
     torch.testing.assert_close(fold_state_dict(model.state_dict())["0.weight"], expected)
 
 
+@pytest.mark.parametrize("prefix", ["", "layer."])
+def test_names_that_only_end_like_those_of_weight_norm_are_passed_on(prefix):
+    own = {f"{prefix}{kind}weight_{end}": torch.ones(1) for kind in ("my", "my_") for end in "gv"}
+    assert fold_state_dict(own) == own
+    both = own | nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)).state_dict()
+    assert fold_state_dict(both).keys() == {*own, "weight", "bias"}
+
+
 def test_half_a_layer_in_a_state_dict_is_an_error():
     model = convolution_first()
     reparametrize(model, EWN())
