@@ -35,7 +35,7 @@ def monitored(curve: Curve, key: str = "prune") -> dict[str, Tensor]:
     """
     first = curve.points[0].score
     return {
-        f"{key}/{point.split}/{name}@{point.sparsity:g}": torch.tensor(value)
+        f"{key}/{point.split}/{name}@{point.sparsity:g}": torch.tensor(value, device="cpu")
         for point in curve.where(score=first, layer="")
         for name, value in _measures(point).items()
     }

@@ -62,7 +62,7 @@ class Teacher:
             targets = forward(self.network, clone(inputs))
         if self._pupil is None:
             self._pupil = Distilling(self.options, pl_module, place)
-        self._pupil.expect(targets, torch.ones(len(targets), dtype=torch.bool))
+        self._pupil.expect(targets, torch.ones(len(targets), dtype=torch.bool, device="cpu"))
 
     def let_go(self) -> None:
         """Leave the module as it was."""

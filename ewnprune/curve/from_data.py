@@ -157,7 +157,7 @@ def _loss(outputs: Any, targets: Any, loss_fn: Loss | None) -> tuple[Tensor | No
     if loss_fn is not None:
         count = samples(scores) or batch_size(targets, scores)
         loss = loss_fn(outputs, targets)
-        return sum_loss(loss, count, torch.float32, torch.tensor(count)), count
+        return sum_loss(loss, count, torch.float32, torch.tensor(count, device="cpu")), count
     if classifies(scores, targets) and not are_probabilities(scores.detach()):
         classes = class_targets(targets, scores.shape[1])
         refuse_no_classes(classes, scores.shape[1])
@@ -186,12 +186,15 @@ class _Sums(Metric):
     def __init__(self, sizes: Sequence[int], device: torch.device | str) -> None:
         super().__init__()
         precise = torch.float32 if torch.device(device).type == "mps" else torch.float64
-        nothing = torch.zeros(2, sum(sizes), dtype=precise)
+        nothing = torch.zeros(2, sum(sizes), dtype=precise, device=device)
         self.add_state("totals", nothing, dist_reduce_fx="sum")
-        self.add_state("counts", torch.zeros(len(sizes), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
-        self.to(device)
-        self.places = torch.arange(sum(sizes)).split(list(sizes))
+        self.add_state(
+            "counts",
+            torch.zeros(len(sizes), dtype=torch.int64, device=device),
+            dist_reduce_fx="sum",
+        )
+        self.add_state("samples", torch.tensor(0, device=device), dist_reduce_fx="sum")
+        self.places = torch.arange(sum(sizes), device="cpu").split(list(sizes))
 
     def update(self, given: Iterable[tuple[int, Tensor, Tensor]], samples: int) -> None:
         """Add what layers gave on one batch, and the gradients, with the neurons at the end."""

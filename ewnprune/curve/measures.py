@@ -89,7 +89,7 @@ class Measures:
         Raises:
             ValueError: a target is none of the classes, or the loss is no loss.
         """
-        count, total, classes = 0, torch.tensor(0), targets
+        count, total, classes = 0, torch.tensor(0, device="cpu"), targets
         if self.classifies:
             classes = class_targets(targets, self.classes, self.loss_fn)
             total = (classes != IGNORED).sum()
@@ -104,7 +104,7 @@ class Measures:
                     self._count(classes)
             else:
                 count = batch_size(targets, outputs)
-                total = torch.tensor(count)
+                total = torch.tensor(count, device="cpu")
             if self.loss_fn is not None:
                 loss = self.loss_fn(outputs, targets)
                 summed = sum_loss(loss, count, self.tally.loss.dtype, total)

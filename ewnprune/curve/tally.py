@@ -22,12 +22,11 @@ class Tally(Metric):
     def __init__(self, networks: int, device: torch.device) -> None:
         super().__init__()
         precise = torch.float32 if device.type == "mps" else torch.float64
-        zeros = torch.zeros(networks, dtype=torch.int64)
+        zeros = torch.zeros(networks, dtype=torch.int64, device=device)
         self.add_state("correct", zeros, dist_reduce_fx="sum")
         self.add_state("loss", zeros.to(precise), dist_reduce_fx="sum")
-        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("left_out", torch.tensor(0), dist_reduce_fx="sum")
-        self.to(device)
+        self.add_state("total", torch.tensor(0, device=device), dist_reduce_fx="sum")
+        self.add_state("left_out", torch.tensor(0, device=device), dist_reduce_fx="sum")
 
     def update(self, correct: Tensor, loss: Tensor, total: Tensor, samples: int) -> None:
         """Add one batch: sums over its samples, ``(networks,)`` each, and how many count of all."""

@@ -59,13 +59,19 @@ def dissect(
         inputs: one batch of inputs.
 
     Raises:
-        ValueError: the model has lazy layers without weights, or does not take a mapping.
+        ValueError: the model has lazy layers without weights, is on the meta device, or does not
+            take a mapping.
     """
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(
                 f"parameter {name!r} has no values yet (a lazy layer): run one batch through the "
                 "model first"
+            )
+        if parameter.is_meta:
+            raise ValueError(
+                f"parameter {name!r} is on the meta device and has no values: give the model some "
+                "(model.to_empty(device=...), then load or initialise it)"
             )
     outputs, idle = _run_and_find_idle(model, forward, chosen, inputs)
     traced, exact, untraced, decides = _trace(model, forward, inputs, outputs)

@@ -108,7 +108,7 @@ def _look(
     hits = sorted(int(one[maker.layer].sum()) for maker in makers)
     layers = [names[maker.layer] for maker in makers]
     result = partial(Attention, _common(names[call.layer], *layers), names[call.layer])
-    nothing = {name: torch.empty(0, 1, 1, dtype=torch.int) for name in layers}
+    nothing = {name: torch.empty(0, 1, 1, dtype=torch.int, device="cpu") for name in layers}
     if hits == [1] and num_neurons(makers[0].layer) == 3 * count:
         return result(1, count, nothing, ("", 0), unclear="the example has one position only")
     width = (sum(hits) - 1) // 2
@@ -127,7 +127,7 @@ def _look(
         places = [head[maker.layer].nonzero().flatten() for head in heads]
         parts = len(places[0]) // width
         same = all(len(place) == parts * width for place in places)
-        whole = torch.arange(num_neurons(maker.layer))
+        whole = torch.arange(num_neurons(maker.layer), device="cpu")
         if not same or not torch.equal(torch.cat(places).unique(), whole):
             return result(len(heads), width, nothing, ("", 0), unclear=_ALIKE)
         rows[name] = torch.stack([place.view(parts, width) for place in places], dim=1)
@@ -159,12 +159,12 @@ def _support(
 ) -> dict[nn.Module, Tensor]:
     """Which outputs of earlier layers some inputs of a layer depend on, ``(outputs,)`` for each."""
     read = call.read[..., channels.start : channels.stop]
-    weights = torch.rand(read.shape, generator=generator).to(read) + 0.5
+    weights = torch.rand(read.shape, generator=generator, device="cpu").to(read) + 0.5
     slopes = torch.autograd.grad(
         (read * weights).sum(), [c.gave for c in before], retain_graph=True, allow_unused=True
     )
     support: dict[nn.Module, Tensor] = {
-        c.layer: torch.zeros(num_neurons(c.layer), dtype=torch.bool) for c in before
+        c.layer: torch.zeros(num_neurons(c.layer), dtype=torch.bool, device="cpu") for c in before
     }
     for earlier, slope in zip(before, slopes, strict=True):
         if slope is not None:

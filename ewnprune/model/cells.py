@@ -24,7 +24,7 @@ def kept_cells(layer: nn.Module, rows: Tensor | None, columns: Tensor | None) ->
     """Which weights stay, ``(n, fan_in)``, where only some neurons and some inputs do."""
     groups, neurons, inputs = conv_groups(layer), num_neurons(layer), num_inputs(layer)
     kernel = neuron_rows(layer).shape[1] // (inputs // groups)
-    rows = torch.ones(neurons, dtype=torch.bool) if rows is None else rows
-    columns = torch.ones(inputs, dtype=torch.bool) if columns is None else columns
+    rows = torch.ones(neurons, dtype=torch.bool, device="cpu") if rows is None else rows
+    columns = torch.ones(inputs, dtype=torch.bool, device="cpu") if columns is None else columns
     both = rows.view(groups, -1, 1, 1) & columns.view(groups, 1, -1, 1)
     return both.expand(-1, -1, -1, kernel).reshape(neurons, -1)

@@ -76,7 +76,7 @@ def _measured(module: nn.Module) -> Normalization | None:
     scales = _scales_given(twin, channels)
     if scales is None:
         return None
-    keep = torch.arange(channels) % 4 != 1
+    keep = torch.arange(channels, device="cpu") % 4 != 1
     _shrink_tensors(twin, channels, keep)
     _shrink_numbers(twin, channels, int(keep.sum()))
     fewer = _scales_given(twin, int(keep.sum()))
@@ -89,8 +89,8 @@ def _scales_given(module: nn.Module, channels: int) -> Tensor | None:
     """Scale and shift of each channel, ``(2, channels)``, if a module normalizes; else None."""
     like = _tensors(module)[0]
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(8, 2, channels, generator=generator, dtype=torch.float64) + 0.5
-    x = (x * torch.logspace(0, 2, 16, dtype=torch.float64).view(8, 2, 1)).to(like)
+    x = torch.randn(8, 2, channels, generator=generator, dtype=torch.float64, device="cpu") + 0.5
+    x = (x * torch.logspace(0, 2, 16, dtype=torch.float64, device="cpu").view(8, 2, 1)).to(like)
     try:
         with torch.inference_mode(False), torch.no_grad():
             given = module.forward(x.clone())
@@ -99,7 +99,7 @@ def _scales_given(module: nn.Module, channels: int) -> Tensor | None:
     if not isinstance(given, Tensor) or given.shape != x.shape or not given.isfinite().all():
         return None
     y, x = given.cpu().double().flatten(0, 1), x.cpu().double().flatten(0, 1)
-    for shift in (torch.zeros(1), x.mean(-1, keepdim=True)):
+    for shift in (torch.zeros(1, device="cpu"), x.mean(-1, keepdim=True)):
         normal = (x - shift) / (x - shift).square().mean(-1, keepdim=True).sqrt()
         about = normal - normal.mean(0)
         scale = (about * y).sum(0) / about.square().sum(0)

@@ -123,7 +123,10 @@ def kept_entries(layer: Any, units: Tensor | None, inputs: Tensor | None) -> dic
     [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
     """
     names = layer._flat_weights_names
-    kept = {name: torch.ones(getattr(layer, name).shape, dtype=torch.bool) for name in names}
+    kept = {
+        name: torch.ones(getattr(layer, name).shape, dtype=torch.bool, device="cpu")
+        for name in names
+    }
     if inputs is not None:
         for depth, _, end in _suffixes(layer):
             if not depth:

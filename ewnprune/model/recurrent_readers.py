@@ -65,7 +65,7 @@ def hidden_readers(
 
 def _reading(trial: "_Trial", name: str, forward: Forward, inputs: Any) -> Reading:
     layer = trial.network.get_submodule(name)
-    units = torch.arange(num_neurons(layer))
+    units = torch.arange(num_neurons(layer), device="cpu")
     ones: list[_Seen] = []
     zeros: list[_Seen] = []
     for digit in range(max(1, int(units[-1]).bit_length())):
@@ -197,7 +197,7 @@ class _Trial:
     def _made_up(self, output: Tensor) -> Tensor:
         if not output.is_floating_point():
             return output  # lengths of packed sequences
-        return 0.5 * torch.randn(output.shape, generator=self.generator).to(output)
+        return 0.5 * torch.randn(output.shape, generator=self.generator, device="cpu").to(output)
 
 
 def _with_changed(layer: Any, gave: Any, units: Tensor) -> Any:

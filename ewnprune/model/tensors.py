@@ -150,7 +150,7 @@ def without(size: int, gone: Iterable[int]) -> Tensor:
     >>> without(3, [1])
     tensor([ True, False,  True])
     """
-    keep = torch.ones(size, dtype=torch.bool)
+    keep = torch.ones(size, dtype=torch.bool, device="cpu")
     keep[list(gone)] = False
     return keep
 

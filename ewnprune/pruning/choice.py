@@ -134,7 +134,7 @@ class Choice:
             side_by_side = 1 if group.apart else group.size // group.units
             step = self.round_to // gcd(self.round_to, side_by_side)
             count = min(len(ranks), -(-int(keep[group.name].sum()) // step) * step)
-            keep[group.name] = torch.zeros(len(ranks), dtype=torch.bool)
+            keep[group.name] = torch.zeros(len(ranks), dtype=torch.bool, device="cpu")
             keep[group.name][ranks.argsort(descending=True)[:count]] = True
         return keep | {name: keep[name][unit] for name, unit in ranking.unit_of.items()}
 

@@ -35,7 +35,10 @@ class Places:
     @classmethod
     def of(cls, index: Sequence[int], channel: Sequence[int]) -> "Places":
         """From plain numbers."""
-        return cls(torch.tensor(index, dtype=torch.long), torch.tensor(channel, dtype=torch.long))
+        return cls(
+            torch.tensor(index, dtype=torch.long, device="cpu"),
+            torch.tensor(channel, dtype=torch.long, device="cpu"),
+        )
 
     @classmethod
     def blocks(cls, channels: int, block: int = 1) -> "Places":
@@ -44,7 +47,10 @@ class Places:
         >>> Places.blocks(2, 3).channel
         tensor([0, 0, 0, 1, 1, 1])
         """
-        return cls(torch.arange(channels * block), torch.arange(channels).repeat_interleave(block))
+        return cls(
+            torch.arange(channels * block, device="cpu"),
+            torch.arange(channels, device="cpu").repeat_interleave(block),
+        )
 
     def keep(self, size: int, channels: Tensor) -> Tensor:
         """Which of ``size`` places stay where these channels do: booleans, ``(size,)``.
@@ -52,13 +58,13 @@ class Places:
         >>> Places.of([3, 1], [0, 1]).keep(4, torch.tensor([False, True]))
         tensor([ True,  True,  True, False])
         """
-        keep = torch.ones(size, dtype=torch.bool)
+        keep = torch.ones(size, dtype=torch.bool, device="cpu")
         keep[self.index] = channels[self.channel]
         return keep
 
     def at(self, indices: Iterable[int]) -> list[int]:
         """The channels that lie at some places."""
-        return self.channel[torch.isin(self.index, torch.tensor([*indices]))].tolist()
+        return self.channel[torch.isin(self.index, torch.tensor([*indices], device="cpu"))].tolist()
 
 
 @dataclass(eq=False)
@@ -144,7 +150,7 @@ class Group:
         >>> Group("conv", 6, blocks=2).unit_of(), Group("heads", 6, blocks=2, whole=True).unit_of()
         (tensor([0, 1, 2, 0, 1, 2]), tensor([0, 0, 0, 1, 1, 1]))
         """
-        channels = torch.arange(self.size)
+        channels = torch.arange(self.size, device="cpu")
         return channels // self.width if self.whole else channels % self.width
 
     def channels(self, units: Tensor) -> Tensor:

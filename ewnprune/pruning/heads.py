@@ -40,7 +40,9 @@ def _group(attention: Attention, name: str, heads: Heads) -> Group:
     if heads == "whole":  # those that share keys and values go together
         group.blocks //= attention.shared
     for maker, rows in attention.rows.items():
-        group.makers[maker] = Places(rows.flatten().long(), torch.arange(size).repeat(len(rows)))
+        group.makers[maker] = Places(
+            rows.flatten().long(), torch.arange(size, device="cpu").repeat(len(rows))
+        )
     group.readers[attention.reader] = Places.blocks(size)
     group.whole = heads == "whole"
     if attention.unclear:

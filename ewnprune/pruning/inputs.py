@@ -171,7 +171,7 @@ class _Moments:
 
     def __init__(self, layer: nn.Module) -> None:
         self.trailing, self.count = spatial_dims(layer), 0
-        self.mean = torch.zeros(num_inputs(layer), dtype=torch.float64)
+        self.mean = torch.zeros(num_inputs(layer), dtype=torch.float64, device="cpu")
         self.squares = torch.zeros_like(self.mean)
 
     def add(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -148,7 +148,7 @@ def _unit_scores(
         for index, channel in zip(
             places.index.view(parts, -1), places.channel.view(parts, -1), strict=True
         ):
-            row = torch.full((group.size,), torch.nan, dtype=torch.float64)
+            row = torch.full((group.size,), torch.nan, dtype=torch.float64, device="cpu")
             row[channel] = values[index]
             table = row.view(group.blocks, group.width)
             rows.append(table.T if group.whole else table)

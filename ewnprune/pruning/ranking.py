@@ -215,7 +215,7 @@ def _as_float(level: Any) -> float:
 def _normalized(scores: Tensor) -> Tensor:
     """Scores divided by the root of the mean square of the finite ones."""
     finite = scores[scores.isfinite()].double()
-    scale = finite.square().mean().sqrt() if len(finite) else torch.tensor(0.0)
+    scale = finite.square().mean().sqrt() if len(finite) else torch.tensor(0.0, device="cpu")
     return scores.double() / scale if scale > 0 else scores.double()
 
 

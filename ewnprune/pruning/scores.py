@@ -194,7 +194,7 @@ def norm_shuffled(neurons: Neurons) -> Tensor:
     """
     values = norm(neurons)
     generator = torch.Generator().manual_seed(neurons.seed)
-    order = torch.randperm(len(values), generator=generator)
+    order = torch.randperm(len(values), generator=generator, device="cpu")
     return values[order.to(values.device)]
 
 
@@ -239,4 +239,4 @@ def _measured(neurons: Neurons, score: str) -> Tensor:
 def _uniform(neurons: Neurons, shape: tuple[int, ...]) -> Tensor:
     # on the CPU, so that a seed gives the same numbers on every device
     generator = torch.Generator().manual_seed(neurons.seed)
-    return torch.rand(shape, generator=generator, dtype=torch.float64)
+    return torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")

@@ -79,7 +79,7 @@ def _neurons(network: nn.Module, name: str, places: Places, group: Group, facts:
     outgoing = _outgoing(network, group, facts)
     if outgoing is None:
         return neurons
-    table = torch.zeros(len(neurons.rows), outgoing.shape[1], dtype=outgoing.dtype)
+    table = torch.zeros(len(neurons.rows), outgoing.shape[1], dtype=outgoing.dtype, device="cpu")
     table[places.index] = outgoing[places.channel].cpu()
     return replace(neurons, outgoing=table.to(neurons.rows.device))
 
@@ -159,7 +159,7 @@ def _outgoing(
         channel, index = places.channel[order], places.index[order]
         counts = channel.bincount(minlength=group.size)
         # one channel may be read by several inputs, and another by fewer
-        place = torch.arange(len(channel)) - (counts.cumsum(0) - counts)[channel]
+        place = torch.arange(len(channel), device="cpu") - (counts.cumsum(0) - counts)[channel]
         table = columns.new_zeros(group.size, int(counts.max()), columns.shape[1])
         table[channel, place] = columns[index]
         tables.append(table.flatten(1))

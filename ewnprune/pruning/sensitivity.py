@@ -30,10 +30,10 @@ def predicted(gains: Gains, units: int) -> Tensor:
     tensor([0.5000, 1.0000, 2.5000, 4.0000], dtype=torch.float64)
     """
     points = {0.0: 0.0, **gains}
-    x = torch.tensor(sorted(points), dtype=torch.float64)
-    y = torch.tensor([points[level] for level in sorted(points)], dtype=torch.float64)
+    x = torch.tensor(sorted(points), dtype=torch.float64, device="cpu")
+    y = torch.tensor([points[level] for level in sorted(points)], dtype=torch.float64, device="cpu")
     y = y.nan_to_num(nan=_WORST).clamp(0, _WORST).cummax(0).values
-    at = torch.arange(1, units + 1, dtype=torch.float64) / units
+    at = torch.arange(1, units + 1, dtype=torch.float64, device="cpu") / units
     if len(x) == 1:
         return torch.zeros_like(at)
     right = torch.searchsorted(x, at).clamp(max=len(x) - 1)

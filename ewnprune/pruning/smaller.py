@@ -59,7 +59,7 @@ def _half(groups: Sequence[Group]) -> dict[str, Tensor]:
 
     def order(group: Group) -> Tensor:
         generator = torch.Generator().manual_seed(crc32(group.name.encode()))
-        return torch.randperm(group.units, generator=generator)
+        return torch.randperm(group.units, generator=generator, device="cpu")
 
     return {g.name: order(g) >= g.units // 2 for g in groups}
 

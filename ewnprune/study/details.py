@@ -40,7 +40,9 @@ class AccuracyByClass(Metric):
     def __init__(self) -> None:
         super().__init__()
         for name in ("right", "total"):  # as long as there are classes, once outputs are seen
-            self.add_state(name, torch.zeros(0, dtype=torch.long), dist_reduce_fx="sum")
+            self.add_state(
+                name, torch.zeros(0, dtype=torch.long, device="cpu"), dist_reduce_fx="sum"
+            )
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch of class scores ``(B, C, ...)`` and classes ``(B, ...)``."""
@@ -62,7 +64,7 @@ class AccuracyByClass(Metric):
         found = (self.right / self.total).tolist()
         totals = self.total.tolist()
         return {
-            f"{_CLASS}{index}": torch.tensor(value)
+            f"{_CLASS}{index}": torch.tensor(value, device="cpu")
             for index, (value, total) in enumerate(zip(found, totals, strict=True))
             if total
         }

@@ -72,7 +72,7 @@ class DGating(NeuronParametrization):
 
     def get_extra_state(self) -> Tensor:
         """A mark in the state dict: EWN and torch's ``weight_norm`` use the same keys."""
-        return torch.tensor([2.0, self.depth])
+        return torch.tensor([2.0, self.depth], device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing to restore: the mark tells which formula the keys beside it belong to."""

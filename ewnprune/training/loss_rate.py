@@ -171,7 +171,7 @@ class LossController:
             )
         self.model, self.optimizer = model, optimizer
         self.rate, self.max_rejections = rate, max_rejections
-        self.state = rate.start(torch.tensor(log_loss, dtype=torch.float64))
+        self.state = rate.start(torch.tensor(log_loss, dtype=torch.float64, device="cpu"))
         self._keep()
         self._set_rate()
 
@@ -200,7 +200,9 @@ class LossController:
         """
         if log_loss == -math.inf:
             raise ValueError(f"log_loss=-inf: expected a finite number; {_UNDERFLOWED}")
-        kept, self.state = self.rate.decide(self.state, torch.tensor(log_loss, dtype=torch.float64))
+        kept, self.state = self.rate.decide(
+            self.state, torch.tensor(log_loss, dtype=torch.float64, device="cpu")
+        )
         if kept:
             self._keep()
         else:

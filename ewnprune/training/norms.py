@@ -56,7 +56,7 @@ def gini(norms: Tensor) -> float:
     n, total = len(ordered), ordered.sum()
     if total == 0:
         return 0.0
-    ranks = torch.arange(1, n + 1, dtype=torch.double)
+    ranks = torch.arange(1, n + 1, dtype=torch.double, device="cpu")
     return (2 * (ranks * ordered).sum() / (n * total) - (n + 1) / n).item()
 
 
@@ -67,6 +67,8 @@ def norm_statistics(norms: Tensor) -> dict[str, float]:
     4.0
     """
     norms = norms.cpu()
-    values = torch.quantile(norms.double(), torch.tensor(QUANTILES, dtype=torch.double)).tolist()
+    values = torch.quantile(
+        norms.double(), torch.tensor(QUANTILES, dtype=torch.double, device="cpu")
+    ).tolist()
     named = {f"q{100 * q:02.0f}": value for q, value in zip(QUANTILES, values, strict=True)}
     return {**named, "effective": effective_number(norms), "gini": gini(norms)}

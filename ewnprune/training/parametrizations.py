@@ -211,7 +211,7 @@ class EWN(NeuronParametrization):
 
     def get_extra_state(self) -> Tensor:
         """A mark in the state dict: torch's ``weight_norm`` uses the same keys for gamma."""
-        return torch.tensor(1, dtype=torch.uint8)
+        return torch.tensor(1, dtype=torch.uint8, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing to restore: the mark tells which formula the keys beside it belong to."""

@@ -91,7 +91,7 @@ class Powerpropagation(NeuronParametrization):
     def get_extra_state(self) -> Tensor:
         """A mark in the state dict, with all that tells the formula."""
         dim = -1 if self.dim is None else self.dim
-        return torch.tensor([3.0, self.exponent, self.per_neuron, dim, self.groups])
+        return torch.tensor([3.0, self.exponent, self.per_neuron, dim, self.groups], device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing to restore: the mark tells which formula the keys beside it belong to."""
