@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ewnprune.model.copying import copy_network
 from ewnprune.model.fast_attention import without_fast_attention
 from ewnprune.model.layers import layer_weight, num_neurons
 from ewnprune.model.parametrized import parametrizations_of
@@ -76,9 +77,19 @@ def count_macs(model: nn.Module, forward: Forward, inputs: Any) -> tuple[int, di
 
 
 def state_dict_bytes(network: nn.Module) -> int:
-    """Size of the file that ``torch.save(network.state_dict(), path)`` writes."""
+    """Size of the file that ``torch.save(network.state_dict(), path)`` writes.
+
+    Of a network whose tensors are its own: behind a part of another (all parameters in one vector,
+    as `torch.nn.utils.vector_to_parameters` leaves them) the whole would be written.
+
+    >>> net = nn.Linear(8, 4)
+    >>> one, view = state_dict_bytes(net), torch.zeros(9999)[:32].view(4, 8)
+    >>> net.weight = nn.Parameter(view)
+    >>> state_dict_bytes(net) == one
+    True
+    """
     file = BytesIO()
-    torch.save(network.state_dict(), file)
+    torch.save(copy_network(network).state_dict(), file)
     return file.tell()
 
 

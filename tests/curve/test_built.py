@@ -1,10 +1,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassF1Score
 
-from ewnprune import read_curve, sparsity_curve, write_curve
+from ewnprune import Budget, read_curve, sparsity_curve, write_curve
 from ewnprune.pruning.removal import remove_neurons
 
 
@@ -23,7 +24,11 @@ def data():
     return DataLoader(TensorDataset(x, x[:, :4].argmax(1)), 40)
 
 
-def test_removed_networks_are_as_good_as_masked_ones_and_smaller(network, data, tmp_path):
+@pytest.mark.parametrize("vector", [False, True], ids=["apart", "in one vector"])
+def test_removed_networks_are_as_good_as_masked_ones_and_smaller(network, data, vector, tmp_path):
+    if vector:
+        parameters = parameters_to_vector(network.parameters()).detach().clone()
+        vector_to_parameters(parameters, network.parameters())
     before = {key: value.clone() for key, value in network.state_dict().items()}
     levels, scores = (0, 0.5, 0.9), ("norm", "norm_product")
     curve = sparsity_curve(
@@ -44,6 +49,8 @@ def test_removed_networks_are_as_good_as_masked_ones_and_smaller(network, data, 
         torch.save(remove_neurons(network, level, torch.zeros(1, 20)).state_dict(), path)
         # the file's name is in the file
         assert abs(point.metrics["bytes"] - path.stat().st_size) < 200
+    x = torch.zeros(1, 20)
+    assert remove_neurons(network, budget=Budget(bytes=0.5), example_input=x)[0].out_features > 100
     assert all(value.equal(before[key]) for key, value in network.state_dict().items())
     assert network.training
     assert "batch of 1, on cpu" in next(n.text for n in curve.notes if n.kind == "latency")
