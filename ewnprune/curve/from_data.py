@@ -17,6 +17,7 @@ from ewnprune.curve.classes import (
     refuse_no_classes,
 )
 from ewnprune.curve.measures import Loss, batch_size, sum_loss
+from ewnprune.model.anatomy import refuse_without_values
 from ewnprune.model.batch_norms import following_batch_norms
 from ewnprune.model.batches import Batch, inputs_and_targets
 from ewnprune.model.copying import copy_network, leave_inference_mode, plain_network
@@ -68,7 +69,8 @@ def measure_neurons(
         the argument ``measured`` of `remove_neurons` and `sparsity_curve`.
 
     Raises:
-        ValueError: the loader gave no batch, or targets that are none of the classes.
+        ValueError: parameters have no values yet, or the loader gave no batch, or targets that are
+            none of the classes.
 
     >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False))
     >>> _ = net[0].weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, -2.0]]))
@@ -77,6 +79,7 @@ def measure_neurons(
     tensor([2., 2.], dtype=torch.float64)
     """
     model = as_made(model)
+    refuse_without_values(model)
     device = device_of(model) if device is None else device
     with evaluating(model, loader):
         network = plain_network(model)

@@ -62,17 +62,7 @@ def dissect(
         ValueError: the model has lazy layers without weights, is on the meta device, or does not
             take a mapping.
     """
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ValueError(
-                f"parameter {name!r} has no values yet (a lazy layer): run one batch through the "
-                "model first"
-            )
-        if parameter.is_meta:
-            raise ValueError(
-                f"parameter {name!r} is on the meta device and has no values: give the model some "
-                "(model.to_empty(device=...), then load or initialise it)"
-            )
+    refuse_without_values(model)
     outputs, idle = _run_and_find_idle(model, forward, chosen, inputs)
     traced, exact, untraced, decides = _trace(model, forward, inputs, outputs)
     ways = [forward] if traced is not None else ways_of(model, forward, inputs)
@@ -85,6 +75,25 @@ def dissect(
     modules = dict(model.named_modules(remove_duplicate=False))
     norms = following_batch_norms(model, traced)
     return Anatomy(modules, chosen, flows, traced, untraced, ways, exact, idle, outputs, norms)
+
+
+def refuse_without_values(model: nn.Module) -> None:
+    """Refuse a model with parameters that have no values.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(
+                f"parameter {name!r} has no values yet (a lazy layer): run one batch through the "
+                "model first"
+            )
+        if parameter.is_meta:
+            raise ValueError(
+                f"parameter {name!r} is on the meta device and has no values: give the model some "
+                "(model.to_empty(device=...), then load or initialise it)"
+            )
 
 
 def _run_and_find_idle(

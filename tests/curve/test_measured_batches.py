@@ -53,6 +53,13 @@ def test_an_empty_last_batch_adds_nothing():
     assert [point.loss for point in curves[0]] == [point.loss for point in curves[1]]
 
 
+def test_lazy_layers_are_refused_and_stay_so():
+    network = nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 3))
+    with pytest.raises(ValueError, match=r"'0.weight' has no values yet \(a lazy layer\)"):
+        measure_neurons(network, [(X, Y)])
+    assert nn.parameter.is_lazy(network[0].weight)
+
+
 def test_complex_neurons_go_by_their_lengths():
     network, x = _network(torch.complex128), torch.randn(8, 4, dtype=torch.complex128)
     targets = torch.rand(8, 3, dtype=torch.float64)
