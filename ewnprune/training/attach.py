@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ewnprune.model.layers import LayerPatterns, Selection, layer_weight, select_layers
-from ewnprune.model.parametrized import parametrization_on
+from ewnprune.model.parametrized import parametrization_on, parametrizations_of
 from ewnprune.model.sharding import is_dtensor
 from ewnprune.model.tensors import holders_of_parameters
 from ewnprune.training.gates import find_gates
@@ -50,9 +50,9 @@ def reparametrize(
     Raises:
         ValueError: no layer matches, or a chosen layer is lazy, shares its weight with another
             module, is parametrized already, is sharded or on the meta device, has no real numbers
-            as weights or zeros only, or all are frozen; or no BatchNorm follows any, where their
-            scales are asked for, or none reads the inputs, where gates are. The model is then
-            unchanged.
+            as weights, infinite ones or zeros only, or all are frozen; or no BatchNorm follows
+            any, where their scales are asked for, or none reads the inputs, where gates are. The
+            model is then unchanged.
 
     >>> from ewnprune import EWN
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -100,7 +100,8 @@ def fold(model: nn.Module) -> list[str]:
         The names of the layers folded.
 
     Raises:
-        ValueError: a layer is sharded by FSDP2. The model is then unchanged.
+        ValueError: a layer is sharded by FSDP2, or another parametrization lies on top of this
+            package's. The model is then unchanged.
 
     >>> from ewnprune import SWN
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -114,6 +115,14 @@ def fold(model: nn.Module) -> list[str]:
             raise ValueError(
                 f"layer {name!r} is sharded (DTensor), and cannot be folded where it is: save a "
                 "checkpoint, and give its state_dict to ewnprune.fold_state_dict"
+            )
+        each = parametrizations_of(model.get_submodule(name))["weight"]
+        on_top = [type(other).__name__ for other in each]
+        if len(on_top) > 1:
+            raise ValueError(
+                f"layer {name!r} has {on_top[1]} on top of {on_top[0]}, and folding would take "
+                "both off: fold before it is put on, or take them off yourself with "
+                "torch.nn.utils.parametrize.remove_parametrizations"
             )
     for name, parametrization in folded.items():
         layer = model.get_submodule(name)

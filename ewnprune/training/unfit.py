@@ -1,9 +1,10 @@
 """Layers that cannot train under weight normalization: refused by name, with nothing changed."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ewnprune.errors import reason_of
 from ewnprune.model.layers import layer_weight, type_name
@@ -73,6 +74,11 @@ def refuse_unfit(
             f"layer {name!r} is on the meta device and has no numbers yet: give the model some "
             f"(model.to_empty(device=...), then load or initialise it), or {remedy}"
         )
+    if not weight.isfinite().all():
+        raise ValueError(
+            f"layer {name!r} has a weight that is infinite or NaN, and no length: "
+            f"initialise it, or {remedy}"
+        )
     if not torch.count_nonzero(weight):
         raise ValueError(
             f"layer {name!r} has an all-zero weight, which has no direction and would never "
@@ -102,8 +108,19 @@ def try_form(
         )
     try:
         with torch.no_grad():
-            parametrization(*parametrization.right_inverse(weight))
+            given = parametrization(*parametrization.right_inverse(weight))
     except Exception as error:  # any code of the user's parametrization
         raise ValueError(
             f"layer {name!r} cannot be put under {kind} ({reason_of(error, 100)}): {remedy}"
         ) from error
+    if _described(given) != _described(weight):
+        raise ValueError(
+            f"layer {name!r} cannot be put under {kind}: it gives {_described(given)} for "
+            f"{_described(weight)}; {remedy}"
+        )
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{value.dtype} of shape {tuple(value.shape)}"

@@ -145,6 +145,51 @@ def test_zero_layers_and_masked_layers_are_refused():
     _refused(model, r"layer '0' \(Conv2d\) has a weight that is no parameter")
 
 
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_weights_that_are_not_finite_are_refused(value):
+    model = convolution_first()
+    model[3].weight.data[1, 2] = value
+    _refused(model, "layer '3' has a weight that is infinite or NaN")
+
+
+class Flat(SWN):
+    def forward(self, *originals):
+        return super().forward(*originals).flatten(1)
+
+
+class Long(SWN):
+    def forward(self, *originals):
+        weight = super().forward(*originals)
+        return weight if weight.ndim > 2 else weight.double()
+
+
+@pytest.mark.parametrize(
+    ("form", "match"),
+    [
+        (Flat, r"'0' cannot be put under Flat: .* of shape \(4, 9\) for .* shape \(4, 1, 3, 3\)"),
+        (
+            Long,
+            r"'3' cannot be put under Long: it gives torch.float64 .* for torch.float32",
+        ),
+    ],
+)
+def test_forms_of_another_shape_or_type_are_refused(form, match):
+    model = convolution_first()
+    with pytest.raises(ValueError, match=match):
+        reparametrize(model, form())
+    assert not attached_parametrizations(model)
+
+
+def test_folding_refuses_what_lies_on_top():
+    model = convolution_first()
+    reparametrize(model, EWN())
+    torch_parametrizations.spectral_norm(model[3])
+    before = list(model.state_dict())
+    with pytest.raises(ValueError, match="layer '3' has _SpectralNorm on top of EWN"):
+        fold(model)
+    assert list(model.state_dict()) == before
+
+
 def test_layers_without_numbers_are_refused():
     with torch.device("meta"):
         model = convolution_first()
