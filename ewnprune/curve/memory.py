@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
-from torch import distributed
 
+from ewnprune.model.sharding import several_processes
 from ewnprune.model.tensors import map_tensors, samples
 
 Result = TypeVar("Result")
@@ -75,12 +75,6 @@ def with_enough_memory(
                 ) from error
         # not in the except block, where the traceback keeps the tensors of the attempt
         pieces.parts *= 2
-
-
-def several_processes() -> bool:
-    """Whether torch runs in more than one process."""
-    running = distributed.is_available() and distributed.is_initialized()
-    return running and distributed.get_world_size() > 1
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,11 +1,17 @@
-"""FSDP2's sharded models, for as long as something needs the whole weights."""
+"""Several processes, and FSDP2's sharded models while something needs the whole weights."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+
+
+def several_processes() -> bool:
+    """Whether torch runs in more than one process."""
+    running = distributed.is_available() and distributed.is_initialized()
+    return running and distributed.get_world_size() > 1
 
 
 def is_sharded(model: nn.Module) -> bool:

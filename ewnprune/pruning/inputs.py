@@ -25,6 +25,7 @@ from ewnprune.model.layers import (
     type_name,
 )
 from ewnprune.model.preserve import hooked
+from ewnprune.model.sharding import several_processes
 from ewnprune.model.tensors import clone, device_of, first_samples, samples, to_device
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.found import Found
@@ -155,7 +156,7 @@ def agree_on_deviations(found: Found, device: torch.device) -> None:
 
     Each may have looked at other batches, and all must remove the same features.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not several_processes():
         return
     for values in found.deviations.values():
         variances = values.square().to(device)

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ewnprune.model.batches import Batch
 from ewnprune.model.layers import listing
 from ewnprune.model.preserve import evaluating, hooked
+from ewnprune.model.sharding import several_processes
 from ewnprune.model.tensors import clone, device_of, samples, to_device
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.notes import Note
@@ -110,7 +111,7 @@ def estimated(network: nn.Module, forward: Forward, inputs: Sequence[Any]) -> St
 
 def average_over_processes(statistics: Statistics) -> None:
     """Average statistics over all processes, in place, where there are several; all must call."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not several_processes():
         return
     for buffers in statistics.values():
         for name in ("running_mean", "running_var"):
