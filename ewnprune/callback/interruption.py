@@ -2,11 +2,14 @@
 
 import signal
 import threading
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 _OURS = ("config.yaml", "hparams.yaml", "metrics.csv")  # what is written before the first step
@@ -19,16 +22,28 @@ class Interruption(Callback):
         self._asked = self._at_batch_end = False
         self._trainer: Trainer | None = None
         self._folder: Path | None = None
+        self._claimed = False
         self._missing: list[Path] = []
         self._present: set[Path] = set()
 
     def remember(self, trainer: Trainer) -> None:
-        """Note what is there already, before Lightning makes folders and files."""
-        folder = self._folder = _own_log_dir(trainer)
-        if folder is None:
+        """Take a new folder, and note what is there already, before Lightning makes files."""
+        self._trainer, self._claimed = trainer, _counts(trainer)
+        folder = self._folder = _own_log_dir(trainer) if trainer.is_global_zero else None
+        if folder is None:  # the other processes write nothing
             return
-        self._missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        self._missing = [path for path in folder.parents if not path.exists()]
         self._present = {path for path in (folder / name for name in _OURS) if path.exists()}
+        if self._claimed:
+            folder = self._folder = _claim(trainer.logger)
+        elif folder.exists():
+            return
+        self._missing.insert(0, folder)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        logger = trainer.logger
+        if type(logger) is CSVLogger:  # the other processes count anew, and find the folder taken
+            logger._version = trainer.strategy.broadcast(logger.version)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -50,7 +65,6 @@ class Interruption(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self._trainer = trainer
         if not isinstance(exception, KeyboardInterrupt) or trainer.state.fn != "fit":
             return
         checkpoint = getattr(trainer.checkpoint_callback, "best_model_path", "")
@@ -79,7 +93,9 @@ class Interruption(Callback):
         trainer, folder = self._trainer, self._folder
         if trainer is None or folder is None or trainer.global_step > 0:
             return
-        if not trainer.is_global_zero:  # which alone has written
+        # a run that came first may have written in a folder that has no number, or none of its own
+        if not self._claimed and not _has_saved_config(trainer):
+            self._remove_empty()
             return
         # without a logger it is the user's own folder
         found = folder.rglob("*") if trainer.loggers else folder.glob("config.yaml")
@@ -88,9 +104,37 @@ class Interruption(Callback):
             return
         for path in files:
             path.unlink()
+        self._remove_empty()
+
+    def _remove_empty(self) -> None:
         for new in self._missing:
-            if new.is_dir() and not any(new.iterdir()):
+            with suppress(OSError):  # it is not there, or another run has come into it
                 new.rmdir()
+
+
+def _counts(trainer: Trainer) -> bool:
+    """Whether the run's folder is to have the next number."""
+    return type(trainer.logger) is CSVLogger and trainer.logger._version is None
+
+
+def _claim(logger: Any) -> Path:
+    """Make the folder of the next number that is free, which of several runs one alone can do."""
+    for number in count(logger.version):
+        folder = Path(logger.root_dir) / f"version_{number}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()
+        except FileExistsError:  # by another run that started at the same time
+            continue
+        logger._version = number
+        break
+    return folder
+
+
+def _has_saved_config(trainer: Trainer) -> bool:
+    """Whether this process has written config.yaml, which it does where there was none."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(each, SaveConfigCallback) and each.already_saved for each in callbacks)
 
 
 def _own_log_dir(trainer: Trainer) -> Path | None:

@@ -14,7 +14,7 @@ class _Trainer:
     """One of two processes; the other has gone, and does not answer."""
 
     def __init__(self, folder, rank=0):
-        self.logger = CSVLogger(folder, name="", version="version_0")
+        self.logger = CSVLogger(folder, name="")
         self.loggers, self.default_root_dir = [self.logger], folder
         self.global_step, self.current_epoch, self.world_size = 0, 2, 2
         self.is_global_zero = rank == 0
@@ -48,12 +48,40 @@ def test_what_a_stillborn_run_has_written_goes_without_the_other_process(rank, s
     trainer = _Trainer(tmp_path / "runs", rank)
     interruption = Interruption()
     interruption.remember(trainer)
-    (tmp_path / "runs/version_0").mkdir(parents=True)
+    (tmp_path / "runs/version_0").mkdir(parents=True, exist_ok=True)
     (tmp_path / "runs/version_0/config.yaml").touch()
     interruption.on_exception(trainer, None, ValueError("of this process alone"))
     trainer.global_step = steps
     interruption.remove_stillborn()
     assert (tmp_path / "runs").exists() == (rank > 0 or steps > 0)
+
+
+def test_runs_that_start_together_have_folders_of_their_own(tmp_path, monkeypatch):
+    """Both looked, saw the same number to be free, and one ended in an error."""
+    monkeypatch.setattr(CSVLogger, "_get_next_version", lambda _: 0)
+    first, second = Interruption(), Interruption()
+    trainers = [_Trainer(tmp_path / "runs"), _Trainer(tmp_path / "runs")]
+    first.remember(trainers[0])
+    second.remember(trainers[1])
+    assert [trainer.logger.log_dir for trainer in trainers] == [
+        str(tmp_path / "runs/version_0"),
+        str(tmp_path / "runs/version_1"),
+    ]
+    second.remove_stillborn()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["version_0"]
+    first.remove_stillborn()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_all_processes_have_the_folder_of_the_first(tmp_path):
+    """It is there when the others look for the next number."""
+    first, other = _Trainer(tmp_path), _Trainer(tmp_path, rank=1)
+    Interruption().remember(first)
+    interruption = Interruption()
+    interruption.remember(other)
+    other.strategy = SimpleNamespace(broadcast=lambda _: first.logger.version)
+    interruption.setup(other, None, "fit")
+    assert other.logger.log_dir == first.logger.log_dir == str(tmp_path / "version_0")
 
 
 def test_all_processes_stop_after_the_same_batch(tmp_path):

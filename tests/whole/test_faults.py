@@ -159,7 +159,7 @@ def test_a_fit_that_breaks_off_can_be_begun_again(tmp_path):
     assert list(model.state_dict()) == list(Net().state_dict())
 
 
-def test_two_runs_in_one_folder_at_once_lose_nothing(tmp_path):
+def test_a_file_that_two_write_at_once_is_of_one_of_them(tmp_path):
     """Two curves of the same name: what is read is one of them, whole."""
 
     def write(method):

@@ -15,7 +15,7 @@ from ewnprune.cli import main
 
 _CLASSES = """
 import pathlib, numpy
-from toys import fits
+from toys import data, fits
 
 class Model(fits.Net):
     def __init__(self, where: pathlib.Path = pathlib.Path("a/b")):
@@ -29,6 +29,12 @@ class Model(fits.Net):
         return loss
     def predict_step(self, batch, batch_idx):
         return self(batch[0])
+
+class Race(data.Points):
+    def prepare_data(self):  # meanwhile another run got this far
+        pathlib.Path("runs/mine").mkdir(parents=True)
+        for folder in (".", "runs/mine"):
+            pathlib.Path(folder, "config.yaml").write_text("of: the other")
 """
 _SMALL = ["--model=small_classes.Model", "--data=toys.data.Points", "--trainer.accelerator=cpu"]
 _SMALL += ["--trainer.enable_model_summary=false", "--prune.sparsities=[0,0.5]"]
@@ -106,6 +112,14 @@ def test_a_run_that_fails_at_its_start_takes_nothing_of_the_users(logger, capsys
     _run(capsys, *_FIT, *logger, "--prune.layers=nope", status=1)
     assert Path.cwd().is_dir()
     assert [str(path) for path in sorted(Path().rglob("*"))] == ["empty", "empty/within"]
+
+
+@pytest.mark.parametrize("logger", ["=false", ".version=mine"])
+def test_a_run_that_came_second_takes_nothing_of_the_first(logger, capsys):
+    err = _run(capsys, *_FIT, "--data=small_classes.Race", f"--trainer.logger{logger}", status=1)
+    assert "config.yaml is of another run" in err or "exists and is not empty" in err
+    assert Path("config.yaml").is_file()
+    assert Path("runs/mine/config.yaml").is_file()
 
 
 def test_what_a_failed_evaluation_has_written_goes(capsys):
