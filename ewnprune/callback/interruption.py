@@ -28,14 +28,16 @@ class Interruption(Callback):
 
     def remember(self, trainer: Trainer) -> None:
         """Take a new folder, and note what is there already, before Lightning makes files."""
-        self._trainer, self._claimed = trainer, _counts(trainer)
+        self._trainer, self._claimed = trainer, False
+        counts = _counts(trainer)  # before it is asked for its folder
         folder = self._folder = _own_log_dir(trainer) if trainer.is_global_zero else None
         if folder is None:  # the other processes write nothing
             return
         self._missing = [path for path in folder.parents if not path.exists()]
         self._present = {path for path in (folder / name for name in _OURS) if path.exists()}
-        if self._claimed:
+        if counts:
             folder = self._folder = _claim(trainer.logger)
+            self._claimed = True
         elif folder.exists():
             return
         self._missing.insert(0, folder)
