@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from ewnprune.errors import nearest
+from ewnprune.files import local_path
 
 
 def _configs_folder() -> Path:
@@ -55,8 +56,8 @@ def config_path(name: str, option: str = "--config") -> str:
         FileNotFoundError: there is neither.
         ValueError: it is no YAML file.
     """
-    shipped = _configs_folder() / name
-    path = shipped if not Path(name).exists() and Path(name).name == name else Path(name)
+    shipped, own = _configs_folder() / name, local_path(name)
+    path = shipped if not own.exists() and own.name == name else own
     if not path.is_file():
         meant = nearest(name, shipped_configs()) or ", and"
         raise FileNotFoundError(

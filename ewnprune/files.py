@@ -1,12 +1,32 @@
-"""Files that are replaced at once or not at all."""
+"""Where a path leads, and files that are replaced at once or not at all."""
 
 import csv
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """A path as the user means it, with the home folder in the place of ``~``.
+
+    A shell leaves ``~`` in ``--option=~/folder`` as it is, and a YAML file has no shell.
+
+    Raises:
+        ValueError: it leads to another machine; our files would go to a folder ``s3:``.
+
+    >>> local_path("runs/version_0").as_posix()
+    'runs/version_0'
+    >>> local_path("s3://bucket/runs")
+    Traceback (most recent call last):
+    ValueError: s3://bucket/runs: expected a path on this machine, not an address
+    """
+    if re.match(r"\w[\w+.-]+:/", os.fspath(path)):  # one slash is left of two in a Path
+        raise ValueError(f"{path}: expected a path on this machine, not an address")
+    return Path(os.path.expanduser(path))
 
 
 @contextmanager

@@ -24,7 +24,8 @@ def closing_lines(folder: Path, curve: "Curve | None", checkpoint: str, compares
     """
     told: list[tuple[str, str]] = []
     largest, found = _within(curve)
-    folder, checkpoint = _short(folder), str(_short(Path(checkpoint))) if checkpoint else ""
+    folder = _short(folder)
+    checkpoint = str(_short(Path(checkpoint).expanduser())) if checkpoint else ""
     if found:
         told.append((f"within {_WITHIN} point", found))
     figures = sorted(folder.glob("sparsity_curve*.png"), key=lambda path: path.stat().st_mtime)

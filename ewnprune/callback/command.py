@@ -4,7 +4,6 @@ import logging
 import re
 import warnings
 from argparse import ArgumentError
-from pathlib import Path
 from typing import Any, Literal
 
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -26,8 +25,10 @@ from ewnprune.callback.predictions import PredictionFile
 from ewnprune.callback.progress import progress_bar
 from ewnprune.callback.recipe import put_first, with_recipe
 from ewnprune.callback.refusals import put_before_them
-from ewnprune.callback.sweeping import SweepingTrainer, folder_of_run
+from ewnprune.callback.run_files import run_folder
+from ewnprune.callback.sweeping import SweepingTrainer, folder_of_run, logger_of_run
 from ewnprune.errors import UsageError, unknown_option
+from ewnprune.files import local_path
 
 for _name in dir(ewnprune):
     getattr(ewnprune, _name)  # and so can its own, once they are imported
@@ -127,6 +128,7 @@ class CommandLine(LightningCLI):
         checkpoint = config.get("ckpt_path")
         # without weights_only the user trusts the file, and Lightning reads it
         if checkpoint not in (None, "best", "last", "hpc") and config.weights_only is not False:
+            config.ckpt_path = checkpoint = str(local_path(checkpoint))
             content = read_checkpoint(checkpoint, map_location="meta")  # or an error, now
             if "pytorch-lightning_version" not in content:
                 raise ValueError(
@@ -217,10 +219,9 @@ class CommandLine(LightningCLI):
         if self._beside_run:
             self.save_config_callback = None  # that of the run stays
             given.logger = False if type(given.logger) is CSVLogger else given.logger
-        if type(given.logger) is CSVLogger and given.default_root_dir is not None:
+        if type(given.logger) is CSVLogger:
             options = self.config[self.subcommand].trainer.logger.init_args.as_dict()
-            if options["save_dir"] == ".":  # our default, not the user's
-                given.logger = CSVLogger(**options | {"save_dir": given.default_root_dir})
+            given.logger = logger_of_run(options, given.default_root_dir)
         trainer = super().instantiate_trainer(**kwargs)
         put_before_them(trainer.callbacks)  # type: ignore[attr-defined]  # it comes last, as forced
         for callback in self.trainer_defaults["callbacks"]:
@@ -247,7 +248,7 @@ class CommandLine(LightningCLI):
 
     def after_fit(self) -> None:
         trainer: Any = self.trainer
-        folder = Path(trainer.log_dir or ".")
+        folder = run_folder(trainer)
         if trainer.is_global_zero and not trainer.fast_dev_run:
             checkpoint = str(getattr(trainer.checkpoint_callback, "best_model_path", ""))
             config = self.config.fit

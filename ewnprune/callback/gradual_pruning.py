@@ -21,7 +21,7 @@ from ewnprune.callback.measuring import Measuring
 from ewnprune.callback.ordinary import ordinary_steps
 from ewnprune.callback.pruned import Pruned
 from ewnprune.callback.refusals import refuse_pruning_in_fit
-from ewnprune.callback.run_files import unused
+from ewnprune.callback.run_files import run_folder, unused
 from ewnprune.files import write_rows
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import neuron_rows
@@ -99,7 +99,7 @@ class GradualPruning:
                 "gradual needs to know how many steps the fit has: give the Trainer max_steps, or "
                 "max_epochs and, for data without a length, limit_train_batches"
             )
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # the first asks all processes
+        folder = run_folder(trainer)
         writes = trainer.is_global_zero and not trainer.fast_dev_run
         self._path = unused(folder, "gradual_neurons", [".csv"])[0] if writes else None
 

@@ -12,6 +12,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
+from ewnprune.files import local_path
+
 _OURS = ("config.yaml", "hparams.yaml", "metrics.csv")  # what is written before the first step
 
 
@@ -73,7 +75,7 @@ class Interruption(Callback):
         if self._at_batch_end:  # and so do all processes, which the folder and the file ask for
             folder = trainer.log_dir
             if folder is not None:
-                checkpoint = str(Path(folder) / "checkpoints" / "interrupted.ckpt")
+                checkpoint = str(local_path(folder) / "checkpoints" / "interrupted.ckpt")
                 trainer.save_checkpoint(checkpoint)
         if not trainer.is_global_zero:
             return
@@ -122,7 +124,7 @@ def _counts(trainer: Trainer) -> bool:
 def _claim(logger: Any) -> Path:
     """Make the folder of the next number that is free, which of several runs one alone can do."""
     for number in count(logger.version):
-        folder = Path(logger.root_dir) / f"version_{number}"
+        folder = local_path(logger.root_dir) / f"version_{number}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             folder.mkdir()
@@ -143,7 +145,7 @@ def _own_log_dir(trainer: Trainer) -> Path | None:
     """``trainer.log_dir`` as this process has it: that asks all, and others may be gone by then."""
     logger = trainer.logger
     if logger is None:
-        return Path(trainer.default_root_dir)
+        return local_path(trainer.default_root_dir)
     of_run = isinstance(logger, CSVLogger | TensorBoardLogger)
     found = logger.log_dir if of_run else logger.save_dir
-    return None if found is None else Path(found)
+    return None if found is None else local_path(found)

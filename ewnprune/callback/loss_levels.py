@@ -6,10 +6,9 @@ that is what a run should be measured by (Morwani & Ramaswamy, https://arxiv.org
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from ewnprune.callback.run_files import unused
+from ewnprune.callback.run_files import run_folder, unused
 
 Action = Literal["sweep", "checkpoint", "stop"]
 ACTIONS = ("sweep", "checkpoint", "stop")
@@ -72,7 +71,7 @@ class LossLevels:
         if self.done():
             trainer.should_stop = True
         if "checkpoint" in self.actions:
-            folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+            folder = run_folder(trainer) / "checkpoints"
             for level in passed:
                 (path,) = unused(folder, f"log_loss_{level:g}", [".ckpt"])
                 trainer.save_checkpoint(trainer.strategy.broadcast(path))

@@ -1,10 +1,9 @@
 """What ``ewnprune predict`` leaves: the outputs of the network, in a file."""
 
-from pathlib import Path
-
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from ewnprune.callback.run_files import run_folder
 from ewnprune.files import replacing
 
 
@@ -17,7 +16,7 @@ class PredictionFile(Callback):
     """
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # the first asks all processes
+        folder = run_folder(trainer)
         predictions = trainer.predict_loop.predictions
         if trainer.fast_dev_run or not predictions:  # type: ignore[attr-defined]
             return

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ewnprune.callback.refusals import refuse_scaled_gradients
-from ewnprune.callback.run_files import unused
+from ewnprune.callback.run_files import run_folder, unused
 from ewnprune.model.layers import LayerPatterns, neuron_rows, select_layers
 from ewnprune.training.relations import Relations, gradient_rows, relate, spread
 
@@ -57,7 +57,7 @@ class RelationsHooks:
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Find the run's folder, which asks all processes."""
-        folder, self._path = Path(trainer.log_dir or trainer.default_root_dir), None
+        folder, self._path = run_folder(trainer), None
         if trainer.is_global_zero and not trainer.fast_dev_run:
             folder.mkdir(parents=True, exist_ok=True)
             # a run that goes on has begun its file; another one of this folder has its own

@@ -10,11 +10,21 @@ from ewnprune.curve.figure import plot_curve
 from ewnprune.curve.files import write_curve
 from ewnprune.curve.heat_map import plot_heat_map
 from ewnprune.curve.text import measured
+from ewnprune.files import local_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _KINDS = (".csv", ".json", ".png", ".svg")
+
+
+def run_folder(trainer: Any) -> Path:
+    """Where the run's files go; all processes must call, for Lightning asks the first.
+
+    Raises:
+        ValueError: it is not on this machine.
+    """
+    return local_path(trainer.log_dir or trainer.default_root_dir)
 
 
 def choose_paths(
@@ -30,7 +40,7 @@ def choose_paths(
         name: what the files' names begin with.
         folder: another than the Trainer's.
     """
-    usual = Path(trainer.log_dir or trainer.default_root_dir)  # the first asks all processes
+    usual = run_folder(trainer)
     if trainer.fast_dev_run:
         return []
     return unused(folder or usual, name if split == "val" else f"{name}_{split}", _KINDS)

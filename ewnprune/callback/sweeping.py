@@ -1,21 +1,39 @@
 """The Trainer of the command line, which has a sweep beside fit, validate, test and predict."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.loggers import CSVLogger
 
 from ewnprune.callback import WeightNormPruning
+from ewnprune.files import local_path
 
 
 def folder_of_run(checkpoint: str) -> Path:
     """Where a checkpoint's run lies; the checkpoint's own folder where there is no run around it.
 
-    >>> folder_of_run("elsewhere/weights.ckpt").as_posix()
+    >>> folder_of_run("elsewhere/weights.ckpt").name
     'elsewhere'
     """
-    folder = Path(checkpoint).parent
+    folder = local_path(checkpoint).parent
     return folder.parent if (folder.parent / "config.yaml").is_file() else folder
+
+
+def logger_of_run(options: Mapping[str, Any], root: str | None) -> CSVLogger:
+    """Lightning's logger, in the Trainer's folder unless it has one of the user's own.
+
+    Args:
+        options: the logger's.
+        root: the Trainer's folder.
+
+    Raises:
+        ValueError: the folder is not on this machine.
+    """
+    ours = options["save_dir"] == "."
+    folder = local_path(root if ours and root is not None else options["save_dir"])
+    return CSVLogger(**{**options, "save_dir": str(folder)})
 
 
 class SweepingTrainer(Trainer):

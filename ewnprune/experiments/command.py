@@ -22,6 +22,7 @@ from ewnprune.experiments import (
     xor,
 )
 from ewnprune.experiments.descent import METHODS, Method
+from ewnprune.files import local_path
 
 Experiment = Literal[
     "simple-traj", "xor", "lin-sep", "conv-rate", "flow", "mnist-small", "mnist", "all"
@@ -78,7 +79,7 @@ def reproduce(
     names = [name for name in _ROOMS if name != "mnist"] if experiment == "all" else [experiment]
     found: list[verdict.Criterion] = []
     for name in names:
-        found += _run(name, Path(out) / name, options[name], data_dir, device)
+        found += _run(name, local_path(out) / name, options[name], data_dir, device)
     failed = sum(not criterion.passed for criterion in found)
     if found:
         print(f"{len(found) - failed} of {len(found)} criteria hold")

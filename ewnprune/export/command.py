@@ -18,6 +18,7 @@ from ewnprune.export.formats import FormatName, find_format
 from ewnprune.export.readme import write_up
 from ewnprune.export.trained import Trained, read_trained
 from ewnprune.export.writing import check_file, new_folder, size_of, write_network
+from ewnprune.files import local_path
 from ewnprune.model.preserve import as_made
 from ewnprune.model.tensors import identical, same
 from ewnprune.pruning.budget import Budget, Met
@@ -96,6 +97,7 @@ def export(
     budget = _check_options(sparsity, given, score, round_to, heads, inputs)
     kind = find_format(format)
     if output is not None:
+        output = str(local_path(output))
         _refuse_existing(Path(output))
     trained = read_trained(run, run_config)
     trained.data.prepare_data()
@@ -126,7 +128,8 @@ def export(
         mets = levels_within(trained, budget, scores, example, removal, cost)
         levels = {name: met.level for name, met in mets.items()}
     score, level, choice = choose(trained, splits["val"], scores, levels, max_drop, removal)
-    beside = Path(run) if Path(run).is_dir() else Path(run).parent
+    beside = local_path(run)
+    beside = beside if beside.is_dir() else beside.parent
     asked = f"{level:g}" if budget is None else f"{budget.cost}-{budget.value:g}"
     folder = Path(output or beside / f"export-{format}-{asked}")
     _refuse_existing(folder)

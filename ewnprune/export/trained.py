@@ -18,6 +18,7 @@ import lightning_modules  # noqa: F401  its classes can then be named without th
 from ewnprune.callback import WeightNormPruning
 from ewnprune.callback.checkpoint import read_checkpoint, stored
 from ewnprune.export.batches import Batches
+from ewnprune.files import local_path
 from ewnprune.model.preserve import run_eagerly
 from ewnprune.pruning.recalibration import with_statistics
 from ewnprune.training.state_dict import fold_state_dict
@@ -107,7 +108,7 @@ def read_trained(run: str, config: str | None = None) -> Trained:
 
 
 def _find_files(run: str, config: str | None) -> tuple[Path, Path]:
-    path = Path(run)
+    path = local_path(run)
     if not path.exists():
         raise FileNotFoundError(
             f"{run}: there is no such run or checkpoint: give the folder that ewnprune fit made, "

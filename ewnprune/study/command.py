@@ -16,7 +16,7 @@ from ewnprune.columns import fill
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
 from ewnprune.errors import UsageError
-from ewnprune.files import write_text
+from ewnprune.files import local_path, write_text
 from ewnprune.study.analysis import Study, gather
 from ewnprune.study.artifacts import configured_loggers, log_artifacts
 from ewnprune.study.engines import Events, check_workers, run_locally
@@ -91,6 +91,7 @@ def compare(
         RuntimeError: the same study is running already.
         ImportError: Ray is asked for and not installed.
     """
+    folder = local_path(folder)
     start = _find_engine(engine, address)
     check_workers(workers)
     defined = parse_methods(own or {})

@@ -15,7 +15,7 @@ import yaml
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from ewnprune.files import write_rows, write_text
+from ewnprune.files import local_path, write_rows, write_text
 from ewnprune.study.analysis import gather
 from ewnprune.study.chart import draw
 from ewnprune.study.evidence import Evidence
@@ -65,8 +65,8 @@ def report(runs: str | Path, out: str | Path | None = None) -> Page:
     Raises:
         FileNotFoundError: the folder holds no points.csv.
     """
-    folder = Path(runs) / "report" if out is None else Path(out)
-    return write_report(gather(Path(runs)), folder)
+    study = local_path(runs)
+    return write_report(gather(study), study / "report" if out is None else local_path(out))
 
 
 def write_report(found: Evidence, folder: Path) -> Page:

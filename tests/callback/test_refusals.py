@@ -191,6 +191,16 @@ def test_what_cannot_work_is_refused_by_name(strategy, precision, expected):
         refuse_what_cannot_work(WeightNormPruning(EWN(), LEVELS), trainer, later=False)
 
 
+def test_a_folder_on_another_machine_is_refused(tmp_path, monkeypatch):
+    """The files went to a folder called s3: in the current one."""
+    monkeypatch.chdir(tmp_path)
+    logger = SimpleNamespace(save_dir="s3://bucket/runs")
+    trainer = make_trainer(tmp_path)
+    monkeypatch.setattr(type(trainer), "loggers", [logger])
+    with pytest.raises(ValueError, match="s3://bucket/runs: expected a path on this machine"):
+        refuse_what_cannot_work(WeightNormPruning(EWN()), trainer, later=False)
+
+
 def test_what_is_attached_already_must_be_the_same(tmp_path):
     model = Net()
     ewnprune.reparametrize(model, EWN())

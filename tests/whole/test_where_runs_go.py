@@ -87,10 +87,55 @@ def test_runs_go_to_default_root_dir(capsys):
     assert sorted(path.name for path in Path().iterdir()) == ["first", "second", "third"]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--trainer.default_root_dir=~/out",
+        "--trainer.default_root_dir=~/out --trainer.logger=false",
+        "--trainer.logger.save_dir=~/out",
+        "--trainer.logger=TensorBoardLogger --trainer.logger.save_dir=~/out",
+    ],
+)
+def test_the_home_folder_is_meant_by_its_sign(words, capsys, monkeypatch):
+    """What Lightning writes was there, and the rest in a folder called ~."""
+    monkeypatch.setenv("HOME", str(Path.cwd() / "home"))
+    out = _run(capsys, *_FIT, *words.split())
+    assert [str(path) for path in Path().iterdir()] == ["home"]
+    (curve,) = Path().rglob("sparsity_curve.csv")
+    assert (curve.parent / "config.yaml").is_file()
+    checkpoint = _checkpoint(curve.parent)
+    assert f"checkpoint      {checkpoint}\n" in out
+    given = "--ckpt_path=~/" + str(Path(checkpoint).relative_to("home"))
+    _run(capsys, "sweep", *_SMALL, given)
+    assert (curve.parent / "sparsity_curve_1.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("report ~/study", "home/study"),
+        ("compare --folder=~/study", "home/study holds a study with fit ="),
+        ("export runs --sparsity=0.5 --output=~/study", "home/study is there already"),
+        ("fit --config=~/study/study.yaml", "fit"),
+    ],
+)
+def test_the_home_folder_is_meant_in_every_command(words, told, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(Path.cwd() / "home"))
+    Path("home/study").mkdir(parents=True)
+    Path("home/study/study.yaml").write_text("{fit: {seed_everything: 3}, vary: {}}")
+    assert main(words.split()) in (1, 2)
+    err = capsys.readouterr().err
+    assert told in err
+    assert "there is no such file" not in err
+    assert [str(path) for path in Path().iterdir()] == ["home"]
+
+
 def test_a_folder_that_cannot_be_is_one_line(capsys):
     Path("file").touch()
     err = _run(capsys, *_FIT, "--trainer.default_root_dir=file", status=1)
     assert "file" in err
+    err = _run(capsys, *_FIT, "--trainer.default_root_dir=s3://bucket/runs", status=2)
+    assert "s3://bucket/runs: expected a path on this machine" in err
     assert "Traceback" not in err
     assert [path.name for path in Path().iterdir()] == ["file"]
 
