@@ -1,5 +1,6 @@
 """The Trainer of the command line, which has a sweep beside fit, validate, test and predict."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +15,21 @@ from ewnprune.files import local_path
 def folder_of_run(checkpoint: str) -> Path:
     """Where a checkpoint's run lies; the checkpoint's own folder where there is no run around it.
 
-    >>> folder_of_run("elsewhere/weights.ckpt").name
+    >>> folder_of_run("elsewhere/weights.ckpt").as_posix()
     'elsewhere'
     """
-    folder = local_path(checkpoint).parent
-    return folder.parent if (folder.parent / "config.yaml").is_file() else folder
+    path = local_path(checkpoint)
+    above = folder_above(path)
+    return above if (above / "config.yaml").is_file() else path.parent
+
+
+def folder_above(checkpoint: Path) -> Path:
+    """The one that holds the checkpoint's folder, also from within that.
+
+    >>> [folder_above(Path(path)).as_posix() for path in ("run/checkpoints/a.ckpt", "a.ckpt")]
+    ['run', '..']
+    """
+    return Path(os.path.normpath(checkpoint.parent / ".."))
 
 
 def logger_of_run(options: Mapping[str, Any], root: str | None) -> CSVLogger:

@@ -17,6 +17,8 @@ from torch import Tensor
 import lightning_modules  # noqa: F401  its classes can then be named without the module
 from ewnprune.callback import WeightNormPruning
 from ewnprune.callback.checkpoint import read_checkpoint, stored
+from ewnprune.callback.sweeping import folder_above
+from ewnprune.configs import config_path
 from ewnprune.export.batches import Batches
 from ewnprune.files import local_path
 from ewnprune.model.preserve import run_eagerly
@@ -78,9 +80,9 @@ def read_trained(run: str, config: str | None = None) -> Trained:
         FileNotFoundError: a file is not there.
         ValueError: a file is not what it should be, or the checkpoint is of another model.
     """
-    config_path, checkpoint_path = _find_files(run, config)
+    config_file, checkpoint_path = _find_files(run, config)
     content = read_checkpoint(checkpoint_path)
-    seed, made = _instantiate(config_path)
+    seed, made = _instantiate(config_file)
     own = made.model.state_dict()
     # torch's weight norm that the model itself has is not for us to fold
     kept = {key: value for key, value in content["state_dict"].items() if key in own}
@@ -90,7 +92,7 @@ def read_trained(run: str, config: str | None = None) -> Trained:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{checkpoint_path} does not fit the model of {config_path} ({reason}...): give the "
+            f"{checkpoint_path} does not fit the model of {config_file} ({reason}...): give the "
             "config that it was trained with"
         ) from error
     run_eagerly(made.model)  # as its smaller networks are: they are held against each other
@@ -98,7 +100,7 @@ def read_trained(run: str, config: str | None = None) -> Trained:
         made.model.eval(),
         made.data,
         made.prune,
-        config_path,
+        config_file,
         checkpoint_path,
         content.get("epoch"),
         content.get("global_step"),
@@ -114,15 +116,15 @@ def _find_files(run: str, config: str | None) -> tuple[Path, Path]:
             f"{run}: there is no such run or checkpoint: give the folder that ewnprune fit made, "
             "or a .ckpt file"
         )
-    folder = path if path.is_dir() else path.parent.parent  # of RUN/checkpoints/FILE
-    config_path = _own_config(folder) if config is None else Path(config)
-    if not config_path.is_file():
+    folder = path if path.is_dir() else folder_above(path)  # of RUN/checkpoints/FILE
+    own = _own_config(folder)
+    if config is None and not own.is_file():
         raise FileNotFoundError(
-            f"there is no {config_path}: give the config that the run was trained with, by "
-            "--run_config"
+            f"there is no {own}: give the config that the run was trained with, by --run_config"
         )
+    config_file = Path(config_path(str(own) if config is None else config, "--run_config"))
     if path.is_file():
-        return config_path, path
+        return config_file, path
     found = sorted((folder / "checkpoints").glob("*.ckpt"))
     # a run of a study keeps the last of each epoch too, to go on from
     found = [path for path in found if path.name == "final.ckpt"] or found
@@ -132,7 +134,7 @@ def _find_files(run: str, config: str | None) -> tuple[Path, Path]:
             f"{run}: expected one checkpoint in {folder / 'checkpoints'}, found {listing}: name "
             "the file itself"
         )
-    return config_path, found[0]
+    return config_file, found[0]
 
 
 def _own_config(folder: Path) -> Path:
@@ -142,10 +144,7 @@ def _own_config(folder: Path) -> Path:
 
 
 def _instantiate(path: Path) -> tuple[int | None, Namespace]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML file: {error}") from error
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     missing = [key for key in ("model", "data") if key not in (content or ())]
     if missing:
         raise ValueError(
@@ -157,5 +156,10 @@ def _instantiate(path: Path) -> tuple[int | None, Namespace]:
     parser.add_class_arguments(WeightNormPruning, "prune")
     parser.set_defaults({"prune.parametrization": None})
     wanted = {key: content[key] for key in ("model", "data", "prune") if key in content}
+    prune = wanted.get("prune")
+    recipe = prune.pop("recipe", None) if isinstance(prune, dict) else None
+    if recipe is not None:  # as in a fit its options lie below those of the config
+        shipped = Path(config_path(f"{recipe}.yaml", "prune.recipe")).read_text(encoding="utf-8")
+        wanted["prune"] = yaml.safe_load(shipped)["prune"] | prune
     made = parser.instantiate_classes(parser.parse_object(wanted))
     return content.get("seed_everything"), made

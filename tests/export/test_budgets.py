@@ -117,6 +117,21 @@ def test_scores_from_data_go_by_validation_data(run, tmp_path, capsys, words):
     assert told["pruning"]["score"] == "taylor" and len(kept) < 24
 
 
+def test_a_config_may_name_its_recipe_as_in_a_fit(run, tmp_path):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["prune"] = {"recipe": "prunable", "scope": "global"}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
+    pruning = read_trained(str(run), str(tmp_path / "other.yaml")).pruning
+    assert (pruning.scores, pruning.scope) == (["norm_with_bias_product"], "global")
+
+
+def test_a_checkpoint_is_found_from_within_its_folder(run, monkeypatch):
+    (checkpoint,) = (run / "checkpoints").glob("*.ckpt")
+    monkeypatch.chdir(checkpoint.parent)
+    trained = read_trained(checkpoint.name)
+    assert trained.config.resolve() == run / "config.yaml"
+
+
 def test_a_scope_by_sensitivity_goes_by_validation_data(run, tmp_path, capsys):
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["prune"] |= {"scope": "sensitivity", "sparsities": [0, 0.3, 0.6, 0.9]}
