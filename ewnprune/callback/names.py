@@ -57,7 +57,21 @@ def with_class_names(words: list[str], message: str) -> list[str]:
     if len(found) != 1:
         return words
     (right,) = found
-    return [re.sub(rf"^((?:--[^=]*=)?\[?){wrong[1]}(\]?)$", rf"\1{right}\2", w) for w in words]
+    named = ".".join(re.findall(r'Parser key "([\w.]+)":', message[: wrong.start()]))
+    option, corrected = "", []
+    for word in words:
+        if word.startswith("--"):
+            option = word.partition("=")[0]
+        if _without_levels(option) == _without_levels(named):  # another may have that very value
+            word = re.sub(rf"^((?:--[^=]*=)?\[?){wrong[1]}(\]?)$", rf"\1{right}\2", word)
+        corrected.append(word)
+    return corrected
+
+
+def _without_levels(option: str) -> str:
+    """``--model.init_args.network`` as it may be typed and as it is named: ``model.network``."""
+    parts = option.lstrip("-").rstrip("+").split(".")
+    return ".".join(part for part in parts if part not in ("init_args", "class_path"))
 
 
 def class_error(message: str) -> str:

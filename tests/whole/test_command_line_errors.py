@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ewnprune.callback.names import with_class_names
 from ewnprune.cli import main
 from ewnprune.configs import shipped_config, with_config_paths
 from ewnprune.errors import exit_status
@@ -137,6 +138,7 @@ _DRY = ["--trainer.fast_dev_run=1", "--trainer.accelerator=cpu", "--prune.sparsi
         ("--prune.parametrization=swn", "layers under SWN"),
         ("--prune.parametrization ewn", "layers under EWN"),
         ("--model.network=cnn", "conv1"),
+        ("--model.init_args.network.class_path=cnn", "conv1"),
         ("--model=classifier --data=mnistdatamodule", "layers under EWN"),
         ("--prune.scores=[Norm,NORM_WITH_BIAS]", "norm_with_bias"),
         ("--trainer.callbacks=[earlystopping] --trainer.callbacks.monitor=val/loss", "EWN"),
@@ -145,6 +147,19 @@ _DRY = ["--trainer.fast_dev_run=1", "--trainer.accelerator=cpu", "--prune.sparsi
 def test_classes_and_scores_are_known_in_any_case(words, shown, capsys):
     assert main(["fit", *words.split(), *_DRY]) == 0, capsys.readouterr().err
     assert shown in capsys.readouterr().out
+
+
+def test_a_value_that_is_spelled_as_a_class_stays():
+    message = 'Parser key "prune.parametrization":\n  Expected a dot import path string: swn'
+    words = [
+        "fit",
+        "--prune.parametrization",
+        "swn",
+        "--trainer.default_root_dir=swn",
+        "--x",
+        "swn",
+    ]
+    assert with_class_names(words, message) == [*words[:2], "SWN", *words[3:]]
 
 
 def test_help_fits_a_terminal(capsys):
