@@ -42,10 +42,8 @@ def fetch(root: Path, name: str, replace: bool) -> None:
     Raises:
         CorruptFileError: If a file is damaged and may not be replaced.
         RuntimeError: If no way to get them works; says what was tried and what to do.
-        OSError: If `root` is no folder or cannot be written to, or the disk is full.
+        OSError: If `root` cannot be written to, or the disk is full.
     """
-    if root.exists() and not root.is_dir():
-        raise NotADirectoryError(f"data_dir is {root}, a file; expected a folder")
     if _damaged(root, name, replace) is None and find(root, name):
         return
     try:

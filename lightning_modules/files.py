@@ -51,8 +51,25 @@ def cache_dir() -> Path:
 
 
 def data_root(data_dir: str | Path | None) -> Path:
-    """The folder to look in: the one given, else the environment's, else the user's cache."""
-    return Path(data_dir or os.environ.get(ENVIRONMENT_VARIABLE) or cache_dir()).expanduser()
+    """The folder to look in: the one given, else the environment's, else the user's cache.
+
+    Raises:
+        NotADirectoryError: If it is a file.
+    """
+    root = _given(data_dir) or cache_dir()
+    if root.exists() and not root.is_dir():
+        raise NotADirectoryError(f"data_dir is {root}, a file; expected a folder")
+    return root
+
+
+def in_cache(data_dir: str | Path | None) -> bool:
+    """Whether the files are in the user's cache, where nobody else has put any."""
+    return _given(data_dir) is None
+
+
+def _given(data_dir: str | Path | None) -> Path | None:
+    given = data_dir or os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(given).expanduser() if given else None
 
 
 def find(root: Path, name: str) -> Path | None:

@@ -14,9 +14,9 @@ from lightning_modules.files import (
     TEST_LABELS,
     TRAIN_IMAGES,
     TRAIN_LABELS,
-    cache_dir,
     data_root,
     find,
+    in_cache,
     read,
 )
 from lightning_modules.in_memory import Images, InMemoryImages
@@ -84,7 +84,7 @@ class MNISTDataModule(InMemoryImages):
             OSError: If they cannot be stored.
         """
         root = data_root(self.data_dir)
-        fetch(root, self.name, replace=root == cache_dir())
+        fetch(root, self.name, replace=in_cache(self.data_dir))
 
     def read(self) -> tuple[Images, Images]:
         """The 60,000 training and 10,000 test images; checks their SHA-256.

@@ -26,15 +26,15 @@ def some(count: int, seed: int) -> tuple[np.ndarray, list[int]]:
 TRAIN, TEST = some(20, 0), some(10, 1)
 
 
-def write_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision's files, whose MD5 sums torchvision is then told."""
+def write_batches(folder: Path, monkeypatch: pytest.MonkeyPatch, **more: object) -> None:
+    """torchvision's files, with more in each, whose MD5 sums torchvision is then told."""
     base = folder / "cifar-10-batches-py"
     base.mkdir()
     files = {"data_batch_1": TRAIN, "test_batch": TEST}
     sums = []
     for name, (pixels, labels) in files.items():
         rows = pixels.transpose(0, 3, 1, 2).reshape(len(pixels), -1)
-        content = pickle.dumps({"data": rows, "labels": labels})
+        content = pickle.dumps({"data": rows, "labels": labels, **more}, protocol=4)
         (base / name).write_bytes(content)
         sums.append([name, hashlib.md5(content).hexdigest()])
     meta = pickle.dumps({"label_names": list(cifar.CLASSES)})
@@ -43,6 +43,14 @@ def write_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.CIFAR10, "train_list", sums[:1])
     monkeypatch.setattr(datasets.CIFAR10, "test_list", sums[1:])
     monkeypatch.setattr(datasets.CIFAR10, "meta", known)
+
+
+class Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
 
 
 def write_folders(folder: Path) -> None:
@@ -101,6 +109,14 @@ def test_a_folder_that_cannot_be_written_to_is_read(tmp_path, monkeypatch):
     batch.write_bytes(batch.read_bytes()[:-1])
     with pytest.raises(ZeroDivisionError):
         CIFAR10DataModule(tmp_path).prepare_data()
+
+
+def test_of_the_batches_arrays_alone_are_read(tmp_path, monkeypatch):
+    """Their sums were checked, and then they were read again, and all that was in them."""
+    write_batches(tmp_path, monkeypatch, filenames=["a.png"], trap=Trap(tmp_path / "sprung"))
+    with pytest.raises(ValueError, match=r"a pickle asks for .*, expected arrays only: refused"):
+        module(tmp_path)
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_pixels_are_normalized_by_channel(tmp_path, unchecked):

@@ -244,6 +244,14 @@ def test_a_damaged_file_in_the_cache_is_got_anew(tmp_path, local, monkeypatch, c
     assert left_in(cache_dir()) == COMPLETE
 
 
+def test_where_a_folder_is_given_nobody_asks_for_the_cache(tmp_path, local, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: 1 / 0)
+    local(tmp_path)
+    for given, variable in ((tmp_path, ""), (None, str(tmp_path))):
+        monkeypatch.setenv("EWNPRUNE_DATA_DIR", variable)
+        MNISTDataModule(given).prepare_data()
+
+
 def test_mnist_is_not_taken_for_fashion_mnist(tmp_path, local):
     local(tmp_path)
     with pytest.raises(CorruptFileError, match=r"is a file of MNIST, expected .* of FashionMNIST"):
