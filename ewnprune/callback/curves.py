@@ -11,7 +11,7 @@ from ewnprune.callback.holding import are_zero
 from ewnprune.callback.loggers import log_curve, monitored
 from ewnprune.callback.pruned import Pruned, measure
 from ewnprune.callback.refusals import averaging_callbacks
-from ewnprune.callback.run_files import choose_paths, write_results
+from ewnprune.callback.run_files import choose_paths, run_folder, write_results
 from ewnprune.callback.validation import first_validation_batch, validation_data
 from ewnprune.callback.weights import as_validated, fingerprint, on_root_device
 from ewnprune.curve.curve import Curve
@@ -71,6 +71,7 @@ class Curves:
 
     def rehearse(self, trainer: Any, pl_module: Any) -> None:
         """Measure one batch: what does not fit is an error now, not after the training."""
+        run_folder(trainer)
         self.trained = True
         first = first_validation_batch(trainer)
         if first is not None:

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from ewnprune.callback.run_files import run_folder
 from ewnprune.model.sharding import is_sharded
 from ewnprune.training.attach import attached_parametrizations
 from ewnprune.training.optimizers import EWNSGD, SWNSGD
@@ -31,8 +30,8 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
         later: whether it attaches after the other callbacks' ``setup``.
 
     Raises:
-        ValueError: a strategy, precision or callback that cannot work beside it, a callback that
-            would decide by the curve of an epoch before, or a run's folder on another machine.
+        ValueError: a strategy, precision or callback that cannot work beside it, or a callback that
+            would decide by the curve of an epoch before.
     """
     attaches = callback.parametrization is not None and not callback.attachment.weight_space
     strategy = type(trainer.strategy).__name__
@@ -81,8 +80,6 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
             raise ValueError(f"{type(other).__name__} {harm}: {remedy}")
         else:
             _refuse_early_decision(other, trainer)
-    if not trainer.fast_dev_run:
-        run_folder(trainer)
 
 
 def _harm(names: set[str], normalizes: bool) -> str:

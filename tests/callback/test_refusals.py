@@ -198,7 +198,7 @@ def test_a_folder_on_another_machine_is_refused(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path)
     monkeypatch.setattr(type(trainer), "loggers", [logger])
     with pytest.raises(ValueError, match="s3://bucket/runs: expected a path on this machine"):
-        refuse_what_cannot_work(WeightNormPruning(EWN()), trainer, later=False)
+        WeightNormPruning(EWN()).curves.rehearse(trainer, Net())
 
 
 def test_what_is_attached_already_must_be_the_same(tmp_path):
