@@ -68,7 +68,7 @@ def write_up(card: dict[str, Any], kind: str) -> str:
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {_text(source['network'])}, {removed}",
         f"A network {method}pruned by {_text(pruning['score'])} and cut to what is left by "
-        f"[ewnprune](https://pypi.org/project/ewnprune/) {_text(card['versions']['ewnprune'])}. "
+        f"ewnprune {_text(card['versions']['ewnprune'])}. "
         "Nothing of that is needed to run it. All figures here are in card.json.",
         f"From {_text(source['checkpoint'])}, step {source['step']}{seed}; "
         f"how score and level were chosen: {_text(pruning['chosen'])}."

@@ -41,6 +41,7 @@ def _split(text):
 )
 def test_front_matter_and_sections(kind, library):
     front, body = _split(write_up(CARD, kind))
+    assert "by ewnprune 0.1. Nothing" in body and "](" not in body
     assert front == {
         "library_name": library,
         "tags": ["pruning", "structured-pruning", "ewnprune", kind],
