@@ -248,13 +248,12 @@ class CommandLine(LightningCLI):
 
     def after_fit(self) -> None:
         trainer: Any = self.trainer
-        folder = run_folder(trainer)
         if trainer.is_global_zero and not trainer.fast_dev_run:
             checkpoint = str(getattr(trainer.checkpoint_callback, "best_model_path", ""))
-            config = self.config.fit
-            compares = [config[part].class_path for part in ("model", "data")] == _USUAL
+            compares = [self.config.fit[part].class_path for part in ("model", "data")] == _USUAL
             curve = self._pruning().curve
-            print(closing_lines(folder, curve, checkpoint, compares), flush=True)
+            lines = closing_lines(run_folder(trainer), curve, checkpoint, compares)
+            print(lines, flush=True)
 
     def _pruning(self) -> WeightNormPruning:
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
