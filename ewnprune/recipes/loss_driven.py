@@ -114,13 +114,17 @@ class LossDrivenTraining:
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the controller into the checkpoint."""
         cast(Any, super()).on_save_checkpoint(checkpoint)
-        if self.controller is not None:
-            checkpoint["loss_controller"] = self.controller.state_dict()
+        own, optimizers = self.controller, cast(Any, self).trainer.optimizers
+        # that of a fit before is there still when a finder of a learning rate saves the next one
+        if own is not None and any(own.optimizer is optimizer for optimizer in optimizers):
+            checkpoint["loss_controller"] = own.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the controller from the checkpoint, for a run that resumes."""
+        """Take the controller from the checkpoint, for a run that resumes and for no other."""
         cast(Any, super()).on_load_checkpoint(checkpoint)
-        self._loaded = checkpoint.get("loss_controller")
+        trainer = cast(Any, self)._trainer  # load_from_checkpoint has none
+        if trainer is not None and trainer.state.fn == "fit":
+            self._loaded = checkpoint.get("loss_controller")
 
 
 def _log_mean(log_losses: Tensor) -> Tensor:

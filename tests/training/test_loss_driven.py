@@ -27,18 +27,18 @@ class _Net(LossDrivenTraining, Classifier):
     rate = LossDrivenRate(lr=3.0, factor=1.5)
 
 
-def _fit(folder, epochs, ckpt_path=None):
+def _new():
+    network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    return _Net(network, lambda p: EWNSGD(p, lr=1.0), scheduler=None, num_classes=3)
+
+
+def _fit(folder, epochs, ckpt_path=None, net=None, callbacks=()):
     pl.seed_everything(5, verbose=False)
     x = torch.randn(40, 6)
     y = x[:, :3].argmax(1)
-    network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
-    net = _Net(
-        network,
-        optimizer=lambda p: EWNSGD(p, lr=1.0),
-        scheduler=None,
-        num_classes=3,
-    )
-    trainer = make_trainer(None, max_epochs=epochs, logger=CSVLogger(folder, version=0))
+    net = _new() if net is None else net
+    logger = CSVLogger(folder, version=0)
+    trainer = make_trainer(None, *callbacks, max_epochs=epochs, logger=logger)
     loader = DataLoader(TensorDataset(x, y), batch_size=10)
     trainer.fit(net, loader, ckpt_path=ckpt_path)
     text = (folder / "lightning_logs" / "version_0" / "metrics.csv").read_text()
@@ -79,6 +79,35 @@ def test_lightning_resumes_bit_for_bit(tmp_path):
     assert resumed.controller.state == straight.controller.state
     for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+class _SavesAndRestores(pl.Callback):
+    """As a finder of a learning rate does before the first step."""
+
+    def on_fit_start(self, trainer, pl_module):
+        path = f"{trainer.logger.save_dir}/found.ckpt"
+        trainer.save_checkpoint(path)
+        trainer._checkpoint_connector.restore(path)
+
+
+@quiet
+@pytest.mark.parametrize("loaded", ["load_from_checkpoint", "test", "fit before"])
+def test_weights_of_another_run_are_where_a_new_one_begins(tmp_path, loaded):
+    """By its own loss and rate, which the controller of the other would undo to the end."""
+    _, trainer, rows, _ = _fit(tmp_path / "other", 8)
+    (net, path), callbacks = (_new(), tmp_path / "other.ckpt"), []
+    trainer.save_checkpoint(path)
+    if loaded == "load_from_checkpoint":
+        kept = {"network": net.network, "optimizer": net.optimizer, "scheduler": None}
+        net = _Net.load_from_checkpoint(path, num_classes=3, **kept)
+    elif loaded == "test":
+        data = DataLoader(TensorDataset(torch.randn(4, 6), torch.zeros(4).long()))
+        make_trainer(tmp_path).test(net, data, ckpt_path=path, verbose=False)
+    else:
+        net, callbacks = trainer.lightning_module, [_SavesAndRestores()]
+    _, _, again, _ = _fit(tmp_path / "new", 1, net=net, callbacks=callbacks)
+    assert float(rows[-1]["train/lr"]) not in (4.5, 2.0)
+    assert float(again[0]["train/lr"]) in (4.5, 2.0)  # one decision from the rate to begin with
 
 
 @quiet
