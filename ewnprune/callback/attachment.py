@@ -7,17 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from ewnprune.callback.loggers import log_norms
+from ewnprune.callback.module_hooks import goes_along
 from ewnprune.callback.refusals import refuse_other_optimizers, refuse_unheld
 from ewnprune.model.layers import LayerPatterns, Selection, select_layers
 from ewnprune.model.sharding import is_sharded, whole
 from ewnprune.training.attach import (
     attached_parametrizations,
+    check_attached,
     fold,
-    leave_frozen,
     reparametrize,
 )
 from ewnprune.training.norms import neuron_norms, norm_statistics
 from ewnprune.training.parametrizations import EWN, SWN, NeuronParametrization
+from ewnprune.training.places import leave_frozen
 from ewnprune.training.weight_space import mark_neurons, unmark
 
 
@@ -63,12 +65,16 @@ class Attachment:
         return "plain" if self.parametrization is None else type(self.parametrization).__name__
 
     def attach(self, model: nn.Module) -> Selection:
-        """Attach, unless it is there already: by the user, before sharding; or by a fit cut off.
+        """Attach, unless it is there already: by the user, before sharding.
+
+        What a fit that was cut off has left comes off first.
 
         Raises:
             ValueError: something else is attached, or a layer is not fit for it.
         """
         unmark(model)
+        if goes_along(model) and not is_sharded(model):
+            fold(model)
         present = {type(p) for p in attached_parametrizations(model).values()}
         if present - ({type(self.parametrization)} if not self.weight_space else set()):
             raise ValueError(
@@ -79,8 +85,10 @@ class Attachment:
         pruned = select_layers(model, self.layers, self.exclude, recurrent=True)
         if self.parametrization is None:
             selection = pruned
-        elif self.weight_space or present:
+        elif self.weight_space:
             selection = leave_frozen(model, select_layers(model, self.layers, self.exclude))
+        elif present:
+            selection = check_attached(model, self.parametrization, self.layers, self.exclude)
         else:
             selection = reparametrize(model, self.parametrization, self.layers, self.exclude)
         if self.weight_space:

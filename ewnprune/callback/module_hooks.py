@@ -22,7 +22,7 @@ def once_built(pl_module: Any, attach: Callable[[Any], None]) -> None:
 
 def take_off(pl_module: Any) -> None:
     """Take off what `once_built` put on a model whose ``configure_model`` was never reached."""
-    if getattr(vars(pl_module).get("configure_model"), "__module__", "") == __name__:
+    if _is_ours(pl_module, "configure_model"):
         del pl_module.configure_model
 
 
@@ -51,3 +51,12 @@ def go_along(
 
     pl_module.on_save_checkpoint = MethodType(on_save_checkpoint, pl_module)
     pl_module.on_train_epoch_end = MethodType(on_train_epoch_end, pl_module)
+
+
+def goes_along(pl_module: Any) -> bool:
+    """Whether `go_along` was called, by a fit that goes on, or that was cut off."""
+    return _is_ours(pl_module, "on_save_checkpoint")
+
+
+def _is_ours(pl_module: Any, hook: str) -> bool:
+    return getattr(vars(pl_module).get(hook), "__module__", "") == __name__

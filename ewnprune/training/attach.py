@@ -1,19 +1,17 @@
 """Turn layers into reparametrized ones and back, on any ``nn.Module``."""
 
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ewnprune.model.layers import LayerPatterns, Selection, layer_weight, select_layers
+from ewnprune.model.layers import LayerPatterns, Selection
 from ewnprune.model.parametrized import parametrization_on, parametrizations_of
 from ewnprune.model.sharding import is_dtensor
 from ewnprune.model.tensors import holders_of_parameters
-from ewnprune.training.gates import find_gates
 from ewnprune.training.parametrizations import EWN, NeuronParametrization
-from ewnprune.training.scales import find_scales
+from ewnprune.training.places import bind, places_of, select_places
 from ewnprune.training.state_dict import to_native
 from ewnprune.training.unfit import refuse_unfit, try_form
 
@@ -66,28 +64,53 @@ def reparametrize(
         raise TypeError(
             f"parametrization={parametrization!r}: expected an instance such as EWN() or SWN()"
         )
-    selection = select_layers(model, layers, exclude)
-    if getattr(parametrization, "batchnorm", False):
-        selection = replace(selection, scales=find_scales(model, selection.chosen))
-    if getattr(parametrization, "inputs", False):
-        selection = replace(selection, gates=find_gates(model, selection.chosen))
-    selection = leave_frozen(model, selection)
+    selection = select_places(model, parametrization, layers, exclude)
     holders = holders_of_parameters(model)
     bound = {}
-    for layer in selection.chosen:
-        gated = [layer] if layer in selection.gates else []
-        for name in dict.fromkeys([selection.scales.get(layer, layer), *gated]):
-            module, remedy = model.get_submodule(name), f"leave it with exclude={layer!r}"
-            refuse_unfit(name, module, holders, remedy)
-            bind = parametrization.for_inputs if name in gated else parametrization.for_layer
-            bound[name] = bind(module)
-            try_form(name, bound[name], module, remedy)
+    for name, layer in places_of(selection).items():
+        module, remedy = model.get_submodule(name), f"leave it with exclude={layer!r}"
+        refuse_unfit(name, module, holders, remedy)
+        bound[name] = bind(parametrization, selection, name, module)
+        try_form(name, bound[name], module, remedy)
     for name, parametrized in bound.items():
         module = model.get_submodule(name)
         parametrize.register_parametrization(module, "weight", parametrized)
         parametrized.load_hook = module.register_load_state_dict_pre_hook(_accept_other_forms)
         if name in selection.scales.values():  # a sign, which gets no gradient
             module.parametrizations["weight"].original1.requires_grad_(False)  # type: ignore[index,union-attr]
+    return selection
+
+
+def check_attached(
+    model: nn.Module,
+    parametrization: NeuronParametrization,
+    layers: LayerPatterns | None = None,
+    exclude: LayerPatterns | None = None,
+) -> Selection:
+    """What `reparametrize` would say of the model, which it was called with before.
+
+    Raises:
+        ValueError: it was called with others.
+
+    >>> from ewnprune import EWN
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> _ = reparametrize(net, EWN())
+    >>> check_attached(net, EWN()).chosen.keys()
+    dict_keys(['0'])
+    """
+    selection = select_places(model, parametrization, layers, exclude)
+    found = {name: str(one) for name, one in attached_parametrizations(model).items()}
+    asked = {
+        name: str(bind(parametrization, selection, name, model.get_submodule(name)))
+        for name in places_of(selection)
+    }
+    for name in found | asked:
+        before, now = found.get(name, "plain"), asked.get(name, "plain")
+        if before != now:
+            raise ValueError(
+                f"layer {name!r} of the model is {before} already, and here it is to be {now}: "
+                "call ewnprune.fold(model) first, or give the layers and options that it has"
+            )
     return selection
 
 
@@ -172,35 +195,6 @@ def ewn_alphas(model: nn.Module, asking: str) -> list[Tensor]:
             "prune.parametrization to EWN, or leave the callback out"
         )
     return [model.get_parameter(f"{name}.parametrizations.weight.original0") for name in names]
-
-
-def leave_frozen(model: nn.Module, selection: Selection) -> Selection:
-    """The same without frozen layers, which come to the other layers left.
-
-    Args:
-        model: the model that the layers were chosen from.
-        selection: the layers chosen.
-
-    Raises:
-        ValueError: all are.
-    """
-    names = {name: selection.scales.get(name, name) for name in selection.chosen}
-    weights = {k: model.get_submodule(v)._parameters.get("weight") for k, v in names.items()}
-    frozen = {
-        n: "frozen" if names[n] == n else "its BatchNorm is frozen"
-        for n, w in weights.items()
-        if w is not None and not w.requires_grad
-    }
-    chosen = {name: layer for name, layer in selection.chosen.items() if name not in frozen}
-    if not chosen:
-        listed = ", ".join(map(repr, list(frozen)[:3])) + (", ..." if len(frozen) > 3 else "")
-        raise ValueError(
-            f"all layers chosen are frozen ({listed}), and none would train: unfreeze one, choose "
-            "others with layers=, or freeze them after they are reparametrized"
-        )
-    scales = {name: norm for name, norm in selection.scales.items() if name in chosen}
-    gates = (n for n in selection.gates if n in chosen and layer_weight(chosen[n]).requires_grad)
-    return Selection(chosen, {**selection.left, **frozen}, scales, tuple(gates))
 
 
 def _accept_other_forms(

@@ -15,6 +15,8 @@ from toys.networks import convolution_first
 from ewnprune import (
     EWN,
     SWN,
+    DGating,
+    Powerpropagation,
     attached_parametrizations,
     fold,
     fold_state_dict,
@@ -22,6 +24,7 @@ from ewnprune import (
 )
 from ewnprune.model.copying import plain_network
 from ewnprune.model.size import count_parameters
+from ewnprune.training.attach import check_attached
 
 X = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(9))
 
@@ -233,3 +236,29 @@ def test_recurrent_layers_are_left_as_they_are():
     assert "1" not in reparametrize(net, EWN(), exclude="1").chosen  # it can be named
     fold(net)
     _refused(net, "choose among '0', '1', '2', recurrent ones apart", layers=nn.GRU)
+
+
+@pytest.mark.parametrize(
+    ("parametrization", "other", "message"),
+    [
+        (EWN(), EWN(batchnorm=True), r"layer '0' of the model is EWN\(dim=0\) .* to be plain"),
+        (EWN(), EWN(inputs=True), r"is EWN\(dim=0\) already, .* EWN\(dim=1, inputs=True\)"),
+        (EWN(batchnorm=True), EWN(), r"layer '1' of the model is EWN\(dim=0, batchnorm=True\)"),
+        (EWN(inputs=True), EWN(inputs=True, dim=0), None),
+        (DGating(2), DGating(3), r"is DGating\(depth=2, dim=0\) .* DGating\(depth=3, dim=0\)"),
+        (Powerpropagation(2), Powerpropagation(3), "exponent=2.*exponent=3"),
+        (SWN(), EWN(), r"is SWN\(dim=0\) already, and here it is to be EWN"),
+    ],
+    ids=str,
+)
+def test_what_is_attached_already_is_told_from_what_is_asked_for(parametrization, other, message):
+    net = nn.Sequential(
+        nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 4), nn.Linear(4, 2)
+    )
+    attached = reparametrize(net, parametrization)
+    net[0].requires_grad_(False)  # what is frozen afterwards stays attached
+    assert str(check_attached(net, parametrization)) == str(attached)
+    for asked, layers in ((other, None), (parametrization, "4")):
+        if layers or message:
+            with pytest.raises(ValueError, match=".*" if layers else message):
+                check_attached(net, asked, layers)

@@ -20,6 +20,7 @@ from ewnprune import (
     EWN,
     Curve,
     CurvePoint,
+    DGating,
     WeightNormPruning,
     attached_parametrizations,
     read_curve,
@@ -145,18 +146,30 @@ def test_an_empty_loader_is_said(tmp_path, capsys):
 
 
 def test_a_fit_that_breaks_off_can_be_begun_again(tmp_path):
-    """The model is left attached, as resuming wants it; the next fit takes it as it is."""
+    """The model is left attached, as a checkpoint wants it; the next fit attaches its own."""
 
     class Breaks(pl.Callback):
         def on_train_epoch_end(self, *_):
             raise RuntimeError("out of luck")
 
-    model = Net()
-    with pytest.raises(RuntimeError, match="out of luck"):
-        fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS), Breaks())
+    class Watch(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            self.found = {k: str(p) for k, p in attached_parametrizations(pl_module).items()}
+
+    model, watch = Net(nn.Sequential(nn.Linear(6, 6), *mlp())), Watch()
+    for parametrization, layers, found in (
+        (EWN(), "net.0", {"net.0": "EWN(dim=0)"}),
+        (DGating(2), "net.1", {"net.1": "DGating(depth=2, dim=0)"}),
+        (DGating(3), "net.1", {"net.1": "DGating(depth=3, dim=0)"}),
+        (None, "net.1", {}),
+    ):
+        callback = WeightNormPruning(parametrization, LEVELS, layers=layers)
+        with pytest.raises(RuntimeError, match="out of luck"):
+            fit(tmp_path, model, callback, watch, Breaks())
+        assert watch.found == found
     fit(tmp_path, model, WeightNormPruning(EWN(), LEVELS))
     assert not attached_parametrizations(model)
-    assert list(model.state_dict()) == list(Net().state_dict())
+    assert list(model.net[:2].state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
 
 
 def test_a_file_that_two_write_at_once_is_of_one_of_them(tmp_path):
