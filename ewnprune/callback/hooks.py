@@ -154,6 +154,7 @@ class PruningHooks:
             fold_checkpoint(module, checkpoint, stores)
 
         def epoch_ended(module: Any) -> None:
+            trainer = module.trainer  # another, where this fit was cut off
             if self in trainer.callbacks:  # finders of a rate or batch size set them aside
                 self._end_epoch(trainer, module)
 
@@ -203,8 +204,7 @@ class PruningHooks:
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Fold, and say what was found and written.
 
-        Early enough for ``ddp_spawn`` to send plain weights home, and late enough not to touch the
-        checkpoints of the run.
+        Early enough for ``ddp_spawn`` to send plain weights home, and after the run's checkpoints.
         """
         if stage == "fit":
             # once more where another callback, or the module, put weights in when the fit ended

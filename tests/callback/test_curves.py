@@ -1,6 +1,7 @@
 """Curves that a fit takes: when, of which weights, in which precision, of which measures."""
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import StochasticWeightAveraging
 from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
@@ -24,6 +25,20 @@ def test_curve_every_n_epochs_and_at_the_end(tmp_path):
     assert written.points == callback.curve.points
     trainer.predict(trainer.lightning_module, DataLoader(points(8).tensors[0], 8))
     assert callback.curve.points == written.points  # to predict is to measure nothing
+
+
+def test_another_trainers_epochs_are_not_of_the_curve_of_a_fit_that_broke_off(tmp_path):
+    class Breaks(pl.Callback):
+        def on_train_epoch_start(self, trainer, *_):
+            if trainer.current_epoch == 1:
+                raise RuntimeError("out of luck")
+
+    model, callback = Net(), WeightNormPruning(EWN(), LEVELS, every_n_epochs=1)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        fit(tmp_path, model, callback, Breaks())
+    fit(tmp_path, model)
+    written = ewnprune.read_curve(tmp_path / "sparsity_curve.csv")
+    assert {point.epoch for point in written} == {point.epoch for point in callback.curve} == {0}
 
 
 @pytest.mark.parametrize("every", [None, 1])
