@@ -24,6 +24,8 @@ class Gradual:
         end: when ``to`` is reached; the rest of the fit trains what is left.
         every: how many steps lie between two prunings; by default a fiftieth of all of them.
 
+    Where the module optimizes by itself, its batches are counted for steps.
+
     Raises:
         ValueError: a number that does not fit.
     """

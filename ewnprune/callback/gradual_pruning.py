@@ -3,7 +3,6 @@
 What went stays zero, as in finetuning, under the optimizer and the schedule that the fit has.
 """
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -18,7 +17,7 @@ from ewnprune.callback.attachment import Attachment
 from ewnprune.callback.gradual import Gradual, refuse_beside
 from ewnprune.callback.holding import hold_at_zero, neuron_masks, pruned_first, set_to_zero
 from ewnprune.callback.measuring import Measuring
-from ewnprune.callback.ordinary import ordinary_steps
+from ewnprune.callback.ordinary import ordinary_steps, steps_done
 from ewnprune.callback.pruned import Pruned
 from ewnprune.callback.refusals import refuse_pruning_in_fit
 from ewnprune.callback.run_files import run_folder, unused
@@ -88,17 +87,7 @@ class GradualPruning:
         """Learn how long the fit is, and where its folder; an error where nobody can tell."""
         if self.options is None:
             return
-        if len(trainer.optimizers) > 1:
-            raise ValueError(
-                f"gradual with {len(trainer.optimizers)} optimizers: how many steps they will take "
-                "cannot be told: expected one"
-            )
-        self._steps = ordinary_steps(trainer)
-        if math.isinf(self._steps):
-            raise ValueError(
-                "gradual needs to know how many steps the fit has: give the Trainer max_steps, or "
-                "max_epochs and, for data without a length, limit_train_batches"
-            )
+        self._steps = ordinary_steps(trainer, "gradual")
         folder = run_folder(trainer)
         writes = trainer.is_global_zero and not trainer.fast_dev_run
         self._path = unused(folder, "gradual_neurons", [".csv"])[0] if writes else None
@@ -109,7 +98,7 @@ class GradualPruning:
             return
         if self._found is None:
             self._found = self._find(trainer, pl_module, batch)
-        level = self.options.sparsity(trainer.global_step, int(self._steps))
+        level = self.options.sparsity(steps_done(trainer), int(self._steps))
         if level > (0 if self.pruned is None else self.pruned["sparsity"]):
             with evaluating(pl_module):
                 masks, _ = self._masks(pl_module, level)
@@ -127,7 +116,7 @@ class GradualPruning:
         if reached < self.options.to:
             lines[0] += (
                 f"; to {reached:.3g} and not {self.options.to:g}, for the fit was stopped at step "
-                f"{trainer.global_step} of {int(self._steps)}"
+                f"{steps_done(trainer)} of {int(self._steps)}"
             )
         if gone and self._path is not None:
             lines.append(f"ewnprune: which, and when: {self._path}")

@@ -9,8 +9,8 @@ import math
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from ewnprune.callback.ordinary import ordinary_epochs
-from ewnprune.recipes.penalised import gradients, schedule_steps
+from ewnprune.callback.ordinary import ordinary_epochs, ordinary_steps, steps_done
+from ewnprune.recipes.penalised import gradients
 from ewnprune.training.attach import ewn_alphas
 
 
@@ -74,7 +74,7 @@ class LogNormPenalty(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epochs, self._steps = ordinary_epochs(trainer), math.inf
         if self.ramp or self.until < 1:
-            self._steps = schedule_steps(trainer, "LogNormPenalty with ramp or until")
+            self._steps = ordinary_steps(trainer, "LogNormPenalty with ramp or until")
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -82,7 +82,7 @@ class LogNormPenalty(Callback):
         if trainer.current_epoch >= self._epochs:
             return
         found = gradients(trainer, optimizer, "LogNormPenalty")
-        factor = self.factor(trainer.global_step / self._steps)
+        factor = self.factor(steps_done(trainer) / self._steps)
         for alpha in self._alphas:
             grad = found.get(id(alpha))
             if grad is not None:

@@ -1,12 +1,10 @@
-"""What penalties share: layers, what an optimizer is to step by, how long the training is."""
+"""What penalties share: layers, and what an optimizer is to step by."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ewnprune.callback.ordinary import ordinary_steps
 from ewnprune.callback.refusals import refuse_scaled_gradients
 from ewnprune.model.layers import LayerPatterns, select_layers
 
@@ -58,27 +56,3 @@ def plain_layers(
                 "set prune.parametrization to null, and remove what torch.nn.utils put on"
             )
     return dict(chosen)
-
-
-def schedule_steps(trainer: Any, asking: str) -> float:
-    """The steps of the training, of which a schedule's times are fractions.
-
-    Args:
-        trainer: the Trainer, when the training starts.
-        asking: the name of the callback, and the options that need to know.
-
-    Raises:
-        ValueError: nobody can tell.
-    """
-    if len(trainer.optimizers) > 1:
-        raise ValueError(
-            f"{asking} with {len(trainer.optimizers)} optimizers: how many steps they will take "
-            "cannot be told: expected one, or a penalty that is the same all the time"
-        )
-    steps = ordinary_steps(trainer)
-    if math.isinf(steps):
-        raise ValueError(
-            f"{asking} needs to know the length of the training: set max_epochs or max_steps and, "
-            "for data without a length, limit_train_batches"
-        )
-    return steps

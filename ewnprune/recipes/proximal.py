@@ -8,11 +8,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ewnprune.callback.ordinary import ordinary_epochs
+from ewnprune.callback.ordinary import ordinary_epochs, ordinary_steps, steps_done
 from ewnprune.model.cells import to_weight
 from ewnprune.model.layers import LayerPatterns, neuron_dim, neuron_rows, select_layers
 from ewnprune.model.parametrized import parametrization_on, sources_of
-from ewnprune.recipes.penalised import schedule_steps
 from ewnprune.training.attach import attached_parametrizations
 
 
@@ -76,14 +75,14 @@ class ProximalPenalty(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epochs, self._last_step = ordinary_epochs(trainer), math.inf
         if self.until < 1:
-            self._last_step = self.until * schedule_steps(
+            self._last_step = self.until * ordinary_steps(
                 trainer, f"{type(self).__name__} with until"
             )
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        if trainer.current_epoch >= self._epochs or trainer.global_step >= self._last_step:
+        if trainer.current_epoch >= self._epochs or steps_done(trainer) >= self._last_step:
             return
         # schedules have moved on by the end of the batch; what is frozen has no gradient
         for group in optimizer.param_groups:

@@ -158,15 +158,12 @@ def test_under_several_optimizers_penalties_and_the_rate_of_alpha_are_on():
     found = _fit(model, LogNormPenalty(0.1), AlphaLearningRate(3.0))
     alpha = found["0.parametrizations.weight.original0"].detach()
     torch.testing.assert_close(alpha, before - 3 * 6 * 0.5 * 0.1)
-    for penalty in (LogNormPenalty(0.1, ramp=0.5), GroupLasso(0.1, until=0.5)):
-        message = f"{type(penalty).__name__} with .*until with 2 optimizers: .*: expected one"
-        with pytest.raises(ValueError, match=message):
-            _fit(_TwoOptimizers(model.optimizer), penalty)
 
 
 def test_a_schedule_asks_how_long_the_training_is():
-    trainer = SimpleNamespace(callbacks=[], optimizers=[None], current_epoch=0)
+    trainer = SimpleNamespace(callbacks=[], current_epoch=0)
     trainer.fit_loop = SimpleNamespace(max_epochs=2)
+    trainer.lightning_module = SimpleNamespace(automatic_optimization=True)
     trainer.estimated_stepping_batches = -1  # as Lightning has it for data without a length
     with pytest.raises(ValueError, match="needs to know the length of the training: set max_ep"):
         LogNormPenalty(0.1, until=0.5).on_train_start(trainer, None)

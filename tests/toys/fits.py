@@ -49,6 +49,32 @@ class TrainsOnly(Net):
     validation_step = pl.LightningModule.validation_step
 
 
+class ByItself(Net):
+    """Optimizes by itself: so many steps in every so many batches, of one optimizer or two."""
+
+    automatic_optimization = False
+
+    def __init__(self, steps=1, every=1, optimizers=1, optimizer=sgd):
+        super().__init__(optimizer=optimizer)
+        self.steps, self.every, self.number = steps, every, optimizers
+
+    def training_step(self, batch, batch_idx):
+        optimizers = self.optimizers() if self.number > 1 else [self.optimizers()]
+        for _ in range(self.steps):
+            self.manual_backward(super().training_step(batch, batch_idx))
+            for optimizer in optimizers if (batch_idx + 1) % self.every == 0 else []:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", super().training_step(batch, batch_idx))
+
+    def configure_optimizers(self):
+        if self.number == 1:
+            return super().configure_optimizers()
+        return [self.optimizer(self.net[i].parameters()) for i in (0, 2)]
+
+
 class BuildsInSetup(Net):
     def __init__(self):
         super().__init__()

@@ -1,0 +1,55 @@
+"""Modules that optimize by themselves, and step in a batch as often as they like."""
+
+import pytest
+import pytorch_lightning as pl
+from toys.fits import ByItself, fit
+from toys.gradual import by_hand
+
+from ewnprune import EWN, Gradual, GroupLasso, LogNormPenalty, WeightNormPruning
+
+KINDS = [{}, {"steps": 3}, {"every": 4}, {"optimizers": 2}]
+
+
+class _Watch(pl.Callback):
+    """How many neurons are gone after each batch."""
+
+    def __init__(self):
+        self.gone = []
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.gone.append(int((~pl_module.net[0].weight.detach().any(dim=1)).sum()))
+
+
+class _Penalty(LogNormPenalty):
+    """Takes down at what fractions of the training it is asked."""
+
+    def __init__(self, **options):
+        super().__init__(1e-3, **options)
+        self.asked = []
+
+    def factor(self, done):
+        self.asked.append(done)
+        return super().factor(done)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_times_of_schedules_are_fractions_of_the_batches(tmp_path, kind):
+    penalty, watch, lasso = _Penalty(until=0.8), _Watch(), GroupLasso(1e-3, until=0.5)
+    callback = WeightNormPruning(EWN(), (0, 0.5), gradual=Gradual(0.6, 0.25, 0.75, 1))
+    fit(tmp_path, ByItself(**kind), penalty, lasso, callback, watch, max_epochs=8)
+    assert watch.gone == [round(by_hand(batch, 0.6, 8, 24, 1) * 10) for batch in range(32)]
+    steps = kind.get("steps", 1) * kind.get("optimizers", 1)
+    batches = [batch for batch in range(32) if (batch + 1) % kind.get("every", 1) == 0]
+    assert penalty.asked == [batch / 32 for batch in batches for _ in range(steps)]
+
+
+@pytest.mark.filterwarnings("ignore:.max_epochs. was not set")
+def test_a_training_that_max_steps_ends_is_counted_in_steps(tmp_path):
+    penalty = _Penalty(ramp=0.5)
+    options = {"max_steps": 12, "max_epochs": -1}
+    fit(tmp_path, ByItself(steps=3), penalty, WeightNormPruning(EWN(), (0, 0.5)), **options)
+    assert penalty.asked == [step / 12 for step in range(12)]
+    for option in (penalty, GroupLasso(1e-3, until=0.5)):
+        model, callback = ByItself(), WeightNormPruning(EWN(), (0, 0.5))
+        with pytest.raises(ValueError, match="with manual optimization: max_steps=12 counts"):
+            fit(tmp_path, model, option, callback, max_steps=12)
