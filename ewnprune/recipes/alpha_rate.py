@@ -4,16 +4,14 @@ It is a callback, to be listed before `WeightNormPruning`; on the command line i
 ``trainer.callbacks`` and is.
 """
 
-from typing import Any
-
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from pytorch_lightning import LightningModule, Trainer
 
+from ewnprune.recipes.each_step import EachStep
 from ewnprune.training.attach import ewn_alphas
 
 
-class AlphaLearningRate(Callback):
+class AlphaLearningRate(EachStep):
     """Train the log-norms of EWN layers at ``rate`` times the learning rate of the rest.
 
     What an optimizer step does to ``alpha`` is multiplied by ``rate`` afterwards. That is the same
@@ -39,22 +37,15 @@ class AlphaLearningRate(Callback):
             if not value > 0:
                 raise ValueError(f"{name}={value}: expected a number > 0")
         self.rate, self.max_change = rate, max_change
-        self._before: list[Tensor] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._alphas = ewn_alphas(pl_module, type(self).__name__)
-        self._before = []  # of a fit that was cut off in a step
 
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        if not self._before:  # several optimizers may step in one batch
-            self._before = [alpha.detach().clone() for alpha in self._alphas]
+    def before_step(self, trainer: Trainer, optimizer: torch.optim.Optimizer) -> None:
+        self._before_it = [alpha.detach().clone() for alpha in self._alphas]
 
     @torch.no_grad()
-    def on_train_batch_end(self, *_: Any) -> None:
-        if self._before:
-            for alpha, before in zip(self._alphas, self._before, strict=True):
-                change = (alpha - before).mul_(self.rate)
-                alpha.copy_(before + change.clamp_(-self.max_change, self.max_change))
-            self._before = []
+    def after_step(self, trainer: Trainer, optimizer: torch.optim.Optimizer) -> None:
+        for alpha, before in zip(self._alphas, self._before_it, strict=True):
+            change = (alpha - before).mul_(self.rate)
+            alpha.copy_(before + change.clamp_(-self.max_change, self.max_change))

@@ -3,17 +3,17 @@
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ewnprune.callback.refusals import refuse_scaled_gradients
 from ewnprune.model.cells import to_weight
 from ewnprune.model.layers import LayerPatterns, layer_weight, neuron_rows
+from ewnprune.recipes.each_step import EachStep
 from ewnprune.recipes.penalised import plain_layers
 
 
-class HAM(Callback):
+class HAM(EachStep):
     """After each optimizer step ``w`` is multiplied by ``exp(-lr (alpha sign(w) g + beta))``.
 
     ``g`` is the gradient that the step followed. ``sign(w) g`` is the derivative of the loss with
@@ -56,26 +56,16 @@ class HAM(Callback):
                 raise ValueError(f"{name}={value}: expected a number >= 0")
         self.alpha, self.beta, self.per_neuron = alpha, beta, per_neuron
         self.layers, self.exclude = layers, exclude
-        self._handles: list[RemovableHandle] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._chosen = plain_layers(pl_module, self.layers, self.exclude, "HAM")
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self._let_go()  # finetuning makes other optimizers in the middle of a fit
         for optimizer in trainer.optimizers:  # a step that it skips would be taken here
             refuse_scaled_gradients(trainer, optimizer, "HAM")
-        self._handles = [o.register_step_post_hook(self._after_step) for o in trainer.optimizers]
+        super().on_train_batch_start(trainer)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._let_go()
-
-    def _let_go(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def after_step(self, trainer: Trainer, optimizer: torch.optim.Optimizer) -> None:
         rates = {id(p): float(g["lr"]) for g in optimizer.param_groups for p in g["params"]}
         for layer in self._chosen.values():
             weight = layer_weight(layer)

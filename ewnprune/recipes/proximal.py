@@ -5,17 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from ewnprune.callback.ordinary import ordinary_epochs, ordinary_steps, steps_done
 from ewnprune.model.cells import to_weight
 from ewnprune.model.layers import LayerPatterns, neuron_dim, neuron_rows, select_layers
 from ewnprune.model.parametrized import parametrization_on, sources_of
+from ewnprune.recipes.each_step import EachStep
 from ewnprune.training.attach import attached_parametrizations
 
 
-class ProximalPenalty(Callback):
+class ProximalPenalty(EachStep):
     """``strength * sum_u p(||(w_u, b_u)||)`` is added to the loss, for a ``p`` of the subclass.
 
     After each optimizer step the length ``r`` of a neuron's weights and bias, as one vector,
@@ -55,14 +56,12 @@ class ProximalPenalty(Callback):
             raise ValueError(f"until={until}: expected a fraction of the training in [0, 1]")
         self.strength, self.layers, self.exclude = strength, layers, exclude
         self.until = until
-        self._steps: dict[int, float] = {}
 
     def shortened(self, lengths: Tensor, strength: float) -> Tensor:
         """By what the length of each neuron is multiplied, in [0, 1]; 0 for one without length."""
         raise NotImplementedError
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._steps.clear()  # of a fit that was cut off
         self._chosen = select_layers(pl_module, self.layers, self.exclude).chosen
         scaled = [k for k, p in attached_parametrizations(pl_module).items() if p.has_scale]
         for name, layer in self._chosen.items():
@@ -79,24 +78,19 @@ class ProximalPenalty(Callback):
                 trainer, f"{type(self).__name__} with until"
             )
 
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        if trainer.current_epoch >= self._epochs or steps_done(trainer) >= self._last_step:
+    def after_step(self, trainer: Trainer, optimizer: torch.optim.Optimizer) -> None:
+        over = trainer.current_epoch >= self._epochs or steps_done(trainer) >= self._last_step
+        if not self.strength or over:
             return
-        # schedules have moved on by the end of the batch; what is frozen has no gradient
+        steps: dict[int, float] = {}
         for group in optimizer.param_groups:
             step = float(group["lr"]) / (1 - group.get("momentum", 0.0))
-            trained = [id(p) for p in group["params"] if p.grad is not None]
-            self._steps |= dict.fromkeys(trained, step)
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        # a batch whose gradients are accumulated ends without a step, and leaves none here
+            # what is frozen has no gradient
+            steps |= {id(p): step for p in group["params"] if p.grad is not None}
         for layer in self._chosen.values():
-            step = self._steps.get(id(_length_parameter(layer)))
-            if step is not None and self.strength:
+            step = steps.get(id(_length_parameter(layer)))
+            if step is not None:
                 shorten(layer, lambda r, t=step * self.strength: self.shortened(r, t))  # type: ignore[misc]
-        self._steps.clear()
 
 
 @torch.no_grad()

@@ -1,11 +1,26 @@
 """Modules that optimize by themselves, and step in a batch as often as they like."""
 
+from copy import deepcopy
+
 import pytest
 import pytorch_lightning as pl
-from toys.fits import ByItself, fit
+import torch
+from torch import nn
+from toys.data import loader
+from toys.fits import ByItself, Net, fit, sgd
 from toys.gradual import by_hand
 
-from ewnprune import EWN, Gradual, GroupLasso, LogNormPenalty, WeightNormPruning
+from ewnprune import (
+    EWN,
+    AlphaLearningRate,
+    Gradual,
+    GroupLasso,
+    LogNormPenalty,
+    WeightNormPruning,
+    fold,
+    reparametrize,
+)
+from ewnprune.recipes.proximal import shorten
 
 KINDS = [{}, {"steps": 3}, {"every": 4}, {"optimizers": 2}]
 
@@ -53,3 +68,49 @@ def test_a_training_that_max_steps_ends_is_counted_in_steps(tmp_path):
         model, callback = ByItself(), WeightNormPruning(EWN(), (0, 0.5))
         with pytest.raises(ValueError, match="with manual optimization: max_steps=12 counts"):
             fit(tmp_path, model, option, callback, max_steps=12)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_what_follows_a_step_follows_each_of_them(tmp_path, kind):
+    """A proximal step, and a faster alpha, as in a bare loop."""
+    model = ByItself(**kind)
+    net = deepcopy(model.net)
+    callbacks = AlphaLearningRate(3.0), GroupLasso(0.01), WeightNormPruning(EWN(), (0, 0.5))
+    fit(tmp_path, model, *callbacks, max_epochs=1)
+    reparametrize(net, EWN())
+    optimizer, alpha = sgd(net.parameters()), net[0].parametrizations.weight.original0
+    for batch, (x, y) in enumerate(loader()):
+        for _ in range(kind.get("steps", 1)):
+            nn.functional.cross_entropy(net(x), y).backward()
+            if (batch + 1) % kind.get("every", 1) == 0:
+                before = alpha.detach().clone()
+                optimizer.step()
+                with torch.no_grad():
+                    alpha.copy_(before + 3 * (alpha - before))
+                shorten(net[0], lambda r: GroupLasso(1).shortened(r, 0.1 / (1 - 0.9) * 0.01))
+                optimizer.zero_grad()
+    fold(net)
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(model.net.state_dict()[name], value)
+
+
+def test_a_step_that_is_skipped_is_followed_by_none(tmp_path):
+    """As a GradScaler skips one whose gradients overflow; the closure has run then."""
+
+    class Skips(Net):
+        def optimizer_step(self, epoch, batch_idx, optimizer, closure):
+            if batch_idx == 0:
+                optimizer.step(closure)
+            else:
+                closure()
+
+    def trained(*callbacks):
+        torch.manual_seed(0)
+        model = Skips()
+        fit(tmp_path, model, *callbacks, max_epochs=1)
+        return model.net
+
+    expected, found = trained(), trained(GroupLasso(0.01))
+    shorten(expected[0], lambda r: GroupLasso(1).shortened(r, 0.1 / (1 - 0.9) * 0.01))
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], value)

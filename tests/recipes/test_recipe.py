@@ -9,7 +9,6 @@ from toys.fits import Net, TrainsOnly, fit, make_trainer
 from ewnprune import EWN, SWN, Finetune, WeightNormPruning, reparametrize
 from ewnprune.recipes import log_norm_penalty, proximal
 from ewnprune.recipes.alpha_rate import AlphaLearningRate
-from ewnprune.recipes.group_lasso import GroupLasso
 from ewnprune.recipes.initial_norms import InitialNorms
 from ewnprune.recipes.log_norm_penalty import LogNormPenalty
 
@@ -167,25 +166,6 @@ def test_a_schedule_asks_how_long_the_training_is():
     trainer.estimated_stepping_batches = -1  # as Lightning has it for data without a length
     with pytest.raises(ValueError, match="needs to know the length of the training: set max_ep"):
         LogNormPenalty(0.1, until=0.5).on_train_start(trainer, None)
-
-
-def test_a_step_that_was_cut_off_is_none_of_the_next_fit():
-    callback, lasso = AlphaLearningRate(3.0), GroupLasso(0.1)
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        net = _mlp()
-        lasso.on_fit_start(None, net)
-        if seed == 0:
-            lasso._steps[id(net[0].weight)] = 1.0
-        reparametrize(net, EWN())
-        callback.on_fit_start(None, net)
-        if seed == 0:
-            callback.on_before_optimizer_step(None, net, None)
-    before = {k: v.clone() for k, v in net.named_parameters()}
-    assert not lasso._steps
-    callback.on_train_batch_end()
-    for key, value in net.named_parameters():
-        assert torch.equal(value, before[key])
 
 
 def test_initial_norms_leave_what_is_frozen_and_are_set_once():
