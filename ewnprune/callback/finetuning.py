@@ -52,7 +52,7 @@ class Finetuning:
             )
         self.options, self.measuring, self.attachment = options, measuring, attachment
         self.pruned: dict[str, Any] | None = None
-        self._ordinary_epochs = 0
+        self._ordinary_epochs: Any = None  # no fit is running
         self._epochs_done = 0  # before the run was resumed
         self._handles: Sequence[RemovableHandle] = ()
         self._place = ""  # where its outputs are made
@@ -100,9 +100,8 @@ class Finetuning:
         """Resumed after the ordinary epochs: go on for those to come, with what was pruned held."""
         if self.options is None:
             return
-        since = self._ordinary_epochs
+        since = self.ordinary_epochs
         if self.pruned is not None:
-            since = self.pruned["since"]
             self._hold(trainer, pl_module)
             self._learn(pl_module)
         if self._epochs_done >= since:
@@ -165,8 +164,9 @@ class Finetuning:
         if self._teacher is not None:
             self._teacher.let_go()
             self._teacher = self._teacher if cut_off else None
-        if self.options is not None and self._ordinary_epochs:
+        if self.options is not None and self._ordinary_epochs is not None:
             trainer.fit_loop.max_epochs = self._ordinary_epochs
+        self._ordinary_epochs = None
 
     # --- checkpoints -----------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ class Finetuning:
         """
         progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
         self._epochs_done = progress["current"]["processed"]
-        if self.pruned is None:
+        if self.pruned is None or self._handles:  # a finder of a rate has restored what it saved
             return
         asked = {} if self.options is None else self._pruned_as()
         before = {key: self.pruned.get(key) for key in asked}

@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning.callbacks import (
     BackboneFinetuning,
     EarlyStopping,
+    LearningRateFinder,
     LearningRateMonitor,
     ModelCheckpoint,
 )
@@ -137,6 +138,35 @@ def test_several_fits_and_an_evaluation(tmp_path, capsys):
     assert again.curve.points == callback.curve.where(score="norm").points
     make_trainer(tmp_path, callback).validate(model, _loader(40, 1), verbose=False)
     assert callback.curve.points[0].method == "SWN, finetuned at 0.5"
+    tester = make_trainer(tmp_path, callback, max_epochs=7)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        tester.validate(_Fails(), _loader(40, 1), verbose=False)
+    assert tester.max_epochs == 7  # those of the fit before were others
+
+
+class _Fails(Net):
+    def validation_step(self, batch, _):
+        raise RuntimeError("out of luck")
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_rate_that_is_searched_for_in_its_midst_does_not_end_it(tmp_path):
+    class Searches(LearningRateFinder):
+        def on_fit_start(self, *_):
+            pass
+
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 3:
+                self.lr_find(trainer, pl_module)
+
+    class Found(Net):
+        lr = 0.1
+
+    callback, model = _callback("plain", 3)[0], Found()
+    finder = Searches(num_training_steps=4, early_stop_threshold=None)
+    trainer = _fit(tmp_path, model, callback, finder, max_epochs=2)
+    assert trainer.current_epoch == 5
+    assert {point.epoch for point in callback.curve} == {1, 4}
 
 
 class LossDrivenTraining(Net):
