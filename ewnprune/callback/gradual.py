@@ -5,8 +5,10 @@ first, when much can go, and slower towards the end.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from ewnprune.callback.measuring import Measuring
+from ewnprune.callback.weights import may_exchange_weights
 from ewnprune.pruning.score_names import asked_of_data
 
 _TIMES = 50  # how often it prunes where nothing is said
@@ -97,4 +99,22 @@ def refuse_beside(options: Gradual, measuring: Measuring, finetune: object) -> N
         raise ValueError(
             f"{options} with {wanted[-1]}, which goes by evaluations of the network: expected one "
             "that goes by its weights, such as norm_product"
+        )
+
+
+def refuse_exchanged_weights(pl_module: Any) -> None:
+    """Refuse a module that may put other weights in for validation: what went is in them still.
+
+    Args:
+        pl_module: the module.
+
+    Raises:
+        ValueError: it may.
+    """
+    if may_exchange_weights(pl_module):
+        raise ValueError(
+            "gradual with on_validation_model_eval or on_validation_model_train of the module's "
+            "own: other weights may be put in there, such as those of a schedule-free optimizer, "
+            "which have what went: leave these hooks out, or prune with finetune, which makes the "
+            "optimizer anew"
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ewnprune.callback.attachment import Attachment
-from ewnprune.callback.gradual import Gradual, refuse_beside
+from ewnprune.callback.gradual import Gradual, refuse_beside, refuse_exchanged_weights
 from ewnprune.callback.holding import hold_at_zero, neuron_masks, pruned_first, set_to_zero
 from ewnprune.callback.measuring import Measuring
 from ewnprune.callback.ordinary import ordinary_steps, steps_done
@@ -70,6 +70,7 @@ class GradualPruning:
         self.pruned, self._found = None, None
         if self.options is not None:
             refuse_pruning_in_fit("gradual", trainer, pl_module)
+            refuse_exchanged_weights(pl_module)
 
     def network(self) -> Pruned | None:
         """The network as it is pruned now; None where nothing is."""

@@ -54,8 +54,7 @@ def as_validated(trainer: Any, pl_module: Any) -> Iterator[None]:
     of a validation epoch. Exchanging there and back rounds, so the tensors are kept meanwhile.
     """
     averaging = [c for c in trainer.callbacks if _is_a(c, "WeightAveraging")]
-    hooks = ("on_validation_model_eval", "on_validation_model_train")
-    if not averaging and not any(_overridden(pl_module, hook) for hook in hooks):
+    if not averaging and not may_exchange_weights(pl_module):
         yield
         return
     tensors = [*pl_module.parameters(), *pl_module.buffers()]
@@ -114,10 +113,14 @@ def with_buffers_of_one(trainer: Any, pl_module: Any) -> Iterator[None]:
         yield
 
 
-def _overridden(pl_module: Any, hook: str) -> bool:
-    """Whether the module has a hook of its own, under either of Lightning's namespaces."""
-    function = getattr(pl_module, hook)
-    return not str(getattr(function, "__module__", "")).endswith(".core.hooks")
+def may_exchange_weights(pl_module: Any) -> bool:
+    """Whether a module has hooks of its own, in which it may put other weights in for validation.
+
+    Args:
+        pl_module: the module, of either of Lightning's namespaces.
+    """
+    hooks = pl_module.on_validation_model_eval, pl_module.on_validation_model_train
+    return not all(str(getattr(hook, "__module__", "")).endswith(".core.hooks") for hook in hooks)
 
 
 def _is_a(callback: Any, name: str) -> bool:

@@ -180,6 +180,11 @@ class LossDrivenTraining(Net):
     pass
 
 
+class _Exchanges(Net):
+    def on_validation_model_train(self):
+        self.trainer.optimizers[0].train()
+
+
 class _Stream(torch.utils.data.IterableDataset):
     def __iter__(self):
         return iter(points())
@@ -212,6 +217,8 @@ def test_what_cannot_be_is_refused(tmp_path):
         fits.fit(tmp_path, model, callback, train=torch.utils.data.DataLoader(_Stream()))
     with pytest.raises(ValueError, match="gradual beside EMAWeightAveraging"):
         _fit(tmp_path, model, callback, EMAWeightAveraging())
+    with pytest.raises(ValueError, match=r"with on_validation_model_eval or .* finetune"):
+        _fit(tmp_path, _Exchanges(), callback)
     with pytest.raises(ValueError, match="gradual with LossDrivenTraining"):
         _fit(tmp_path, LossDrivenTraining(), callback)
     weights, model = _made("plain", Gradual(0.5), scores=["magnitude", "norm"])
