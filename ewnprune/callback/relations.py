@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ewnprune.callback.refusals import refuse_scaled_gradients
 from ewnprune.callback.run_files import run_folder, unused
@@ -15,11 +16,13 @@ from ewnprune.training.relations import Relations, gradient_rows, relate, spread
 class RelationsHooks:
     """Logs the asymptotic relations of a model's neurons while it trains.
 
-    Before every n-th step of the optimizer, from the gradient that it is about to follow. The
-    loggers get, per layer, ``relations/<layer>/product_spread`` (largest over smallest, tends to 1
-    under EWN), ``quotient_spread`` (to 1 under SWN and plain training) and ``cosine`` (the mean, to
-    -1), each over the neurons at least half as long as the layer's longest. The numbers of every
-    neuron go to ``relations.csv`` in the run's folder, a numbered one where another run has that.
+    Before every n-th step of the optimizer, from the gradient that it is about to follow; of
+    several optimizers before their steps in every n-th batch, each for the layers that it trains.
+    The loggers get, per layer, ``relations/<layer>/product_spread`` (largest over smallest, tends
+    to 1 under EWN), ``quotient_spread`` (to 1 under SWN and plain training) and ``cosine`` (the
+    mean, to -1), each over the neurons at least half as long as the layer's longest. The numbers of
+    every neuron go to ``relations.csv`` in the run's folder, a numbered one where another run has
+    that.
 
     Args:
         every_n_steps: how often.
@@ -69,12 +72,16 @@ class RelationsHooks:
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Log, when it is the time."""
-        if trainer.global_step % self.every_n_steps:
+        batches = trainer.fit_loop.epoch_loop.batch_progress.total.completed
+        # several may take turns, and each n-th step be of the same one
+        done = trainer.global_step if len(trainer.optimizers) == 1 else batches
+        if done % self.every_n_steps:
             return
         refuse_scaled_gradients(trainer, optimizer, "AsymptoticRelations")
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for name, layer in select_layers(pl_module, self.layers, self.exclude).chosen.items():
             gradient = gradient_rows(layer)
-            if gradient is None:
+            if gradient is None or not trained & _parameters_of_weight(layer):
                 continue
             found = relate(neuron_rows(layer), gradient)
             long = found.norm >= 0.5 * found.norm.max()
@@ -88,6 +95,11 @@ class RelationsHooks:
                 logger.log_metrics(metrics, trainer.global_step)
             if self._path is not None:
                 _append(self._path, trainer.global_step, name, found)
+
+
+def _parameters_of_weight(layer: nn.Module) -> set[int]:
+    ours = "weight", "parametrizations.weight."
+    return {id(p) for name, p in layer.named_parameters() if name.startswith(ours)}
 
 
 def _append(path: Path, step: int, layer: str, found: Relations) -> None:

@@ -1,5 +1,6 @@
 """Modules that optimize by themselves, and step in a batch as often as they like."""
 
+import csv
 from copy import deepcopy
 
 import pytest
@@ -13,6 +14,7 @@ from toys.gradual import by_hand
 from ewnprune import (
     EWN,
     AlphaLearningRate,
+    AsymptoticRelations,
     Gradual,
     GroupLasso,
     LogNormPenalty,
@@ -114,3 +116,12 @@ def test_a_step_that_is_skipped_is_followed_by_none(tmp_path):
     shorten(expected[0], lambda r: GroupLasso(1).shortened(r, 0.1 / (1 - 0.9) * 0.01))
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], value)
+
+
+def test_relations_are_of_the_layers_that_the_step_trains(tmp_path):
+    relations = AsymptoticRelations(2, layers=["net.0", "net.2"])
+    fit(tmp_path, ByItself(optimizers=2), relations, max_epochs=1)
+    with (tmp_path / "relations.csv").open() as file:
+        found = {(int(row["step"]), row["layer"]) for row in csv.DictReader(file)}
+    # two steps a batch, in the first batch and the third
+    assert found == {(0, "net.0"), (1, "net.2"), (4, "net.0"), (5, "net.2")}
