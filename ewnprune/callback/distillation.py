@@ -136,17 +136,17 @@ class Distilling:
 
         @wraps(self._step)  # Lightning looks at its arguments
         def training_step(*args: Any, **kwargs: Any) -> Any:
-            self._watching = True
+            self._watching = pl_module.trainer.training  # validation may call it too
             try:
                 return self._added(self._step(*args, **kwargs))
             finally:
-                self._watching, self._targets, self._outputs = False, None, []
+                self._watching, self._outputs = False, []
 
         training_step.distilling = self  # type: ignore[attr-defined]
         pl_module.training_step = training_step
 
     def expect(self, targets: Tensor, rows: Tensor) -> None:
-        """What the next training step is to learn.
+        """What training steps are to learn from now on: an optimizer may ask for several a batch.
 
         Args:
             targets: the other network's logits, for the images that learn them.
@@ -155,7 +155,7 @@ class Distilling:
         self._targets, self._rows = targets, rows.to(targets.device)
 
     def expect_nothing(self) -> None:
-        """Forget what was expected, where the step did not come."""
+        """Forget what was expected, when the batch is over."""
         self._targets = self._rows = None
 
     def let_go(self) -> None:
@@ -190,9 +190,10 @@ class Distilling:
 
     def _added(self, result: Any) -> Any:
         """What the step returned, with the soft loss added."""
-        if self._targets is None or result is None:  # nobody is to learn, or the batch is skipped
+        learns = self._watching and self._targets is not None
+        if not learns or result is None:  # or the batch is skipped
             return result
-        assert self._rows is not None
+        assert self._rows is not None and self._targets is not None
         fitting = [x for x in self._outputs if isinstance(x, Tensor) and len(x) == len(self._rows)]
         if len(self._outputs) != 1 or not fitting:
             raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from ewnprune.callback.measuring import Measuring
 from ewnprune.callback.weights import may_exchange_weights
-from ewnprune.pruning.score_names import asked_of_data
+from ewnprune.pruning.score_names import asked_of_data, find_scores
 
 _TIMES = 50  # how often it prunes where nothing is said
 
@@ -94,7 +94,8 @@ def refuse_beside(options: Gradual, measuring: Measuring, finetune: object) -> N
         )
     if measuring.inputs:
         raise ValueError(f"{options} with inputs=True: it prunes neurons; prune inputs afterwards")
-    wanted = asked_of_data(measuring.scores[:1], measuring.scope)
+    first = [*find_scores(measuring.scores)][:1]  # by name, of a function or several scores too
+    wanted = asked_of_data(first, measuring.scope)
     if wanted:
         raise ValueError(
             f"{options} with {wanted[-1]}, which goes by evaluations of the network: expected one "

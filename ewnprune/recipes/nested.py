@@ -112,11 +112,11 @@ class NestedTraining(Callback):
     def on_train_batch_end(self, *_: Any) -> None:
         self._masks.clear()
         self._draws = None
+        if self._distilling is not None:
+            self._distilling.expect_nothing()
 
     def on_train_epoch_end(self, *_: Any) -> None:
         self.on_train_batch_end()  # which did not come if on_train_batch_start returned -1
-        if self._distilling is not None:
-            self._distilling.expect_nothing()  # nor did the step, which learns what is expected
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._detach(pl_module)

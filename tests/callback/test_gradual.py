@@ -26,6 +26,7 @@ from toys.gradual import loader as _loader
 from toys.gradual import made as _made
 
 from ewnprune import EWN, Finetune, Gradual, WeightNormPruning
+from ewnprune.scores import norm
 
 
 class _Watch(pl.Callback):
@@ -206,10 +207,12 @@ def test_what_cannot_be_is_refused(tmp_path):
         ({"gradual": Gradual(0.5), "level_of": "macs"}, "expected level_of='units'"),
         ({"gradual": Gradual(0.5), "inputs": True}, "prune inputs afterwards"),
         ({"gradual": Gradual(0.5), "scores": ["taylor"]}, "score 'taylor', which goes by eval"),
+        ({"gradual": Gradual(0.5), "scores": "taylor"}, "score 'taylor', which goes by eval"),
         ({"gradual": Gradual(0.5), "scope": "sensitivity"}, "scope='sensitivity', which goes by"),
     ):
         with pytest.raises(ValueError, match=message):
             WeightNormPruning(EWN(), LEVELS, **options)
+    assert WeightNormPruning(EWN(), LEVELS, gradual=Gradual(0.5), scores=norm).scores is norm
     callback, model = _made("EWN", Gradual(0.5))
     with pytest.raises(ValueError, match="gradual needs to know the length"):
         _fit(tmp_path, model, callback, max_epochs=-1)
