@@ -50,7 +50,12 @@ class TrainingBatches(TrainerBatches):
     It is a loader of their own, so that none is taken from the training, and they are the same in a
     run that was resumed. Random numbers are the caller's to put back, as
     `evaluating` does.
+
+    Attributes:
+        of: how many training loaders there are, of which this is the first.
     """
+
+    of = 1
 
     def __iter__(self) -> Iterator[Any]:
         seed_draws(self.loader, global_seed())
@@ -112,7 +117,9 @@ def training_batches(trainer: Any, pl_module: Any, most: int) -> TrainingBatches
         return "the training data are a stream, and what is taken of it would not be trained on"
     twin = with_own_workers(copy(loader))
     limit = min(most, trainer.num_training_batches) if fitting else most
-    return TrainingBatches(trainer, twin, limit, training=True)
+    batches = TrainingBatches(trainer, twin, limit, training=True)
+    batches.of = len(flat)
+    return batches
 
 
 def with_own_workers(loader: Any) -> Any:

@@ -22,7 +22,11 @@ from ewnprune.callback.gradual_pruning import GradualPruning
 from ewnprune.callback.loss_levels import Action, LossLevels
 from ewnprune.callback.measuring import Measuring
 from ewnprune.callback.module_hooks import go_along, once_built, take_off
-from ewnprune.callback.refusals import builds_layers_later, refuse_what_cannot_work
+from ewnprune.callback.refusals import (
+    builds_layers_later,
+    refuse_flattened,
+    refuse_what_cannot_work,
+)
 from ewnprune.curve.curve import Curve
 from ewnprune.model.batches import inputs_and_targets
 from ewnprune.model.layers import LayerPatterns
@@ -130,6 +134,7 @@ class PruningHooks:
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Attach: before the optimizer, DDP and a checkpoint's weights."""
         if stage != "predict":  # which measures nothing
+            refuse_flattened(trainer)
             self.curves.reset()
         self.loss_levels.passed = []
         if stage != "fit":
@@ -202,10 +207,7 @@ class PruningHooks:
         take_off(pl_module)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Fold, and say what was found and written.
-
-        Early enough for ``ddp_spawn`` to send plain weights home, and after the run's checkpoints.
-        """
+        """Fold, before ``ddp_spawn`` sends weights home and after the checkpoints; tell all."""
         if stage == "fit":
             # once more where another callback, or the module, put weights in when the fit ended
             self.curves.take_last(trainer, pl_module)
@@ -252,8 +254,5 @@ class PruningHooks:
     scope = property(attrgetter("measuring.scope"))
     max_per_layer = property(attrgetter("measuring.max_per_layer"))
     batch = property(attrgetter("measuring.batch"))
-
-    @property
-    def curve(self) -> Curve | None:
-        """The points measured so far."""
-        return self.curves.curve
+    realize = property(attrgetter("measuring.realize"))
+    curve: Curve | None = property(attrgetter("curves.curve"))  # type: ignore[assignment]

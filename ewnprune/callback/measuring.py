@@ -137,6 +137,9 @@ class Measuring:
         if why_not and with_statistics(pl_module):
             text = f"running statistics of BatchNorms are those of the whole network: {why_not}"
             curve = Curve(curve.points, (*curve.notes, Note("statistics", text)))
+        elif getattr(training, "of", 1) > 1:
+            text = f"training batches are of the first of {training.of} training data loaders"
+            curve = Curve(curve.points, (*curve.notes, Note("statistics", text)))
         return curve
 
     def _training(self, trainer: Any, pl_module: Any) -> Any:

@@ -21,6 +21,20 @@ def builds_layers_later(pl_module: Any) -> bool:
     )
 
 
+def refuse_flattened(trainer: Any) -> None:
+    """Check that weights are there as layers have them, to attach to and to measure.
+
+    Raises:
+        ValueError: the Trainer's strategy flattens them.
+    """
+    strategy = type(trainer.strategy).__name__
+    if strategy.startswith(("FSDP", "DeepSpeed")):
+        raise ValueError(
+            f"WeightNormPruning cannot work under {strategy}, which flattens the parameters: use "
+            "DDP, or FSDP2 (ModelParallelStrategy) with ewnprune.reparametrize in configure_model"
+        )
+
+
 def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
     """Name what would train or average the wrong thing, before anything is attached.
 
@@ -30,16 +44,10 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
         later: whether it attaches after the other callbacks' ``setup``.
 
     Raises:
-        ValueError: a strategy, precision or callback that cannot work beside it, or a callback that
-            would decide by the curve of an epoch before.
+        ValueError: a precision or callback that cannot work beside it, or a callback that would
+            decide by the curve of an epoch before.
     """
     attaches = callback.parametrization is not None and not callback.attachment.weight_space
-    strategy = type(trainer.strategy).__name__
-    if strategy.startswith(("FSDP", "DeepSpeed")):
-        raise ValueError(
-            f"WeightNormPruning cannot work under {strategy}, which flattens the parameters: use "
-            "DDP, or FSDP2 (ModelParallelStrategy) with ewnprune.reparametrize in configure_model"
-        )
     if trainer.precision == "16-true" and attaches:
         raise ValueError(
             "WeightNormPruning cannot work with precision='16-true', in which exp(alpha) overflows "

@@ -75,6 +75,12 @@ class LossDrivenTraining:
                 f"{len(optimizer)} optimizers: LossDrivenTraining expects one; return one from "
                 "configure_optimizers"
             )
+        if isinstance(module.trainer.train_dataloader, dict | list | tuple):
+            raise ValueError(
+                f"{len(module.trainer.train_dataloader)} training loaders in a "
+                f"{type(module.trainer.train_dataloader).__name__}: LossDrivenTraining measures "
+                "the loss of all training data: expected one loader"
+            )
         # the loss of a run that resumes is in the checkpoint
         log_loss = 0.0 if self._loaded else self.measure()
         self.controller = LossController(

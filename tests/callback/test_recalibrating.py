@@ -45,6 +45,17 @@ def test_the_curve_is_that_of_the_function_on_the_training_batches(tmp_path, par
     assert stale.curve.points[0].loss == pruning.curve.points[0].loss
 
 
+def test_the_first_of_several_loaders_is_told_of(tmp_path):
+    class Two(Net):
+        def training_step(self, batch, _):
+            return super().training_step(batch["a"] if isinstance(batch, dict) else batch, _)
+
+    model, train = Two(normed().net), {"a": loader(), "b": loader()}
+    callback = WeightNormPruning(None, LEVELS)
+    fit(tmp_path, model, callback, train=train, max_epochs=1)
+    assert "training batches are of the first of 2 training data loaders" in told(callback.curve)
+
+
 class Drawing(IterableDataset):
     """A stream: what is taken of it is gone."""
 

@@ -177,17 +177,20 @@ def test_bad_arguments_are_refused_at_once():
             WeightNormPruning(EWN(), LEVELS, **{name: 3})
 
 
-@pytest.mark.parametrize(
-    ("strategy", "precision", "expected"),
-    [
-        ("FSDPStrategy", "32-true", "FSDPStrategy, which flattens"),
-        ("DeepSpeedStrategy", "32-true", "DeepSpeedStrategy, which flattens"),
-        ("SingleDeviceStrategy", "16-true", "precision='16-true'"),
-    ],
-)
-def test_what_cannot_work_is_refused_by_name(strategy, precision, expected):
-    trainer = SimpleNamespace(strategy=type(strategy, (), {})(), precision=precision, callbacks=[])
-    with pytest.raises(ValueError, match=expected):
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+@pytest.mark.parametrize("strategy", ["FSDPStrategy", "DeepSpeedStrategy"])
+def test_what_flattens_weights_is_refused_wherever_they_are_measured(strategy, stage):
+    trainer = SimpleNamespace(strategy=type(strategy, (), {})())
+    callback = WeightNormPruning(EWN(), LEVELS)
+    with pytest.raises(ValueError, match=f"{strategy}, which flattens"):
+        callback.setup(trainer, Net(), stage)
+    callback.setup(trainer, Net(), "predict")
+
+
+def test_half_precision_that_overflows_is_refused_by_name():
+    strategy = type("SingleDeviceStrategy", (), {})()
+    trainer = SimpleNamespace(strategy=strategy, precision="16-true", callbacks=[])
+    with pytest.raises(ValueError, match="precision='16-true'"):
         refuse_what_cannot_work(WeightNormPruning(EWN(), LEVELS), trainer, later=False)
 
 

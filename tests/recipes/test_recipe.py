@@ -9,6 +9,7 @@ from toys.fits import Net, TrainsOnly, fit, make_trainer
 from ewnprune import EWN, SWN, Finetune, WeightNormPruning, reparametrize
 from ewnprune.recipes import log_norm_penalty, proximal
 from ewnprune.recipes.alpha_rate import AlphaLearningRate
+from ewnprune.recipes.group_lasso import GroupLasso
 from ewnprune.recipes.initial_norms import InitialNorms
 from ewnprune.recipes.log_norm_penalty import LogNormPenalty
 

@@ -111,6 +111,13 @@ def test_weights_of_another_run_are_where_a_new_one_begins(tmp_path, loaded):
 
 
 @quiet
+def test_several_loaders_are_refused(tmp_path):
+    data = DataLoader(TensorDataset(torch.randn(4, 6), torch.zeros(4).long()))
+    with pytest.raises(ValueError, match=r"2 training loaders in a dict: .* expected one"):
+        make_trainer(tmp_path).fit(_new(), {"a": data, "b": data})
+
+
+@quiet
 def test_measuring_leaves_the_workers_that_stay_to_the_training():
     class Counts(_Net):
         batches = ()
