@@ -10,7 +10,7 @@ from ewnprune.training.optimizers import EWNSGD, SWNSGD
 from ewnprune.training.parametrizations import EWN, SWN
 from ewnprune.training.weight_space import marked
 
-AVERAGING = {"WeightAveraging", "StochasticWeightAveraging"}
+_AVERAGING = "WeightAveraging", "StochasticWeightAveraging"
 
 
 def builds_layers_later(pl_module: Any) -> bool:
@@ -69,17 +69,16 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
         )
     before = True
     for other in trainer.callbacks:
-        names = {base.__name__ for base in type(other).__mro__}
         if other is callback:
             before = False
-        elif "PruningHooks" in names:
+        elif _is_a(other, "PruningHooks"):
             raise ValueError("two WeightNormPruning callbacks: expected one; merge their options")
-        elif "ModelPruning" in names:
+        elif _is_a(other, "ModelPruning"):
             raise ValueError(
                 "ModelPruning beside WeightNormPruning: it would skip every reparametrized layer "
                 "without a word; remove one of the two"
             )
-        elif (before or later) and (harm := _harm(names, callback.method != "plain")):
+        elif (before or later) and (harm := _harm(other, callback.method != "plain")):
             remedy = (
                 "put WeightNormPruning before it in the Trainer's callbacks"
                 if before
@@ -90,13 +89,13 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
             _refuse_early_decision(other, trainer)
 
 
-def _harm(names: set[str], normalizes: bool) -> str:
-    """What a callback of these classes does to a model that is attached to after it; or empty."""
-    if names & AVERAGING:
+def _harm(other: Any, normalizes: bool) -> str:
+    """What a callback does to a model that is attached to after it; or empty."""
+    if _is_a(other, *_AVERAGING):
         return (
             "copies the model before it is reparametrized, and would average the wrong parameters"
         )
-    if normalizes and "BaseFinetuning" in names:
+    if normalizes and _is_a(other, "BaseFinetuning"):
         return (
             "freezes layers before they are reparametrized, and they would train plain once it "
             "unfreezes them"
@@ -106,9 +105,8 @@ def _harm(names: set[str], normalizes: bool) -> str:
 
 def put_before_them(callbacks: list[Any]) -> None:
     """Move `PruningHooks`, of two the last, before the first callback that wants them there."""
-    names = [{base.__name__ for base in type(callback).__mro__} for callback in callbacks]
-    wanting = [place for place, kinds in enumerate(names) if _harm(kinds, normalizes=True)]
-    *_, own = [place for place, kinds in enumerate(names) if "PruningHooks" in kinds]
+    wanting = [place for place, each in enumerate(callbacks) if _harm(each, normalizes=True)]
+    *_, own = [place for place, each in enumerate(callbacks) if _is_a(each, "PruningHooks")]
     callbacks.insert(min([own, *wanting]), callbacks.pop(own))
 
 
@@ -159,7 +157,7 @@ def refuse_pruning_in_fit(option: str, trainer: Any, pl_module: Any) -> None:
         raise ValueError(
             "finetune needs to know when the ordinary epochs are over: give the Trainer max_epochs"
         )
-    if option == "finetune" and (unfreezing := _of_kinds(trainer, {"BaseFinetuning"})):
+    if option == "finetune" and (unfreezing := _of_kinds(trainer, "BaseFinetuning")):
         raise ValueError(
             f"finetune beside {unfreezing[0]}, which changes the optimizer's groups by their "
             "number, and finetuning makes the optimizer anew: remove one of the two"
@@ -170,7 +168,7 @@ def refuse_pruning_in_fit(option: str, trainer: Any, pl_module: Any) -> None:
             f"{option} beside {averaging[0]}, which would average pruned weights with those "
             "of before: remove one of the two"
         )
-    if any(base.__name__ == "LossDrivenTraining" for base in type(pl_module).__mro__):
+    if _is_a(pl_module, "LossDrivenTraining"):
         raise ValueError(
             f"{option} with LossDrivenTraining, which may undo the epoch before: use another model"
         )
@@ -180,16 +178,16 @@ def refuse_pruning_in_fit(option: str, trainer: Any, pl_module: Any) -> None:
 
 def averaging_callbacks(trainer: Any, *kinds: str) -> list[str]:
     """Names of callbacks that put averaged weights into the model at the end of training."""
-    return _of_kinds(trainer, {*(kinds or AVERAGING)})
+    return _of_kinds(trainer, *(kinds or _AVERAGING))
 
 
-def _of_kinds(trainer: Any, kinds: set[str]) -> list[str]:
-    """Names of the callbacks of some classes, of either of Lightning's namespaces."""
-    return [
-        type(callback).__name__
-        for callback in trainer.callbacks
-        if kinds & {base.__name__ for base in type(callback).__mro__}
-    ]
+def _of_kinds(trainer: Any, *kinds: str) -> list[str]:
+    return [type(callback).__name__ for callback in trainer.callbacks if _is_a(callback, *kinds)]
+
+
+def _is_a(thing: Any, *names: str) -> bool:
+    """Whether it is of a class with one of these names, of either of Lightning's namespaces."""
+    return not {*names}.isdisjoint(base.__name__ for base in type(thing).__mro__)
 
 
 def refuse_other_optimizers(parametrization: Any, optimizers: Iterable[Any]) -> None:
