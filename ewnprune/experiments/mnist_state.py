@@ -120,7 +120,9 @@ def begin(
         run.load(torch.load(folder / "state.pt", weights_only=True, map_location="cpu"))
     else:
         save(folder / "depth0.pt", {"weights": model.state_dict(), "log_loss": start})
-    return run, missing(depths, folder)
+    left = missing(depths, folder)
+    save_passed(run, left, folder)  # it may have been cut off between the one file and the other
+    return run, left
 
 
 def missing(depths: Sequence[int], folder: Path) -> list[int]:
@@ -142,7 +144,12 @@ def give_up(run: Run, folder: Path, depth: int) -> NoReturn:
 
 
 def save_passed(run: Run, depths: list[int], folder: Path) -> None:
-    """Save the weights if a depth was passed, and take it off the list."""
+    """Save the weights if a depth was passed, and take it off the list.
+
+    The state first: once the last depth is there, nothing of the run is written any more.
+    """
+    if depths and run.controller.log_loss < -depths[0]:
+        save(folder / "state.pt", run.state())
     while depths and run.controller.log_loss < -depths[0]:
         counts = {"kept": int(run.controller.state.accepted), "attempted": len(run.epochs)}
         seconds = sum(row["seconds"] for row in run.epochs)

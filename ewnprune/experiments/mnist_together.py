@@ -70,7 +70,7 @@ def train_together(
         else:
             bar.update(goal)
     bar.update(sum(nats(run, goal) for run, _, _ in begun))
-    running = begun
+    running = [(run, left, folder) for run, left, folder in begun if left]
     while running:
         runs = [run for run, _, _ in running]
         stack = Stack.of([r.method for r in runs], [TwoLayer.of(r.model) for r in runs])

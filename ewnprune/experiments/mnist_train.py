@@ -131,14 +131,15 @@ def train(
     # weights of dead neurons become denormal numbers, which slow a CPU down tenfold
     torch.set_flush_denormal(True)
     try:
-        _until(left, run, data, folder, bar)
+        _until(left, max(depths), run, data, folder, bar)
     finally:
         torch.set_flush_denormal(False)
 
 
-def _until(depths: list[int], run: Run, data: Digits, folder: Path, bar: "tqdm[NoReturn]") -> None:
+def _until(
+    depths: list[int], goal: int, run: Run, data: Digits, folder: Path, bar: "tqdm[NoReturn]"
+) -> None:
     saved = clock = time.monotonic()
-    goal = depths[-1]
     bar.update(nats(run, goal))
     each = each_log_loss(run.model, data)
     while depths and not exhausted(run):
@@ -153,7 +154,7 @@ def _until(depths: list[int], run: Run, data: Digits, folder: Path, bar: "tqdm[N
             run.load(begun)
             bar.update(nats(run, goal))
         save_passed(run, depths, folder)
-        if not depths or time.monotonic() - saved > SAVE_EVERY:
+        if time.monotonic() - saved > SAVE_EVERY:
             saved = time.monotonic()
             save(folder / "state.pt", run.state())
     if depths:

@@ -70,10 +70,11 @@ class Recorder(Callback):
             write_text(self.folder / "progress", f"{_done(trainer):.4f}\n")
             self._written = time.monotonic()
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.save_checkpoint(self.folder / _FINAL)
-        pruning = _pruning(trainer)
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # not when training ends, which does not come again where a run was cut off after its last
+        # epoch; and the checkpoint last, for it says that all of this is there
         if trainer.is_global_zero:
+            pruning = _pruning(trainer)
             chosen = select_layers(pl_module, pruning.layers, pruning.exclude, recurrent=True)
             rows = [
                 {"layer": name, "neuron": index, "norm": value}
@@ -81,6 +82,7 @@ class Recorder(Callback):
                 for index, value in enumerate(neuron_norms(layer).tolist())
             ]
             write_rows(self.folder / "norms.csv", rows)
+        trainer.save_checkpoint(self.folder / _FINAL)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pruning = _pruning(trainer)

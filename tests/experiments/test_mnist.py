@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ewnprune.experiments import mnist, mnist_small
+from ewnprune.experiments import mnist, mnist_small, mnist_state
 from ewnprune.experiments.mnist_digits import Digits
 from ewnprune.experiments.mnist_runs import (
     PRUNED,
@@ -17,6 +17,7 @@ from ewnprune.experiments.mnist_runs import (
     prune,
 )
 from ewnprune.experiments.mnist_state import log_mean_loss, network
+from ewnprune.experiments.mnist_together import train_together
 from ewnprune.experiments.mnist_train import train
 from ewnprune.experiments.verdict import write_csv
 
@@ -62,6 +63,37 @@ def test_an_interrupted_run_ends_like_one_without_a_break(tmp_path, bar, method)
         assert all(torch.equal(a[key], b[key]) for key in a)
     assert straight[-1]["log_loss"] < -3
     assert not torch.equal(a["fc1.weight"], network(12, 4).fc1.weight)
+
+
+@pytest.mark.parametrize("cut_off_at", ["state.pt", "depth3.pt"])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_run_cut_off_between_two_files_ends_like_one_that_was_not(
+    tmp_path, bar, monkeypatch, together, cut_off_at
+):
+    def run(folder):
+        if together:
+            train_together([("EWN", 3, folder)], _digits(300, 1), 12, [1, 3], bar)
+        else:
+            train("EWN", 3, _digits(300, 1), 12, [1, 3], folder, bar)
+
+    def cut_off(path, content, save=mnist_state.save):
+        if path.name == cut_off_at:
+            raise OSError("no space left")
+        save(path, content)
+
+    run(tmp_path / "straight")
+    with monkeypatch.context() as full, pytest.raises(OSError, match="no space left"):
+        full.setattr(mnist_state, "save", cut_off)
+        run(tmp_path / "broken")
+    run(tmp_path / "broken")
+    rows = [history(tmp_path / name) for name in ("straight", "broken")]
+    assert [row | {"seconds": 0} for row in rows[0]] == [row | {"seconds": 0} for row in rows[1]]
+    for depth in (1, 3):
+        a, b = (
+            torch.load(tmp_path / name / f"depth{depth}.pt", weights_only=True)["weights"]
+            for name in ("straight", "broken")
+        )
+        assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_epochs_follow_the_rule(tmp_path, bar):

@@ -4,14 +4,17 @@ import csv
 
 import pytest
 import torch
+from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics import MeanSquaredError
 from toys.data import Points, loader, points
-from toys.fits import Net, TrainsOnly, make_trainer
+from toys.fits import Net, TrainsOnly, assert_same_tensors, make_trainer
 
-from ewnprune import WeightNormPruning
+from ewnprune import EWN, WeightNormPruning
+from ewnprune.callback.checkpoint import read_checkpoint
 from ewnprune.files import write_rows
 from ewnprune.study.dense import DenseOfPrunedSize
 from ewnprune.study.run import Recorder, _write_training
@@ -47,10 +50,10 @@ class Stream(IterableDataset):
         return iter(points(48))
 
 
-def _trainer(folder, pruning=None, **options):
-    (folder / "checkpoints").mkdir()
+def _trainer(folder, pruning=None, *callbacks, **options):
+    (folder / "checkpoints").mkdir(exist_ok=True)
     pruning = WeightNormPruning(None, (0, 0.5), ("norm",)) if pruning is None else pruning
-    return make_trainer(folder, pruning, Recorder(str(folder)), **options)
+    return make_trainer(folder, *callbacks, Recorder(str(folder)), pruning, **options)
 
 
 def test_levels_that_are_not_reported_need_no_details(tmp_path):
@@ -64,9 +67,41 @@ def test_norms_of_recurrent_layers_are_kept(tmp_path):
     trainer = _trainer(tmp_path)
     trainer.save_checkpoint = lambda path: None  # of a fit, which this is not
     (recorder,) = (each for each in trainer.callbacks if isinstance(each, Recorder))
-    recorder.on_train_end(trainer, Net(Recurrent()))
+    recorder.on_fit_end(trainer, Net(Recurrent()))
     with open(tmp_path / "norms.csv", newline="") as file:
         assert [row["layer"] for row in csv.DictReader(file)] == ["net.rnn"] * 8
+
+
+class FailsOnce(Callback):
+    def __init__(self):
+        self.failed = False
+
+    def on_train_end(self, trainer, pl_module):
+        if not self.failed:
+            self.failed = True
+            raise OSError("no space left")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_run_cut_off_after_its_last_epoch_is_finished(tmp_path, whole):
+    folder = tmp_path / "checkpoints"
+    keep_last = ModelCheckpoint(folder, "last", enable_version_counter=False)
+    fails = FailsOnce()
+    fails.failed = whole
+    trainer = _trainer(tmp_path, WeightNormPruning(EWN(), (0, 0.5)), keep_last, fails)
+    if not whole:
+        with pytest.raises(OSError, match="no space left"):
+            trainer.fit(Net(), loader(), loader(40, 1))
+        assert not (folder / "final.ckpt").exists() and not (tmp_path / "norms.csv").exists()
+        checkpoint = folder / "last.ckpt"
+        trainer = _trainer(tmp_path, WeightNormPruning(EWN(), (0, 0.5)), keep_last, fails)
+    trainer.fit(Net(), loader(), loader(40, 1), ckpt_path=None if whole else checkpoint)
+    last, final = (read_checkpoint(folder / f"{name}.ckpt") for name in ("last", "final"))
+    assert final["global_step"] == 8
+    assert_same_tensors(final, last, "")
+    with open(tmp_path / "norms.csv", newline="") as file:
+        norms = [float(row["norm"]) for row in csv.DictReader(file)]
+    assert norms == pytest.approx(final["state_dict"]["net.0.weight"].norm(dim=1).tolist())
 
 
 def test_epochs_of_a_stream_say_how_far_a_run_is(tmp_path, monkeypatch):
