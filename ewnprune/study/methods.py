@@ -21,7 +21,8 @@ class Method:
         scores: how neurons are ranked; of several, validation data choose one.
         candidates: further options by label, such as strengths of a penalty; validation data
             choose one.
-        parts: further options by level: the run for a level gives the curve's point there.
+        parts: further options by level: the run for a level gives the curve's point there, of its
+            network as it is trained; or at the one level that its ``prune.sparsities`` name.
         trains: the method whose runs are taken, where this one differs in the scores alone.
     """
 
@@ -121,10 +122,7 @@ METHODS: Mapping[str, Method] = {
         _parametrization(None),
         scores=("norm",),
         parts={
-            level: {
-                "prune": {"sparsities": [0.0]},
-                **_callback("ewnprune.study.dense.DenseOfPrunedSize", sparsity=level),
-            }
+            level: _callback("ewnprune.study.dense.DenseOfPrunedSize", sparsity=level)
             for level in (0.5, 0.8, 0.9, 0.95, 0.98)
         },
     ),
@@ -187,7 +185,7 @@ def parse_methods(own: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
     """A study's own methods, from its YAML.
 
     Raises:
-        UsageError: an unknown field, or scores that are no list.
+        UsageError: an unknown field, scores that are no list, or a way to train beside ``trains``.
     """
     if not isinstance(own, Mapping):
         raise UsageError(f"own={own!r}: expected the methods by name, each with its fields")
@@ -207,6 +205,13 @@ def parse_methods(own: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
             raise UsageError(
                 f"own method {name!r}: expected fit as options by name, and candidates and parts "
                 f"as such options by name ({{}} for none); got {mappings}"
+            )
+        unused = [key for key, value in mappings.items() if value and options.get("trains")]
+        if unused:
+            raise UsageError(
+                f"own method {name!r}: it takes the runs of {options['trains']!r}, and its "
+                f"{' and '.join(unused)} would train nothing: leave out {' and '.join(unused)}, or "
+                "trains"
             )
         found[name] = Method(**options)
     return found

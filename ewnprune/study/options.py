@@ -31,7 +31,7 @@ def check_options(runs: Iterable[Run], own: Iterable[str]) -> None:
     """
     distinct: dict[Any, Mapping[str, Any]] = {}
     for each in runs:
-        refuse_what_no_run_can(each.config)
+        refuse_what_no_run_can(each.config, each.part)
         label = Label.parse(each.method)
         mine = (label.method, label.candidate, each.part) if label.method in own else None
         distinct.setdefault((label.settings, mine), each.config)

@@ -17,6 +17,7 @@ from ewnprune.study.methods import METHODS, Method
 
 _DATA = "lightning_modules.MNISTDataModule"
 _LONGEST = 200
+_WHOLE = {"prune": {"sparsities": [0.0]}}  # as it is trained, it is the point of its level
 _OF_A_CLASS = ("class_path", "init_args", "dict_kwargs")
 
 
@@ -60,7 +61,8 @@ def expand(
                 *(("", float(level), options) for level, options in method.parts.items()),
             ]
             for candidate, part, options in variants or [("", None, {})]:
-                config = merge(merge(base, nested(method.fit)), nested(options))
+                config = merge(base, {} if part is None else _WHOLE)
+                config = merge(merge(config, nested(method.fit)), nested(options))
                 config = merge(config, {"prune": {"scores": list(scores)}})
                 for key, value in varied.items():
                     config = merge(config, nested({key: value}))

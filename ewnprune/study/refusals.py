@@ -12,12 +12,16 @@ from ewnprune.study.plan import nested
 _DENSE = "ewnprune.study.dense.DenseOfPrunedSize"
 
 
-def refuse_what_no_run_can(config: Mapping[str, Any]) -> None:
+def refuse_what_no_run_can(config: Mapping[str, Any], part: float | None = None) -> None:
     """Refuse options of a run that it would fail with, most of them after it has trained.
 
+    Args:
+        config: the options.
+        part: the level that the run alone is the point of, if it is one.
+
     Raises:
-        UsageError: several devices, choices by test data, or a dense network whose size is not
-            known before another is trained.
+        UsageError: several devices, choices by test data, a dense network whose size is not known
+            before another is trained, or several levels of a run that is one point.
     """
     trainer, prune = (config.get(group) or {} for group in ("trainer", "prune"))
     for name in ("devices", "num_nodes"):
@@ -32,6 +36,12 @@ def refuse_what_no_run_can(config: Mapping[str, Any]) -> None:
         raise UsageError(
             f"{wanted[0]} goes by data, which test data must not be, and a study measures on them: "
             "take another, or say trainer.limit_test_batches: 0 to report on validation data"
+        )
+    levels = prune.get("sparsities")
+    if part is not None and not (isinstance(levels, list) and len(levels) == 1):
+        raise UsageError(
+            f"prune.sparsities={levels}: the run for part {part:g} of a method is the point of "
+            "that level alone: leave the levels out, or name the one to measure it at"
         )
     made = [
         one.get("class_path") for one in trainer.get("callbacks") or [] if isinstance(one, dict)

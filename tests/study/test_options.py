@@ -33,6 +33,10 @@ from ewnprune.study.run import FINISHED
         ("--methods=mine --own '{mine: {trains: none, scores: [taylor]}}'", "score 'taylor' goes"),
         ("--methods=mine --own '{mine: {trains: nonne}}'", "no method 'nonne': did you mean none?"),
         ("--methods=none,dense --fit.prune.level_of=macs", "dense has networks without a fraction"),
+        (
+            "--methods=dense --vary '{prune.sparsities: [[0], [0, 0.5]]}'",
+            "prune.sparsities=[0, 0.5]: the run for part 0.5 of a method is the point of that",
+        ),
         ("--fit.data=null", "the option --data is required"),
         ("--fit.trainer.devices=2", "trainer.devices=2: a run of a study is one process on one"),
         (
@@ -62,6 +66,16 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 def test_methods_without_options_by_name_are_refused(fields):
     with pytest.raises(UsageError, match="own method 'mine': expected fit as options by name"):
         parse_methods({"mine": fields})
+
+
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [("fit", {"trainer.max_epochs": 9}), ("candidates", {1: {}}), ("parts", {1: {}})],
+)
+def test_a_method_that_takes_the_runs_of_another_trains_nothing_else(field, options):
+    with pytest.raises(UsageError, match=rf"takes the runs of 'ewn', and its {field} would train"):
+        parse_methods({"mine": {"trains": "ewn", field: options}})
+    parse_methods({"mine": {"trains": "ewn", field: {}}, "other": {"trains": "", field: options}})
 
 
 @pytest.mark.parametrize("wrong", [None, 1.5, [["none"]]])

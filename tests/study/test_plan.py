@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ewnprune.study.command import _prepare
-from ewnprune.study.methods import METHODS
+from ewnprune.study.methods import METHODS, Method
 from ewnprune.study.plan import Run, expand, merge, nested
 
 MINE = {"class_path": "toys.data.Points"}
@@ -74,6 +74,16 @@ def test_options_by_the_names_of_a_command_line_lie_below_those_of_methods():
     asked = run.config["prune"]
     assert (asked["realize"], asked["parametrization"], asked["a"]) == ("remove", None, 1)
     assert "magnitude" not in asked["scores"]  # which removes nothing that could be built
+
+
+def test_a_run_for_one_level_is_not_pruned_unless_its_method_says_where():
+    """Else all levels of its curve would count as that one."""
+    base = {"prune": {"sparsities": [0, 0.5, 0.9]}}
+    told = {"prune": {"sparsities": [0.5]}}
+    for fit, options, levels in (({}, {}, [0.0]), (told, {}, [0.5]), ({}, told, [0.5])):
+        own = {"mine": Method(fit, ("norm",), parts={0.5: options})}
+        (run,) = expand(Path("f"), own, [0], base, {}, own)
+        assert (run.part, run.config["prune"]["sparsities"]) == (0.5, levels)
 
 
 def test_a_run_has_one_device_unless_one_is_named(tmp_path):
