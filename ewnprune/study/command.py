@@ -52,9 +52,10 @@ def compare(
 
     By default MNIST, 784-1024-10, three methods, three seeds, five epochs. Finished runs are
     skipped, so a study that was interrupted goes on, and one that is done can be extended by seeds
-    and methods: give the same folder. A run that fails is reported and stops no other. Runs of one
-    seed share initial network, data and their order. Scores, and the strength of a penalty, are
-    chosen on validation data; accuracies are shown on test data.
+    and methods: give the same folder. For a method that only ranks what another trains (random,
+    magnitude), networks are measured again and not trained anew. A run that fails is reported and
+    stops no other. Runs of one seed share initial network, data and their order. Scores, and the
+    strength of a penalty, are chosen on validation data; accuracies are shown on test data.
 
     The folder then has points.csv (every point of every run), levels.csv, differences.csv,
     summaries.csv and study.txt, what is printed; and report/index.html, the page of `ewnprune
@@ -102,14 +103,14 @@ def compare(
     asked |= {"reference": reference, "methods": list(wanted)}
     settings = joined(folder, json.loads(json.dumps(asked)))
     defined = parse_methods(settings["own"])
-    runs = expand(folder / "runs", wanted, parse_seeds(seeds), base, vary or {}, defined)
-    check_options([run for run in runs if not (run.folder / FINISHED).is_file()], defined)
+    known = find_methods(settings["methods"], defined)
+    runs = expand(folder / "runs", wanted, parse_seeds(seeds), base, vary or {}, defined, known)
+    check_options(_unfinished(runs), defined)
     loggers = configured_loggers(base)  # or an error, now
     with _alone(folder):
         write_text(folder / STUDY, yaml.safe_dump(settings, sort_keys=False))
         todo = _prepare(runs)
         print(f"ewnprune: {len(runs)} runs, {len(runs) - len(todo)} of them finished: {folder}")
-        known = find_methods(settings["methods"], defined)
         then, folders = partial(_write_so_far, folder, known), [run.folder for run in todo]
         failed = watch(start(folders, workers), todo, then) if todo else []
         study = _write_results(folder, known)
@@ -179,9 +180,19 @@ def _find_engine(engine: str, address: str | None) -> Callable[..., Events]:
     return run_locally
 
 
+def _unfinished(runs: list[Run]) -> list[Run]:
+    """Those without a curve by each of their scores; one that is trained is only measured anew."""
+    todo = []
+    for run in runs:
+        path, wanted = run.folder / FINISHED, (run.config.get("prune") or {}).get("scores", ())
+        if not path.is_file() or {*wanted} - {point.score for point in read_curve(path)}:
+            todo.append(run)
+    return todo
+
+
 def _prepare(runs: list[Run]) -> list[Run]:
     """Write the settings of the runs that are to do."""
-    todo = [run for run in runs if not (run.folder / FINISHED).is_file()]
+    todo = _unfinished(runs)
     for run in todo:
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "progress").unlink(missing_ok=True)

@@ -1,9 +1,10 @@
 """The methods that `ewnprune compare` knows by name, and how a study spells out others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from ewnprune.callback.names import score_name
 from ewnprune.errors import UsageError, nearest
 from ewnprune.recipes.prunable import LEVELS
 from ewnprune.study.labels import check_names
@@ -213,7 +214,8 @@ def parse_methods(own: Mapping[str, Mapping[str, Any]]) -> dict[str, Method]:
                 f"{' and '.join(unused)} would train nothing: leave out {' and '.join(unused)}, or "
                 "trains"
             )
-        found[name] = Method(**options)
+        made = Method(**options)
+        found[name] = replace(made, scores=[score_name(score) for score in made.scores])
     return found
 
 

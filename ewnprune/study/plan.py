@@ -39,13 +39,24 @@ def expand(
     base: Mapping[str, Any],
     vary: Mapping[str, list[Any]],
     own: Mapping[str, Method],
+    study: Mapping[str, Method] | None = None,
 ) -> list[Run]:
-    """The runs that a study needs, seed by seed, each once."""
-    everything = {**METHODS, **own}
-    # all scores that any method may want of a run, so that a study grows without training anew; but
-    # where networks are built, a score of single weights is refused: those asked for then
+    """The runs that a study needs, seed by seed, each once.
+
+    Args:
+        folder: that of the runs.
+        methods: whose runs are wanted.
+        seeds: of each.
+        base: options of all.
+        vary: options that vary, each with its values.
+        own: the study's own methods.
+        study: all methods of the study, whose scores a run measures; by default `methods`.
+    """
+    everything, study = {**METHODS, **own}, study or methods
+    # a folder is named by all scores that a method may want of its run, so that a study that grows
+    # finds it; where networks are built, by those of the study
     built = (base.get("prune") or {}).get("realize", "mask") != "mask"
-    ranking = methods if built else everything
+    named = study if built else everything
     runs: dict[Path, Run] = {}
     for seed, values in product(seeds, list(product(*vary.values()))):
         varied = dict(zip(vary, values, strict=True))
@@ -53,9 +64,6 @@ def expand(
         for asked, method in methods.items():
             name = method.trains or asked
             method = everything[name]
-            scores = dict.fromkeys(method.scores)
-            for other in ranking.values():
-                scores |= dict.fromkeys(other.scores if other.trains == name else ())
             variants: list[tuple[str, float | None, Mapping[str, Any]]] = [
                 *((str(key), None, options) for key, options in method.candidates.items()),
                 *(("", float(level), options) for level, options in method.parts.items()),
@@ -63,14 +71,22 @@ def expand(
             for candidate, part, options in variants or [("", None, {})]:
                 config = merge(base, {} if part is None else _WHOLE)
                 config = merge(merge(config, nested(method.fit)), nested(options))
-                config = merge(config, {"prune": {"scores": list(scores)}})
                 for key, value in varied.items():
                     config = merge(config, nested({key: value}))
                 config = _seeded(config, seed)
                 label = str(Label(name, candidate, settings))
-                path = folder / _folder_name(label, part, seed, config)
+                every = merge(config, _scores(name, method, named))
+                path = folder / _folder_name(label, part, seed, every)
+                config = merge(config, _scores(name, method, study))
                 runs[path] = Run(path, label, seed, part, config)
     return list(runs.values())
+
+
+def _scores(name: str, method: Method, others: Mapping[str, Method]) -> dict[str, Any]:
+    """As options: the scores of a method, and of those others that take its runs."""
+    taking = [other for other in others.values() if other.trains == name]
+    scores = dict.fromkeys(score for each in (method, *taking) for score in each.scores)
+    return {"prune": {"scores": list(scores)}}
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,12 @@ import shlex
 import pytest
 
 from ewnprune.cli import main
+from ewnprune.curve.curve import Curve
+from ewnprune.curve.files import write_curve
+from ewnprune.curve.points import CurvePoint
 from ewnprune.errors import UsageError
 from ewnprune.study import command, options
-from ewnprune.study.methods import find_methods, parse_methods, parse_seeds
+from ewnprune.study.methods import NEURON_SCORES, find_methods, parse_methods, parse_seeds
 from ewnprune.study.plan import Run
 from ewnprune.study.progress import watch
 from ewnprune.study.run import FINISHED
@@ -151,10 +154,12 @@ def test_finished_runs_ask_for_no_check(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "run_locally", lambda folders, workers: iter(()))
     command.compare("none", "0", folder=tmp_path / "s")
     (path,) = (tmp_path / "s" / "runs").iterdir()
-    (path / FINISHED).write_text('{"format": 1, "points": [], "notes": []}')
+    points = [CurvePoint(score=score, sparsity=0.0) for score in NEURON_SCORES]
+    write_curve(Curve(tuple(points)), path / FINISHED)
     monkeypatch.setattr(command, "collect", lambda folder, methods: command.Curve())
     command.compare("none", "0", folder=tmp_path / "s")
-    assert [len(runs) for runs in asked] == [1, 0]
+    command.compare("random", "0", folder=tmp_path / "s")  # by which they are not measured yet
+    assert [[run.folder for run in runs] for runs in asked] == [[path], [], [path]]
 
 
 def test_what_a_module_prints_when_it_is_imported_is_no_option(tmp_path, monkeypatch, capsys):

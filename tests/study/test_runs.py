@@ -4,9 +4,11 @@ import json
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from ewnprune.cli import main
@@ -16,6 +18,7 @@ from ewnprune.study.engines import run_locally, start_run
 from ewnprune.study.methods import find_methods
 from ewnprune.study.plan import expand, merge
 from ewnprune.study.progress import _progress
+from ewnprune.study.run import main as run_main
 
 TOY = """
 import json, os, signal, time
@@ -132,7 +135,7 @@ def test_a_study_with_a_death_and_a_failure_goes_on_and_grows(capsys):
         run, other = folders["dies", seed], folders["none", seed]
         assert (run / "fit_1/metrics.csv").is_file()
         died = read_curve(run / "curve.json").tagged(method="none")
-        scores = {point.score for point in died}  # none has those of random and magnitude too
+        scores = {point.score for point in died}  # none has that of random too
         whole = read_curve(other / "curve.json")
         assert died.points == tuple(point for point in whole if point.score in scores)
         assert (run / "norms.csv").read_text() == (other / "norms.csv").read_text()
@@ -155,6 +158,22 @@ def test_a_study_with_a_death_and_a_failure_goes_on_and_grows(capsys):
     # other settings do not go into the same folder
     with pytest.raises(ValueError, match="holds a study with fit"):
         compare("none", 0, Path("study"), {**FIT, "prune": {"sparsities": [0, 0.5]}})
+
+
+@pytest.mark.usefixtures("_toy")
+@pytest.mark.slow
+def test_a_run_is_measured_by_scores_that_come_later_and_not_trained_anew(request):
+    request.addfinalizer(partial(torch.set_flush_denormal, False))
+    curves = []
+    for methods in ("none", "none,random"):
+        (run,) = _prepare(expand(Path("f"), find_methods(methods, {}), (0,), FIT, {}, {}))
+        assert run_main(run.folder) == 0
+        curves.append(read_curve(run.folder / "curve.json"))
+    before, after = curves
+    assert sorted(path.name for path in run.folder.glob("fit_*")) == ["fit_0", "fit_0.yaml"]
+    assert {p.score for p in after} - {p.score for p in before} == {"random"}
+    assert before.points == tuple(point for point in after if point.score != "random")
+    assert not _prepare([run])
 
 
 @pytest.mark.usefixtures("_toy")

@@ -52,7 +52,6 @@ def test_runs_of_a_study():
         "norm_product",
         "norm_with_bias_product",
         "random",
-        "ewnprune.scores.norm_shuffled",
         "magnitude",
     ]
     strengths = {
@@ -84,11 +83,15 @@ def test_a_known_method_can_be_made_and_is_told(name):
     assert len(method.candidates) in (0, 4)  # so that none is tuned more than another
 
 
-def test_single_weights_are_asked_for_only_where_networks_are_not_built():
-    base = {"prune": {"realize": "remove"}}
+@pytest.mark.parametrize("base", [{}, {"prune": {"realize": "remove"}}])
+def test_runs_are_measured_by_the_scores_of_the_study_alone(base):
+    """Others, of single weights, may be such as its networks cannot have."""
+    folders = set()
     for methods, scores in (("none", NEURON_SCORES), ("none,random", (*NEURON_SCORES, "random"))):
         (run,) = _expand(methods, base)
         assert tuple(run.config["prune"]["scores"]) == scores
+        folders.add(run.folder)
+    assert base or len(folders) == 1  # so that it is found when the study has grown
 
 
 def test_values_in_brackets_are_no_candidates():
