@@ -57,7 +57,7 @@ def reporting_items(
         _levels(curve, f"{other} --fit.prune.sparsities '[0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99]'"),
         _seeds_item(curve, f"{same} --seeds 0-4"),
         _same_for_all(curve, runs, f"{same} --seeds {seeds}", other),
-        _baselines(names, f"{same} --seeds {seeds} --methods random,random_ratios,magnitude"),
+        _baselines(curve, names, f"{same} --seeds {seeds} --methods "),
         _finetuned(runs, other + " --fit.prune.finetune '{epochs: 2, sparsity: 0.9}'"),
         _untouched(curve, f"{other} --fit.data my.DataWithTestAndValidation"),
         _timed(curve, names, f"{other} --fit.prune.realize remove"),
@@ -139,10 +139,15 @@ def _same_for_all(
     return Item(demand, True, note)
 
 
-def _baselines(names: Sequence[str], mend: str) -> Item:
-    missing = [name for name in ("random", "random_ratios", "magnitude") if name not in names]
+def _baselines(curve: Curve, names: Sequence[str], mend: str) -> Item:
+    demand, able = "random and magnitude baselines", ["random", "random_ratios", "magnitude"]
+    missing = [name for name in able if name not in names]
     note = "all there" if not missing else "missing: " + ", ".join(missing)
-    return Item("random and magnitude baselines", not missing, note, mend)
+    if any(point.realize != "mask" or point.unit == "inputs" for point in curve):
+        able.remove("magnitude")
+        note += "; single weights, as of magnitude, can be masked only"
+    mended = mend + ",".join(able) if {*missing} & {*able} else ""
+    return Item(demand, not missing, note, mended)
 
 
 def _finetuned(runs: "Sequence[Recorded]", mend: str) -> Item:

@@ -28,7 +28,7 @@ from ewnprune.study.plan import Run, expand, merge, nested
 from ewnprune.study.progress import watch
 from ewnprune.study.ray_engine import import_ray, run_on_ray
 from ewnprune.study.recorded import SETTINGS
-from ewnprune.study.refusals import refuse_scores
+from ewnprune.study.refusals import refuse_empty, refuse_scores
 from ewnprune.study.run import CONFIG, FINISHED
 from ewnprune.study.settings import STUDY, joined, load_fit_config
 from ewnprune.study.tables import write_tables
@@ -98,6 +98,7 @@ def compare(
     defined = parse_methods(own or {})
     wanted = find_methods(methods, defined)
     refuse_scores(fit or {}, vary or {}, own or {})
+    refuse_empty(vary or {})
     base = merge(load_fit_config(fit_config), nested(fit or {}))
     asked: dict[str, Any] = {"fit": base, "vary": vary or {}, "own": own or {}}
     asked |= {"reference": reference, "methods": list(wanted)}

@@ -2,15 +2,18 @@
 
 import io
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import ArgumentParser, Namespace
 
+from ewnprune.callback import WeightNormPruning
 from ewnprune.callback.command import CommandLine, run
 from ewnprune.errors import UsageError, nearest
+from ewnprune.pruning.score_names import find_scores
 from ewnprune.study.labels import Label
 from ewnprune.study.plan import Run
 from ewnprune.study.refusals import refuse_what_no_run_can
@@ -26,17 +29,21 @@ def check_options(runs: Iterable[Run], own: Iterable[str]) -> None:
         own: the names of the study's own methods.
 
     Raises:
-        UsageError: ``fit`` has no such option, or takes no such value; or a run of a study cannot
-            have it.
+        UsageError: ``fit`` has no such option, or takes no such value; there is no such score; or
+            a run of a study cannot have it.
     """
     distinct: dict[Any, Mapping[str, Any]] = {}
+    scores: set[Any] = set()
     for each in runs:
         refuse_what_no_run_can(each.config, each.part)
+        scores |= {*(each.config.get("prune") or {}).get("scores", ())}
         label = Label.parse(each.method)
         mine = (label.method, label.candidate, each.part) if label.method in own else None
         distinct.setdefault((label.settings, mine), each.config)
     if not distinct:
         return
+    if scores:
+        _usable(find_scores, sorted(scores, key=str))
     known = _as_fit_reads({})
     for config in distinct.values():
         _refuse_unknown(config, known)
@@ -61,16 +68,24 @@ def _refuse_unknown(config: Mapping[str, Any], known: Mapping[str, Any]) -> None
 
 
 def _as_fit_reads(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with all that ``fit`` has by default, as it prints them."""
+    """The options with all that ``fit`` has by default, as it prints them.
+
+    Raises:
+        UsageError: there are others, or values that pruning does not take.
+    """
     found: dict[str, Any] = {}
 
     class Read(CommandLine):
-        """Ends where the options are read: nothing is made or run."""
+        """Ends where the options are read: nothing is run, and only the callback made."""
 
         def parse_arguments(self, parser: Any, args: Any) -> None:
-            self._parse_words(parser, args)
+            super().parse_arguments(parser, args)
             text = self._subcommand_parsers["fit"].dump(self.config.fit, skip_none=False)
             found.update(yaml.safe_load(text))
+            found["prune"].setdefault("recipe", None)  # it is spelled out by now
+            alone = ArgumentParser(exit_on_error=False)
+            alone.add_class_arguments(WeightNormPruning, "prune")
+            _usable(alone.instantiate_classes, Namespace(prune=self.config.fit.prune))
             raise SystemExit
 
     with tempfile.TemporaryDirectory() as folder:
@@ -84,3 +99,11 @@ def _as_fit_reads(config: Mapping[str, Any]) -> dict[str, Any]:
             if done.code:
                 raise
     return found
+
+
+def _usable(make: Callable[[Any], Any], given: Any) -> None:
+    """Make something of options, or say as an error of usage why they cannot be."""
+    try:
+        make(given)
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error

@@ -1,6 +1,6 @@
 """What a study cannot do, though ``ewnprune fit`` can: refused before any run, in one line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -9,6 +9,7 @@ from ewnprune.errors import UsageError
 from ewnprune.pruning.score_names import asked_of_data
 from ewnprune.study.plan import nested
 
+_OF_WEIGHTS = ("magnitude", "random_weights")
 _DENSE = "ewnprune.study.dense.DenseOfPrunedSize"
 
 
@@ -20,8 +21,9 @@ def refuse_what_no_run_can(config: Mapping[str, Any], part: float | None = None)
         part: the level that the run alone is the point of, if it is one.
 
     Raises:
-        UsageError: several devices, choices by test data, a dense network whose size is not known
-            before another is trained, or several levels of a run that is one point.
+        UsageError: several devices, choices by test data, scores of single weights where whole
+            units go, a dense network whose size is not known before another is trained, or several
+            levels of a run that is one point.
     """
     trainer, prune = (config.get(group) or {} for group in ("trainer", "prune"))
     for name in ("devices", "num_nodes"):
@@ -37,6 +39,16 @@ def refuse_what_no_run_can(config: Mapping[str, Any], part: float | None = None)
             f"{wanted[0]} goes by data, which test data must not be, and a study measures on them: "
             "take another, or say trainer.limit_test_batches: 0 to report on validation data"
         )
+    singles = [score for score in prune.get("scores") or () if score in _OF_WEIGHTS]
+    built = prune.get("realize", "mask")
+    whole = (
+        "inputs: true" if prune.get("inputs") else "" if built == "mask" else f"realize: {built}"
+    )
+    if singles and whole:
+        raise UsageError(
+            f"score {singles[0]!r} ranks single weights, and prune.{whole} takes out whole units: "
+            "leave out the methods that rank so, of study.yaml too, or make a study without it"
+        )
     levels = prune.get("sparsities")
     if part is not None and not (isinstance(levels, list) and len(levels) == 1):
         raise UsageError(
@@ -51,6 +63,17 @@ def refuse_what_no_run_can(config: Mapping[str, Any], part: float | None = None)
             "the method dense has networks without a fraction of their neurons: expected "
             "prune.level_of: units and no prune.inputs with it, or a study without dense"
         )
+
+
+def refuse_empty(vary: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse options that vary over nothing: a study of no runs.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for name, values in vary.items():
+        if not values:
+            raise UsageError(f"--vary {name}: []: expected one value at least")
 
 
 def refuse_scores(

@@ -9,8 +9,10 @@ import yaml
 from ewnprune.configs import config_path
 from ewnprune.errors import UsageError
 from ewnprune.study.plan import nested
+from ewnprune.study.run import FINISHED
 
 STUDY = "study.yaml"
+_TRAINED = (FINISHED, "checkpoints/*.ckpt", "fit_*/checkpoints/*.ckpt")
 
 
 def load_fit_config(name: str | None) -> dict[str, Any]:
@@ -39,17 +41,24 @@ def load_fit_config(name: str | None) -> dict[str, Any]:
 def joined(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """A study's settings, with those of the study that lies in the folder already.
 
+    Where nothing is trained yet, others may take the place of those.
+
     Args:
         folder: of the study.
         settings: what is asked for now: ``fit``, ``vary``, ``own``, ``reference``, ``methods``.
 
     Raises:
         ValueError: the folder was made with other settings.
-        UsageError: the reference is no method of the study.
+        UsageError: the reference is no method of the study, or study.yaml is somebody else's.
     """
     path = folder / STUDY
-    if path.is_file():
-        known = yaml.safe_load(path.read_text(encoding="utf-8"))
+    known = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {**settings}
+    if not isinstance(known, dict) or {*known} != {*settings}:
+        raise UsageError(
+            f"{path} is no file that ewnprune compare has written, which would write over it: "
+            "give it another name, or another --folder"
+        )
+    if path.is_file() and any(any(folder.glob(f"runs/*/{left}")) for left in _TRAINED):
         known["fit"] = _without_scores(known["fit"])  # older studies have those of --fit_config
         for key in ("fit", "vary"):
             if known[key] != settings[key]:
@@ -58,7 +67,9 @@ def joined(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
                     f"{settings[key]}: give another --folder, or the same settings"
                 )
         for name, method in known["own"].items():
-            if settings["own"].setdefault(name, method) != method:
+            asked = settings["own"].setdefault(name, method)
+            ranks = asked.get("trains") and method.get("trains")  # no run is its own
+            if asked != method and not ranks:
                 raise ValueError(
                     f"{folder} holds a study with another method {name!r}: give it another name"
                 )

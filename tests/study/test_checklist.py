@@ -105,6 +105,17 @@ def test_each_can_be_lacking_and_its_command_is_one(met, demand, monkeypatch):
     assert given["folder"].name in (met.name, f"{met.name}-2")
 
 
+def test_where_networks_are_built_no_command_asks_for_single_weights(met):
+    write_curve(read_curve(met / "points.csv"), met / "all.csv")
+    for names, mended in ((["random"], "random,random_ratios"), (["random", "random_ratios"], "")):
+        _points(met, lambda p: replace(p, realize="remove", unit="neurons"))
+        _points(met, lambda p, n=names: p if p.method.split()[0] in ("none", *n) else None)
+        item = _items(met)["random and magnitude baselines"]
+        assert "magnitude, can be masked only" in item.note and not item.met
+        assert item.mend.rpartition("--methods ")[2] == mended
+        write_curve(read_curve(met / "all.csv"), met / "points.csv")
+
+
 def test_runs_that_are_not_there_meet_nothing(met):
     for path in met.glob("runs/*/run.json"):
         path.unlink()

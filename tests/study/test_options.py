@@ -40,6 +40,22 @@ from ewnprune.study.run import FINISHED
             "--methods=dense --vary '{prune.sparsities: [[0], [0, 0.5]]}'",
             "prune.sparsities=[0, 0.5]: the run for part 0.5 of a method is the point of that",
         ),
+        ("--fit.prune.sparsities='[0, 1.5]'", "sparsity 1.5 is outside [0, 1)"),
+        ("--fit.prune.finetune='{epochs: 0, sparsity: 0.5}'", "epochs=0"),
+        ("--methods=mine --own '{mine: {trains: none, scores: [nrm]}}'", "unknown score 'nrm'"),
+        (
+            "--methods=swn,mine --own '{mine: {trains: none, scores: [no.such]}}'",
+            "score 'no.such' cannot be imported",
+        ),
+        (
+            "--methods=magnitude --seeds=0 --fit.prune.realize=remove",
+            "score 'magnitude' ranks single weights",
+        ),
+        (
+            "--methods=magnitude --seeds=0 --fit.prune.inputs=true",
+            "prune.inputs: true takes out whole units",
+        ),
+        ("--vary '{trainer.max_epochs: []}'", "--vary trainer.max_epochs: []: expected one value"),
         ("--fit.data=null", "the option --data is required"),
         ("--fit.trainer.devices=2", "trainer.devices=2: a run of a study is one process on one"),
         (

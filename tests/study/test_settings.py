@@ -1,5 +1,7 @@
 """What a study was asked for, and how it goes on from what lies in its folder."""
 
+import shutil
+
 import pytest
 import yaml
 
@@ -50,6 +52,9 @@ def test_a_study_that_grows_keeps_its_reference_and_methods(tmp_path):
         return joined(tmp_path, asked | {"methods": methods})
 
     assert settings(["swn", "ewn"])["reference"] == "swn"
+    checkpoint = tmp_path / "runs/0/checkpoints/last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
     first = settings(["swn", "none"], own={"mine": {"scores": ["norm"]}})
     assert first["reference"] == "none"
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(first))
@@ -59,3 +64,21 @@ def test_a_study_that_grows_keeps_its_reference_and_methods(tmp_path):
     assert settings(["ewn"], "ewn")["reference"] == "ewn"
     with pytest.raises(ValueError, match="another method 'mine'"):
         settings(["mine"], own={"mine": {"scores": ["random"]}})
+    # what only ranks may be said anew, and what nothing was trained of too
+    ranks = settings(["mine"], own={"mine": first["own"]["mine"], "by": {"trains": "none"}})
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(ranks))
+    other = {"trains": "swn", "scores": ["random"]}
+    assert settings(["by"], own={"by": other})["own"]["by"] == other
+    shutil.rmtree(tmp_path / "runs")
+    assert settings(["mine"], own={"mine": other})["methods"] == ["mine"]
+
+
+@pytest.mark.parametrize("text", ["folder: mine\nfit: {model: my.Model}\n", "- none", ""])
+def test_a_study_yaml_of_somebody_else_is_not_written_over(text, compare, tmp_path, capsys):
+    path = tmp_path / "mine/study.yaml"
+    path.parent.mkdir()
+    path.write_text(text)
+    assert compare("--folder=mine") == 2
+    err = capsys.readouterr().err
+    assert "mine/study.yaml is no file that ewnprune compare has written" in err
+    assert err.count("\n") == 1 and path.read_text() == text

@@ -114,7 +114,10 @@ def test_the_home_folder_is_meant_by_its_sign(words, capsys, monkeypatch):
     ("words", "told"),
     [
         ("report ~/study", "home/study"),
-        ("compare --folder=~/study", "home/study holds a study with fit ="),
+        (
+            "compare --folder=~/study",
+            "home/study/study.yaml is no file that ewnprune compare has written",
+        ),
         ("export runs --sparsity=0.5 --output=~/study", "home/study is there already"),
         ("fit --config=~/study/study.yaml", "fit"),
     ],
