@@ -207,13 +207,16 @@ def _prepare(runs: list[Run]) -> list[Run]:
                 "dirpath": str(run.folder / "checkpoints"),
                 "filename": "last",
                 "enable_version_counter": False,
+                "mode": "max",  # of nothing: a user's own, "min" by default, has another state then
             },
         }
         quiet = {"enable_progress_bar": False, "enable_model_summary": False}
         config = merge({"trainer": {**quiet, "callbacks": []}}, run.config)
         if config["trainer"].get("devices") in (None, "auto"):
             config["trainer"]["devices"] = 1  # of two GPUs Lightning would take both
-        config = merge(config, {"trainer": {"callbacks": [recorder, keep_last]}})
+        own = {"callbacks": [recorder, keep_last], "enable_checkpointing": True}
+        own["default_root_dir"] = str(run.folder)  # where SLURM's checkpoints lie
+        config = merge(config, {"trainer": own})
         write_text(run.folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
         settings = {"method": run.method, "seed": run.seed, "part": run.part, "fit": run.config}
         write_text(run.folder / SETTINGS, json.dumps(settings, indent=1) + "\n")

@@ -21,9 +21,9 @@ def refuse_what_no_run_can(config: Mapping[str, Any], part: float | None = None)
         part: the level that the run alone is the point of, if it is one.
 
     Raises:
-        UsageError: several devices, choices by test data, scores of single weights where whole
-            units go, a dense network whose size is not known before another is trained, or several
-            levels of a run that is one point.
+        UsageError: several devices, no checkpoints, choices by test data, scores of single weights
+            where whole units go, a dense network whose size is not known before another is trained,
+            or several levels of a run that is one point.
     """
     trainer, prune = (config.get(group) or {} for group in ("trainer", "prune"))
     for name in ("devices", "num_nodes"):
@@ -33,8 +33,15 @@ def refuse_what_no_run_can(config: Mapping[str, Any], part: float | None = None)
                 "leave it out, or name one device, such as [0]; --workers says how many runs go "
                 "at a time"
             )
+    for name in ("fast_dev_run", "barebones"):
+        if _told(trainer, name):
+            raise UsageError(
+                f"trainer.{name}={trainer[name]} leaves no checkpoint and no log, which a run of a "
+                "study needs: leave it out; trainer.max_epochs and trainer.limit_train_batches "
+                "make runs short"
+            )
     wanted = asked_of_data(prune.get("scores") or (), prune.get("scope", ""))
-    if wanted and trainer.get("limit_test_batches") != 0:
+    if wanted and _told(trainer, "limit_test_batches") != 0:
         raise UsageError(
             f"{wanted[0]} goes by data, which test data must not be, and a study measures on them: "
             "take another, or say trainer.limit_test_batches: 0 to report on validation data"
@@ -42,7 +49,7 @@ def refuse_what_no_run_can(config: Mapping[str, Any], part: float | None = None)
     singles = [score for score in prune.get("scores") or () if score in _OF_WEIGHTS]
     built = prune.get("realize", "mask")
     whole = (
-        "inputs: true" if prune.get("inputs") else "" if built == "mask" else f"realize: {built}"
+        "inputs: true" if _told(prune, "inputs") else "" if built == "mask" else f"realize: {built}"
     )
     if singles and whole:
         raise UsageError(
@@ -58,7 +65,7 @@ def refuse_what_no_run_can(config: Mapping[str, Any], part: float | None = None)
     made = [
         one.get("class_path") for one in trainer.get("callbacks") or [] if isinstance(one, dict)
     ]
-    if _DENSE in made and (prune.get("inputs") or prune.get("level_of", "units") != "units"):
+    if _DENSE in made and (_told(prune, "inputs") or prune.get("level_of", "units") != "units"):
         raise UsageError(
             "the method dense has networks without a fraction of their neurons: expected "
             "prune.level_of: units and no prune.inputs with it, or a study without dense"
@@ -101,6 +108,16 @@ def refuse_scores(
                 "out, and define a method of your own with them, as in own: {mine: {trains: none, "
                 "scores: [norm]}}"
             )
+
+
+def _told(options: Mapping[str, Any], name: str) -> Any:
+    """A number or a truth among options, which are texts where a command line told them.
+
+    >>> _told({"inputs": "false"}, "inputs"), _told({"limit_test_batches": 0}, "limit_test_batches")
+    (False, 0)
+    """
+    value = options.get(name)
+    return yaml.safe_load(value) if isinstance(value, str) else value
 
 
 def _is_one(devices: Any) -> bool:

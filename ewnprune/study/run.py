@@ -174,10 +174,9 @@ def _steps(checkpoint: Path) -> int | None:
 
 def _furthest_checkpoint(folder: Path) -> Path | None:
     """The one with the most steps, whatever clock the files were written by."""
-    steps = {
-        path: _steps(path)
-        for path in (folder / _LAST, *sorted(folder.glob("fit_*/checkpoints/interrupted.ckpt")))
-    }
+    # the last are those of Lightning where SLURM ends a job
+    patterns = (_LAST, "fit_*/checkpoints/interrupted.ckpt", "hpc_ckpt_*.ckpt")
+    steps = {path: _steps(path) for each in patterns for path in sorted(folder.glob(each))}
     whole = {path: count for path, count in steps.items() if count is not None}
     return max(whole, key=lambda path: whole[path]) if whole else None
 

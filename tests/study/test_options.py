@@ -58,6 +58,8 @@ from ewnprune.study.run import FINISHED
         ("--vary '{trainer.max_epochs: []}'", "--vary trainer.max_epochs: []: expected one value"),
         ("--fit.data=null", "the option --data is required"),
         ("--fit.trainer.devices=2", "trainer.devices=2: a run of a study is one process on one"),
+        ("--fit.trainer.fast_dev_run=true", "trainer.fast_dev_run=true leaves no checkpoint"),
+        ("--fit.trainer.barebones=true", "trainer.barebones=true leaves no checkpoint"),
         (
             "--vary '{trainer.devices: [1, \"0,1\"]}'",
             "trainer.devices=0,1: a run of a study is one",

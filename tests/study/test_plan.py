@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from ewnprune.study.command import _prepare
 from ewnprune.study.methods import METHODS, Method
 from ewnprune.study.plan import Run, expand, merge, nested
+from ewnprune.study.run import _furthest_checkpoint
 
 MINE = {"class_path": "toys.data.Points"}
 
@@ -92,6 +95,27 @@ def test_a_run_has_one_device_unless_one_is_named(tmp_path):
         _prepare([run])
         text = (run.folder / "config.yaml").read_text()
         assert nested(yaml.safe_load(text))["trainer"]["devices"] == devices
+
+
+def test_a_run_keeps_checkpoints_of_its_own_whatever_the_trainer_was_told(tmp_path):
+    given = {"enable_checkpointing": False, "default_root_dir": ".", "callbacks": []}
+    _prepare([Run(tmp_path / "run", "none", 0, None, {"trainer": given})])
+    trainer = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["trainer"]
+    assert trainer["enable_checkpointing"] is True
+    assert trainer["default_root_dir"] == str(tmp_path / "run")
+    (kept,) = [c for c in trainer["callbacks"] if "ModelCheckpoint" in c["class_path"]]
+    mine = ModelCheckpoint(save_last=True)
+    assert ModelCheckpoint(**kept["init_args"]).state_key != mine.state_key
+
+
+def test_of_the_checkpoints_of_a_run_that_with_the_most_steps_counts(tmp_path):
+    names = ("checkpoints/last", "fit_0/checkpoints/interrupted", "hpc_ckpt_1")
+    for most in names:
+        for name in names:
+            path = tmp_path / f"{name}.ckpt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({"state_dict": {}, "global_step": 3 + 4 * (name == most)}, path)
+        assert _furthest_checkpoint(tmp_path) == tmp_path / f"{most}.ckpt"
 
 
 def test_names_of_folders_fit_a_file_system_and_tell_runs_apart():
