@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ewnprune.files import read_rows
+from ewnprune.study.versions import VERSIONS
 
 SETTINGS = "run.json"
 """The file of a run that says what it is."""
@@ -67,7 +68,7 @@ def recorded_runs(folder: Path) -> list[Recorded]:
     found = []
     for path in sorted(folder.glob(f"runs/*/{SETTINGS}")):
         settings = json.loads(path.read_text(encoding="utf-8"))
-        versions = path.parent / "versions.json"
+        versions = path.parent / VERSIONS
         told = json.loads(versions.read_text(encoding="utf-8")) if versions.is_file() else {}
         method, seed, part = (settings[key] for key in ("method", "seed", "part"))
         fit = settings.get("fit", {})

@@ -21,9 +21,9 @@ def refuse_what_no_run_can(config: Mapping[str, Any], part: float | None = None)
         part: the level that the run alone is the point of, if it is one.
 
     Raises:
-        UsageError: several devices, no checkpoints, choices by test data, scores of single weights
-            where whole units go, a dense network whose size is not known before another is trained,
-            or several levels of a run that is one point.
+        UsageError: several devices, no checkpoints, no data to measure on, choices by test data,
+            scores of single weights where whole units go, a dense network whose size is not known
+            before another is trained, or several levels of a run that is one point.
     """
     trainer, prune = (config.get(group) or {} for group in ("trainer", "prune"))
     for name in ("devices", "num_nodes"):
@@ -33,6 +33,11 @@ def refuse_what_no_run_can(config: Mapping[str, Any], part: float | None = None)
                 "leave it out, or name one device, such as [0]; --workers says how many runs go "
                 "at a time"
             )
+    if {_told(trainer, f"limit_{split}_batches") for split in ("val", "test")} == {0}:
+        raise UsageError(
+            "trainer.limit_val_batches: 0 and trainer.limit_test_batches: 0 leave nothing that a "
+            "study could measure on: leave out one of them"
+        )
     for name in ("fast_dev_run", "barebones"):
         if _told(trainer, name):
             raise UsageError(
@@ -72,6 +77,33 @@ def refuse_what_no_run_can(config: Mapping[str, Any], part: float | None = None)
         )
 
 
+def refuse_unmeasured(trainer: Any, pl_module: Any) -> None:
+    """Refuse, before it is trained, a network that could not be evaluated afterwards.
+
+    Args:
+        trainer: the Trainer, in a fit.
+        pl_module: its module.
+
+    Raises:
+        ValueError: a step or a loader is not there, and evaluation is not turned off.
+    """
+    for split, kind in (("val", "validation"), ("test", "test")):
+        if getattr(trainer, f"limit_{split}_batches") == 0:
+            continue
+        step, loader = f"{kind}_step", f"{split}_dataloader"
+        lacking = (
+            "" if _is_written(step, pl_module) else f"{type(pl_module).__name__} has no {step}"
+        )
+        data = trainer.datamodule
+        if data is not None and not any(_is_written(loader, of) for of in (pl_module, data)):
+            lacking = lacking or f"{type(data).__name__} has no {loader}"
+        if lacking:
+            raise ValueError(
+                f"{lacking}, and a study measures on {kind} data: write one, or say "
+                f"trainer.limit_{split}_batches: 0 to do without"
+            )
+
+
 def refuse_empty(vary: Mapping[str, Sequence[Any]]) -> None:
     """Refuse options that vary over nothing: a study of no runs.
 
@@ -108,6 +140,12 @@ def refuse_scores(
                 "out, and define a method of your own with them, as in own: {mine: {trains: none, "
                 "scores: [norm]}}"
             )
+
+
+def _is_written(method: str, of: Any) -> bool:
+    """Whether there is another method of this name than Lightning's own, which does nothing."""
+    module = getattr(getattr(of, method), "__module__", None) or ""
+    return not module.startswith(("pytorch_lightning.core.", "lightning.pytorch.core."))
 
 
 def _told(options: Mapping[str, Any], name: str) -> Any:

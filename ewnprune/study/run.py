@@ -9,14 +9,11 @@ checkpoint of the last epoch, from which an interrupted run goes on, and that of
 
 import json
 import os
-import platform
 import signal
 import sys
 import threading
 import time
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -39,6 +36,8 @@ from ewnprune.model.size import Count
 from ewnprune.study.dense import DenseOfPrunedSize
 from ewnprune.study.details import check_accuracy, record_details
 from ewnprune.study.recorded import SETTINGS
+from ewnprune.study.refusals import refuse_unmeasured
+from ewnprune.study.versions import write_versions
 from ewnprune.training.norms import neuron_norms
 
 FINISHED = "curve.json"
@@ -59,6 +58,9 @@ class Recorder(Callback):
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self._written = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        refuse_unmeasured(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         first = first_validation_batch(trainer)
@@ -124,7 +126,7 @@ def main(folder: Path) -> int:
             print("ewnprune: stopped before the end of training")
             return 130
     curves = []
-    for split in ("validate", "test"):
+    for split in _measured_on(folder):
         name = _next_name(folder, split)
         words = [split, *_phase(folder, name), "--ckpt_path", str(folder / _FINAL)]
         status = exit_status(partial(run, words))
@@ -135,10 +137,18 @@ def main(folder: Path) -> int:
     if not curves:
         print("ewnprune: error: neither validation nor test data, so no curve", file=sys.stderr)
         return 1
-    _write_versions(folder, time.monotonic() - started)
+    write_versions(folder, time.monotonic() - started)
     _write_training(folder)
     write_curve(_labelled(folder, sum(curves[1:], curves[0])), folder / FINISHED)
     return 0
+
+
+def _measured_on(folder: Path) -> list[str]:
+    """The commands that measure, without those that have no batch: a model may not know them."""
+    trainer = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["trainer"]
+    limits = {"validate": "limit_val_batches", "test": "limit_test_batches"}
+    asked = {split: trainer.get(name) for split, name in limits.items()}
+    return [split for split, limit in asked.items() if limit is None or float(limit) != 0]
 
 
 def _phase(folder: Path, name: str) -> list[str]:
@@ -207,30 +217,6 @@ def _write_training(folder: Path) -> None:
         names = ("epoch", "step", "train/loss", "train/acc", "val/loss", "val/acc")
         table = [{name: rows[epoch].get(name, "") for name in names} for epoch in sorted(rows)]
         write_rows(folder / "training.csv", table)
-
-
-def _write_versions(folder: Path, seconds: float) -> None:
-    names = ("ewnprune", "torch", "pytorch-lightning", "torchvision", "scipy", "numpy")
-    found = {name: version(name) for name in names}
-    found |= {"python": platform.python_version(), "platform": platform.platform()}
-    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    found["threads"] = str(torch.get_num_threads())
-    found["processor"] = _processor()
-    found["cores"] = str(os.cpu_count())
-    found["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-    path = folder / "versions.json"
-    if path.is_file():  # it is measured again, by more scores
-        seconds += float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
-    found["seconds"] = f"{seconds:.1f}"  # of the last attempt, measuring included
-    write_text(path, json.dumps(found, indent=1) + "\n")
-
-
-def _processor() -> str:
-    """The processor's name, which Python does not know on Linux."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def _end_with_stdin() -> None:

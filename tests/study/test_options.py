@@ -61,6 +61,10 @@ from ewnprune.study.run import FINISHED
         ("--fit.trainer.fast_dev_run=true", "trainer.fast_dev_run=true leaves no checkpoint"),
         ("--fit.trainer.barebones=true", "trainer.barebones=true leaves no checkpoint"),
         (
+            "--fit.trainer.limit_val_batches=0 --fit.trainer.limit_test_batches=0",
+            "leave nothing that a study could measure on",
+        ),
+        (
             "--vary '{trainer.devices: [1, \"0,1\"]}'",
             "trainer.devices=0,1: a run of a study is one",
         ),

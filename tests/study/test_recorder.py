@@ -1,10 +1,12 @@
 """What the runs of a study leave in their folders, and what they refuse as they begin."""
 
 import csv
+import warnings
 
 import pytest
 import torch
-from pytorch_lightning import Callback
+import yaml
+from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
@@ -17,7 +19,7 @@ from ewnprune import EWN, WeightNormPruning
 from ewnprune.callback.checkpoint import read_checkpoint
 from ewnprune.files import write_rows
 from ewnprune.study.dense import DenseOfPrunedSize
-from ewnprune.study.run import Recorder, _write_training
+from ewnprune.study.run import Recorder, _measured_on, _write_training
 
 
 class Recurrent(nn.Module):
@@ -105,7 +107,7 @@ def test_a_run_cut_off_after_its_last_epoch_is_finished(tmp_path, whole):
 
 
 def test_epochs_of_a_stream_say_how_far_a_run_is(tmp_path, monkeypatch):
-    trainer = _trainer(tmp_path, max_epochs=4)
+    trainer = _trainer(tmp_path, max_epochs=4, limit_val_batches=0)
     monkeypatch.setattr("ewnprune.study.run.time.monotonic", iter(range(0, 10_000, 5)).__next__)
     trainer.fit(TrainsOnly(), DataLoader(Stream(), 16))
     assert (tmp_path / "progress").read_text() == "0.7500\n"
@@ -139,6 +141,45 @@ def test_a_task_without_an_accuracy_is_refused_before_it_is_trained(tmp_path):
     with pytest.raises(ValueError, match=r"a study compares accuracies, and 'accuracy' was not"):
         trainer.fit(model, *data)
     assert all(map(torch.equal, before, model.parameters()))
+
+
+class NotTested(Net):
+    test_step = LightningModule.test_step
+
+
+class NoTestData(Points):
+    test_dataloader = LightningDataModule.test_dataloader
+
+
+class NoValidationData(Points):
+    val_dataloader = LightningDataModule.val_dataloader
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "lacking"),
+    [
+        (NotTested, Points, "NotTested has no test_step.*limit_test_batches: 0"),
+        (Net, NoTestData, "NoTestData has no test_dataloader.*limit_test_batches: 0"),
+        (Net, NoValidationData, "NoValidationData has no val_dataloader.*limit_val_batches: 0"),
+        (TrainsOnly, Points, "TrainsOnly has no validation_step.*limit_val_batches: 0"),
+    ],
+)
+def test_what_could_not_be_measured_is_refused_before_it_is_trained(tmp_path, model, data, lacking):
+    with warnings.catch_warnings():  # Lightning has its own word
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match=lacking):
+            _trainer(tmp_path).fit(model(), datamodule=data())
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_what_has_no_batch_is_not_asked_to_be_measured(tmp_path):
+    for limits, splits in (
+        ({}, ["validate", "test"]),
+        ({"limit_test_batches": 0, "limit_val_batches": 0.5}, ["validate"]),
+        ({"limit_test_batches": None, "limit_val_batches": "0"}, ["test"]),
+    ):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": limits}))
+        assert _measured_on(tmp_path) == splits
 
 
 def test_dense_networks_have_the_size_of_those_pruned_beside_them(tmp_path):
