@@ -27,7 +27,7 @@ from ewnprune.study.page import write_report
 from ewnprune.study.plan import Run, expand, merge, nested
 from ewnprune.study.progress import watch
 from ewnprune.study.ray_engine import import_ray, run_on_ray
-from ewnprune.study.recorded import SETTINGS
+from ewnprune.study.recorded import SETTINGS, by_age
 from ewnprune.study.refusals import refuse_empty, refuse_scores
 from ewnprune.study.run import CONFIG, FINISHED
 from ewnprune.study.settings import STUDY, joined, load_fit_config
@@ -153,10 +153,11 @@ def _write_so_far(folder: Path, methods: Mapping[str, Method]) -> None:
 
 def collect(folder: Path, methods: Mapping[str, Method]) -> Curve:
     """All points of a study's finished runs, under the names of the methods asked for."""
+    folders = sorted(path.parent for path in folder.glob(f"runs/*/{FINISHED}"))
+    curves = {run: read_curve(run / FINISHED) for run in folders}
     found = Curve()
-    for path in sorted(folder.glob(f"runs/*/{FINISHED}")):
-        found += read_curve(path)
-    # a run is made again where a method came that wants other scores of it: the same points twice
+    for run in (*folders, *by_age(folders)):  # once for their order, and then the last counts
+        found += curves[run]
     found = Curve(
         tuple({(p.method, p.seed, p.score, p.split, p.sparsity): p for p in found}.values()),
         found.notes,

@@ -1,7 +1,7 @@
 """What the runs of a study recorded of themselves; of older runs, or lost ones, there is less."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,26 @@ class Recorded:
 
 
 def recorded_runs(folder: Path) -> list[Recorded]:
-    """The runs that lie in a study's folder, unfinished ones too."""
-    found = []
-    for path in sorted(folder.glob(f"runs/*/{SETTINGS}")):
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        versions = path.parent / VERSIONS
-        told = json.loads(versions.read_text(encoding="utf-8")) if versions.is_file() else {}
+    """The runs that lie in a study's folder, unfinished ones too; of those made again one each."""
+    found: dict[Any, Recorded] = {}
+    for path in by_age(path.parent for path in folder.glob(f"runs/*/{SETTINGS}")):
+        settings = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
         method, seed, part = (settings[key] for key in ("method", "seed", "part"))
         fit = settings.get("fit", {})
-        found.append(Recorded(path.parent, method, seed, part, fit, told))
-    return found
+        found[method, seed, part] = Recorded(path, method, seed, part, fit, _versions(path))
+    return sorted(found.values(), key=lambda run: run.folder)
+
+
+def by_age(folders: Iterable[Path]) -> list[Path]:
+    """The folders of runs, unfinished ones before others, which come in the order they finished.
+
+    A run is made again where its options are others than before. Of all that are alike the last
+    counts.
+    """
+    told = {folder: _versions(folder) for folder in folders}
+    return sorted(told, key=lambda at: (bool(told[at]), told[at].get("finished", ""), at.name))
+
+
+def _versions(folder: Path) -> dict[str, str]:
+    path = folder / VERSIONS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
