@@ -16,7 +16,7 @@ from ewnprune.files import write_rows
 from ewnprune.model.copying import plain_network
 from ewnprune.model.preserve import evaluating
 from ewnprune.pruning.score_names import find_scores
-from ewnprune.study.statistics import REPORTED
+from ewnprune.study.statistics import compared_levels
 
 CLASSES = "classes.csv"
 LAYERS = "layers.csv"
@@ -100,7 +100,7 @@ def record_details(
 ) -> None:
     """Write ``classes.csv`` and ``layers.csv``, of the network and of it pruned at few levels.
 
-    Nothing where none of these levels is measured.
+    They are those that methods are compared at.
 
     Args:
         folder: where to.
@@ -111,9 +111,8 @@ def record_details(
         limit: how many batches of them are evaluated.
     """
     measuring = pruning.measuring
-    levels = [s for s in measuring.sparsities if s == 0 or s in REPORTED]
-    if not levels:
-        return
+    at = {0, *compared_levels(measuring.sparsities)}
+    levels = [level for level in measuring.sparsities if level in at]
     batches = TrainerBatches(trainer, loader, limit)
     pruned = pruning.finetuning.network() or pruning.gradual.network()
     by_class = replace(measuring, metric=AccuracyByClass(), realize="mask")

@@ -22,7 +22,7 @@ from ewnprune.study.estimates import (
 from ewnprune.study.labels import Label, labels_of
 
 REPORTED = (0.5, 0.8, 0.9, 0.95, 0.98)
-"""The levels that are compared, and that p values are corrected over."""
+"""The levels that methods are compared at where they were measured, see `compared_levels`."""
 
 WITHIN = (0.5, 1.0, 2.0)
 """Points of accuracy that a user may be ready to lose."""
@@ -81,12 +81,20 @@ def values_at(curve: Curve, method: str, sparsity: float) -> dict[int | None, fl
     return found
 
 
-def differences(
-    curve: Curve, reference: str, levels: Iterable[float] = REPORTED
-) -> list[Difference]:
-    """Every other method against the reference, at each level that both have.
+def compared_levels(levels: Iterable[float]) -> tuple[float, ...]:
+    """The levels that methods are compared at: of `REPORTED` where any was measured, or all.
 
-    The settings that a study varies must be the same in both.
+    >>> compared_levels((0, 0.1, 0.9, 0.5)), compared_levels((0, 0.3, 0.6))
+    ((0.5, 0.9), (0.3, 0.6))
+    """
+    pruned = sorted({*levels} - {0})
+    return tuple(level for level in pruned if level in REPORTED) or tuple(pruned)
+
+
+def differences(curve: Curve, reference: str) -> list[Difference]:
+    """Every other method against the reference, at levels that both have, see `compared_levels`.
+
+    P values are corrected over these. The settings that a study varies must be the same in both.
 
     Raises:
         ValueError: the curve has no such method.
@@ -101,7 +109,8 @@ def differences(
             continue
         against = str(replace(label, method=reference))
         rows = []
-        for level in levels:
+        both = [{point.sparsity for point in curve.where(method=m)} for m in (method, against)]
+        for level in compared_levels(set.intersection(*both)):
             ours, theirs = (values_at(curve, name, level) for name in (method, against))
             paired = {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
             if paired:

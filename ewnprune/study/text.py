@@ -8,12 +8,7 @@ from ewnprune.curve.equal_size import LEFT
 from ewnprune.study.estimates import Estimate, estimate, permutation
 from ewnprune.study.labels import Label, labels_of
 from ewnprune.study.naming import interval, short
-from ewnprune.study.statistics import (
-    REPORTED,
-    WITHIN,
-    Difference,
-    values_at,
-)
+from ewnprune.study.statistics import WITHIN, Difference, compared_levels, values_at
 from ewnprune.study.tables import size_rows
 
 if TYPE_CHECKING:
@@ -24,7 +19,8 @@ def format_study(study: "Study") -> str:
     """The study as text, for a terminal of 80 columns."""
     names = labels_of(study.curve)
     measured = {point.sparsity for point in study.curve}
-    levels = [level for level in (0.0, *REPORTED) if level in measured]
+    shown = {0.0, *compared_levels(measured), *(d.sparsity for d in study.differences)}
+    levels = sorted(shown & measured)
     data = {"test": "test", "val": "validation"}[study.split]
     head = f"accuracy (%) on {data} data, mean ± sample standard deviation over seeds"
     rows = [["removed", *(f"{100 * level:g} %" for level in levels)]]

@@ -17,7 +17,7 @@ from toys.fits import Net, TrainsOnly, assert_same_tensors, make_trainer
 
 from ewnprune import EWN, WeightNormPruning
 from ewnprune.callback.checkpoint import read_checkpoint
-from ewnprune.files import write_rows
+from ewnprune.files import read_rows, write_rows
 from ewnprune.study.dense import DenseOfPrunedSize
 from ewnprune.study.run import Recorder, _measured_on, _write_training
 
@@ -58,11 +58,14 @@ def _trainer(folder, pruning=None, *callbacks, **options):
     return make_trainer(folder, *callbacks, Recorder(str(folder)), pruning, **options)
 
 
-def test_levels_that_are_not_reported_need_no_details(tmp_path):
-    pruning = WeightNormPruning(None, (0.25, 0.75), ("norm",))
+@pytest.mark.parametrize(
+    ("levels", "told"), [((0.25, 0.75), (0.25, 0.75)), ((0, 0.25, 0.8), (0, 0.8))]
+)
+def test_details_are_of_the_levels_that_are_compared(tmp_path, levels, told):
+    pruning = WeightNormPruning(None, levels, ("norm",))
     _trainer(tmp_path, pruning).test(Net(), loader(), verbose=False)
-    assert (tmp_path / "sparsity_curve_test.csv").is_file()
-    assert not (tmp_path / "classes.csv").exists()
+    for name in ("classes.csv", "layers.csv"):
+        assert {float(row["sparsity"]) for row in read_rows(tmp_path / name)} == {*told}
 
 
 def test_norms_of_recurrent_layers_are_kept(tmp_path):

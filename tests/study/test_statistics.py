@@ -7,15 +7,13 @@ from scipy import stats
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.points import CurvePoint
 from ewnprune.model.size import Count
+from ewnprune.study.analysis import analyse
 from ewnprune.study.checklist import reporting_items
-from ewnprune.study.estimates import (
-    bootstrap_estimate,
-    estimate,
-    estimate_accuracy,
-    holm,
-)
+from ewnprune.study.estimates import bootstrap_estimate, estimate, estimate_accuracy, holm
 from ewnprune.study.limits import caveats, edges
 from ewnprune.study.statistics import chosen, differences, summaries, values_at
+from ewnprune.study.tables import write_tables
+from ewnprune.study.text import format_study
 
 
 def _curve(accuracies, split="test", score="norm"):
@@ -122,7 +120,7 @@ def test_differences_are_paired_by_seed():
             "ewn": {1: {0.9: 0.92}, 0: {0.9: 0.51}, 7: {0.9: 0.0}},
         }
     )
-    (found,) = differences(curve, "none", [0.8, 0.9])
+    (found,) = differences(curve, "none")
     assert (found.method, found.reference, found.sparsity) == ("ewn", "none", 0.9)
     assert found.estimate.values == pytest.approx({0: 0.01, 1: 0.02})
     paired = stats.ttest_rel([0.51, 0.92], [0.5, 0.9]).confidence_interval()
@@ -134,6 +132,21 @@ def test_differences_are_paired_by_seed():
         values_at(curve + curve, "none", 0.9)
 
 
+def test_levels_of_a_study_of_its_own_are_compared(tmp_path):
+    """Where none is of those that are compared otherwise."""
+    for levels, at in (((0.0, 0.3, 0.6), (0.3, 0.6)), ((0.0, 0.3, 0.5, 0.9), (0.5, 0.9))):
+        seeds = {seed: {level: 0.9 - level / 2 for level in levels} for seed in (0, 1)}
+        study = analyse(_curve({"none": seeds, "ewn": seeds}), "none")
+        assert tuple(d.sparsity for d in study.differences) == at
+        heads = [line for line in format_study(study).splitlines() if line.startswith("removed")]
+        assert [float(cell) / 100 for cell in heads[0].split()[1::2]] == [0, *at]
+        assert [float(cell) / 100 for cell in heads[-1].split()[1::2]] == [*at]
+    alone = analyse(_curve({"none": seeds}), "none")
+    write_tables(alone, tmp_path)
+    head = "method,reference,sparsity,seeds,mean,low,high,p,p_holm\r\n"
+    assert (tmp_path / "differences.csv").read_bytes().decode() == head
+
+
 def test_intervals_of_differences_end_where_differences_do():
     curve = _curve({"none": {0: {0.9: 0.1}, 1: {0.9: 0.1}}, "ewn": {0: {0.9: 0.2}, 1: {0.9: 0.9}}})
     (found,) = differences(curve, "none")
@@ -143,7 +156,7 @@ def test_intervals_of_differences_end_where_differences_do():
 def test_differences_compare_equal_settings():
     levels = {0: {0.5: 0.9}, 1: {0.5: 0.8}}
     curve = _curve({f"{m} @ epochs={e}": levels for m in ("none", "ewn") for e in (1, 5)})
-    assert [(d.method, d.reference) for d in differences(curve, "none", [0.5])] == [
+    assert [(d.method, d.reference) for d in differences(curve, "none")] == [
         ("ewn @ epochs=1", "none @ epochs=1"),
         ("ewn @ epochs=5", "none @ epochs=5"),
     ]
