@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -113,7 +113,9 @@ def compare(
         todo = _prepare(runs)
         print(f"ewnprune: {len(runs)} runs, {len(runs) - len(todo)} of them finished: {folder}")
         then, folders = partial(_write_so_far, folder, known), [run.folder for run in todo]
-        failed = watch(start(folders, workers), todo, then) if todo else []
+        # closed before the folder is free: a page may be interrupted, and runs take time to end
+        with closing(start(folders, workers)) as events:
+            failed = watch(events, todo, then) if todo else []
         study = _write_results(folder, known)
         if study is not None:
             text = format_study(study)

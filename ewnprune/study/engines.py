@@ -6,14 +6,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ewnprune.errors import UsageError
 
-Events = Iterator[tuple[Path, int] | None]
-"""A folder and its run's exit status as each ends; None after each look at them."""
+Events = Generator[tuple[Path, int] | None, None, None]
+"""A folder and its run's exit status as each ends; None after each look. Closing ends runs."""
 
 LOOK_EVERY = 0.5  # seconds
 

@@ -173,7 +173,7 @@ def test_finished_runs_ask_for_no_check(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(command, "check_options", lambda runs, own: asked.append(list(runs)))
     monkeypatch.setattr(command, "watch", lambda events, runs, finished: [])
-    monkeypatch.setattr(command, "run_locally", lambda folders, workers: iter(()))
+    monkeypatch.setattr(command, "run_locally", lambda folders, workers: (each for each in ()))
     command.compare("none", "0", folder=tmp_path / "s")
     (path,) = (tmp_path / "s" / "runs").iterdir()
     points = [CurvePoint(score=score, sparsity=0.0) for score in NEURON_SCORES]
@@ -182,6 +182,35 @@ def test_finished_runs_ask_for_no_check(tmp_path, monkeypatch):
     command.compare("none", "0", folder=tmp_path / "s")
     command.compare("random", "0", folder=tmp_path / "s")  # by which they are not measured yet
     assert [[run.folder for run in runs] for runs in asked] == [[path], [], [path]]
+
+
+def test_runs_have_ended_before_another_study_may_begin(tmp_path, monkeypatch):
+    """Ctrl-C may come while the page is drawn."""
+    ended = []
+
+    def train(folders, workers):
+        try:
+            (folders[0] / FINISHED).touch()
+            yield folders[0], 0
+        finally:  # a run saves its checkpoint
+            with (
+                pytest.raises(RuntimeError, match="another ewnprune compare"),
+                command._alone(tmp_path),
+            ):
+                pass
+            ended.append(folders)
+
+    def interrupted(folder, methods):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "check_options", lambda runs, own: None)
+    monkeypatch.setattr(command, "run_locally", train)
+    monkeypatch.setattr(command, "_write_so_far", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command.compare("none", "0", folder=tmp_path)
+    assert ended
+    with command._alone(tmp_path):
+        pass
 
 
 def test_what_a_module_prints_when_it_is_imported_is_no_option(tmp_path, monkeypatch, capsys):

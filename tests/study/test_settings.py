@@ -12,7 +12,9 @@ from ewnprune.study.settings import joined
 @pytest.fixture
 def compare(tmp_path, monkeypatch):
     """`ewnprune compare` that trains nothing."""
-    monkeypatch.setattr("ewnprune.study.command.run_locally", lambda folders, workers: iter(()))
+    monkeypatch.setattr(
+        "ewnprune.study.command.run_locally", lambda folders, workers: (each for each in ())
+    )
     monkeypatch.setattr("ewnprune.study.command.check_options", lambda runs, own: None)
     monkeypatch.chdir(tmp_path)
     return lambda *words: main(["compare", "--methods=none", "--seeds=0", *words])
