@@ -1,4 +1,4 @@
-"""What a run records beside its curve: accuracy class by class, and what is left of each layer."""
+"""What a run records beside its curve, by class and by layer; and whether it can be measured."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +95,33 @@ def check_accuracy(
         ) from error
 
 
+def refuse_unmeasured(trainer: Any, pl_module: Any) -> None:
+    """Refuse, before it is trained, a network that could not be evaluated afterwards.
+
+    Args:
+        trainer: the Trainer, in a fit.
+        pl_module: its module.
+
+    Raises:
+        ValueError: a step or a loader is not there, and evaluation is not turned off.
+    """
+    for split, kind in (("val", "validation"), ("test", "test")):
+        if getattr(trainer, f"limit_{split}_batches") == 0:
+            continue
+        step, loader = f"{kind}_step", f"{split}_dataloader"
+        lacking = (
+            "" if _is_written(step, pl_module) else f"{type(pl_module).__name__} has no {step}"
+        )
+        data = trainer.datamodule
+        if data is not None and not any(_is_written(loader, of) for of in (pl_module, data)):
+            lacking = lacking or f"{type(data).__name__} has no {loader}"
+        if lacking:
+            raise ValueError(
+                f"{lacking}, and a study measures on {kind} data: write one, or say "
+                f"trainer.limit_{split}_batches: 0 to do without"
+            )
+
+
 def record_details(
     folder: Path, trainer: Any, pl_module: Any, pruning: PruningHooks, loader: Any, limit: Any
 ) -> None:
@@ -132,6 +159,12 @@ def record_details(
         for name, rows in ((CLASSES, classes), (LAYERS, layers)):
             if rows:
                 write_rows(folder / name, rows)
+
+
+def _is_written(method: str, of: Any) -> bool:
+    """Whether there is another method of this name than Lightning's own, which does nothing."""
+    module = getattr(getattr(of, method), "__module__", None) or ""
+    return not module.startswith(("pytorch_lightning.core.", "lightning.pytorch.core."))
 
 
 def _layers(

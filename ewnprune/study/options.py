@@ -85,7 +85,8 @@ def _as_fit_reads(config: Mapping[str, Any]) -> dict[str, Any]:
             found["prune"].setdefault("recipe", None)  # it is spelled out by now
             alone = ArgumentParser(exit_on_error=False)
             alone.add_class_arguments(WeightNormPruning, "prune")
-            _usable(alone.instantiate_classes, Namespace(prune=self.config.fit.prune))
+            given = Namespace(prune=self.config.fit.prune)  # type: ignore[no-untyped-call]
+            _usable(alone.instantiate_classes, given)
             raise SystemExit
 
     with tempfile.TemporaryDirectory() as folder:

@@ -34,9 +34,8 @@ from ewnprune.files import read_rows, write_rows, write_text
 from ewnprune.model.layers import select_layers
 from ewnprune.model.size import Count
 from ewnprune.study.dense import DenseOfPrunedSize
-from ewnprune.study.details import check_accuracy, record_details
+from ewnprune.study.details import check_accuracy, record_details, refuse_unmeasured
 from ewnprune.study.recorded import SETTINGS
-from ewnprune.study.refusals import refuse_unmeasured
 from ewnprune.study.versions import write_versions
 from ewnprune.training.norms import neuron_norms
 
