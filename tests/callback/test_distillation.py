@@ -18,7 +18,6 @@ from toys.three_classes import mlp as _mlp
 from toys.three_classes import sgd as _sgd
 
 from ewnprune import EWN, Distillation, Finetune, NestedTraining, WeightNormPruning
-from ewnprune.callback import distillation
 from ewnprune.callback.distillation import Distilling, soft_losses, where_to_distill
 from ewnprune.callback.teacher import Teacher
 from ewnprune.model.tracing import call
@@ -230,33 +229,6 @@ def test_a_compiled_network_is_refused(how):
     name = "net" if how == "a part" else "Scaled"
     with pytest.raises(ValueError, match=f"torch.compile runs '{name}'"):
         where_to_distill(model, call, torch.zeros(4, 5, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("how", ["nested", "finetuned"])
-def test_an_optimizer_that_evaluates_a_loss_again_learns_the_same_each_time(
-    tmp_path, monkeypatch, how
-):
-    counts = {"steps": 0, "soft": 0}
-
-    def counted(*args):
-        counts["soft"] += 1
-        return soft_losses(*args)
-
-    learns = how == "finetuned"  # from its second epoch on
-
-    class Counts(fits.Net):  # which validates by its training step
-        def training_step(self, batch, batch_idx):
-            counts["steps"] += self.trainer.training and self.trainer.current_epoch >= learns
-            return super().training_step(batch, batch_idx)
-
-    monkeypatch.setattr(distillation, "soft_losses", counted)
-    model = Counts(_mlp().double(), lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=3))
-    callback = {
-        "nested": NestedTraining(1.0, [0.5], distill=Distillation()),
-        "finetuned": WeightNormPruning(None, finetune=Finetune(1, 0.5, distill=Distillation())),
-    }[how]
-    _fit(tmp_path, model, callback, val=_data(), max_epochs=1)
-    assert counts["soft"] == counts["steps"] > 3
 
 
 def test_bad_numbers_and_the_command_line():

@@ -11,7 +11,9 @@ from toys.three_classes import fit as _fit
 from toys.three_classes import mlp as _mlp
 from toys.three_classes import sgd as _sgd
 
-from ewnprune import EWN, Distillation, Finetune, WeightNormPruning
+from ewnprune import EWN, Distillation, Finetune, NestedTraining, WeightNormPruning
+from ewnprune.callback import distillation
+from ewnprune.callback.distillation import soft_losses
 
 
 class _Batches(pl.Callback):
@@ -98,3 +100,30 @@ def test_finetuning_with_a_teacher_resumes_bit_for_bit(tmp_path):
     torch.save(cut, tmp_path / "without.ckpt")
     with pytest.raises(ValueError, match="the checkpoint is without the network before pruning"):
         run(tmp_path / "other", tmp_path / "without.ckpt")
+
+
+@pytest.mark.parametrize("how", ["nested", "finetuned"])
+def test_an_optimizer_that_evaluates_a_loss_again_learns_the_same_each_time(
+    tmp_path, monkeypatch, how
+):
+    counts = {"steps": 0, "soft": 0}
+
+    def counted(*args):
+        counts["soft"] += 1
+        return soft_losses(*args)
+
+    learns = how == "finetuned"  # from its second epoch on
+
+    class Counts(fits.Net):  # which validates by its training step
+        def training_step(self, batch, batch_idx):
+            counts["steps"] += self.trainer.training and self.trainer.current_epoch >= learns
+            return super().training_step(batch, batch_idx)
+
+    monkeypatch.setattr(distillation, "soft_losses", counted)
+    model = Counts(_mlp().double(), lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=3))
+    callback = {
+        "nested": NestedTraining(1.0, [0.5], distill=Distillation()),
+        "finetuned": WeightNormPruning(None, finetune=Finetune(1, 0.5, distill=Distillation())),
+    }[how]
+    _fit(tmp_path, model, callback, val=_data(), max_epochs=1)
+    assert counts["soft"] == counts["steps"] > 3
