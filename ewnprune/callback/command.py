@@ -24,7 +24,7 @@ from ewnprune.callback.names import class_error, score_name, with_class_names
 from ewnprune.callback.predictions import PredictionFile
 from ewnprune.callback.progress import progress_bar
 from ewnprune.callback.recipe import put_first, with_recipe
-from ewnprune.callback.refusals import put_before_them
+from ewnprune.callback.refusals import put_behind
 from ewnprune.callback.run_files import run_folder
 from ewnprune.callback.sweeping import SweepingTrainer, folder_of_run, logger_of_run
 from ewnprune.errors import UsageError, unknown_option
@@ -223,7 +223,7 @@ class CommandLine(LightningCLI):
             options = self.config[self.subcommand].trainer.logger.init_args.as_dict()
             given.logger = logger_of_run(options, given.default_root_dir)
         trainer = super().instantiate_trainer(**kwargs)
-        put_before_them(trainer.callbacks)  # type: ignore[attr-defined]  # it comes last, as forced
+        put_behind(trainer.callbacks)  # type: ignore[attr-defined]  # it comes last, as forced
         for callback in self.trainer_defaults["callbacks"]:
             if isinstance(callback, Interruption):
                 callback.remember(trainer)
@@ -248,12 +248,12 @@ class CommandLine(LightningCLI):
 
     def after_fit(self) -> None:
         trainer: Any = self.trainer
+        folder = run_folder(trainer)
         if trainer.is_global_zero and not trainer.fast_dev_run:
             checkpoint = str(getattr(trainer.checkpoint_callback, "best_model_path", ""))
             compares = [self.config.fit[part].class_path for part in ("model", "data")] == _USUAL
             curve = self._pruning().curve
-            lines = closing_lines(run_folder(trainer), curve, checkpoint, compares)
-            print(lines, flush=True)
+            print(closing_lines(folder, curve, checkpoint, compares), flush=True)
 
     def _pruning(self) -> WeightNormPruning:
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]

@@ -97,17 +97,17 @@ def _harm(other: Any, normalizes: bool) -> str:
         )
     if normalizes and _is_a(other, "BaseFinetuning"):
         return (
-            "freezes layers before they are reparametrized, and they would train plain once it "
-            "unfreezes them"
+            "freezes layers before they are reparametrized, which would train plain once unfrozen"
         )
     return ""
 
 
-def put_before_them(callbacks: list[Any]) -> None:
-    """Move `PruningHooks`, of two the last, before the first callback that wants them there."""
-    wanting = [place for place, each in enumerate(callbacks) if _harm(each, normalizes=True)]
+def put_behind(callbacks: list[Any]) -> None:
+    """Move what must come after `PruningHooks` to just behind it, of two behind the last."""
     *_, own = [place for place, each in enumerate(callbacks) if _is_a(each, "PruningHooks")]
-    callbacks.insert(min([own, *wanting]), callbacks.pop(own))
+    harming = [each for each in callbacks[:own] if _harm(each, normalizes=True)]
+    others = [each for each in callbacks[:own] if each not in harming]  # they may have to be first
+    callbacks[: own + 1] = [*others, callbacks[own], *harming]
 
 
 def _refuse_early_decision(other: Any, trainer: Any) -> None:

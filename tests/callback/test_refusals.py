@@ -20,7 +20,7 @@ from toys.fits import BuildsInSetup, Net, fit, make_trainer
 
 import ewnprune.lightning
 from ewnprune import EWN, SWN, Finetune, WeightNormPruning, attached_parametrizations
-from ewnprune.callback.refusals import put_before_them, refuse_what_cannot_work
+from ewnprune.callback.refusals import put_behind, refuse_what_cannot_work
 from ewnprune.cli import main
 
 LEVELS = (0, 0.5, 0.9)
@@ -81,7 +81,7 @@ class Thaw(BaseFinetuning):
 
 
 def test_callbacks_that_freeze_must_come_later(tmp_path):
-    with pytest.raises(ValueError, match="plain once it unfreezes them: put WeightNormPruning bef"):
+    with pytest.raises(ValueError, match="plain once unfrozen: put WeightNormPruning bef"):
         fit(tmp_path, Net(), Thaw(), WeightNormPruning(EWN(), LEVELS))
     with pytest.raises(ValueError, match="Thaw freezes layers before"):
         fit(tmp_path, Net(), Thaw(), WeightNormPruning(EWN(), LEVELS, weight_space=True))
@@ -230,10 +230,10 @@ def test_two_of_them_are_refused(tmp_path):
     with pytest.raises(ValueError, match="two WeightNormPruning callbacks"):
         fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS), WeightNormPruning(SWN(), LEVELS))
     first, forced = (WeightNormPruning(EWN(), LEVELS) for _ in range(2))
-    averaging = EMAWeightAveraging()
-    callbacks = [first, averaging, forced]
-    put_before_them(callbacks)  # the command line's own; then the fit refuses them
-    assert callbacks == [first, forced, averaging]
+    averaging, others, last = EMAWeightAveraging(), [Callback(), Callback()], Callback()
+    callbacks = [first, averaging, *others, forced, last]
+    put_behind(callbacks)  # the command line's own; then the fit refuses them
+    assert callbacks == [first, *others, forced, averaging, last]
 
 
 def test_half_precision_is_warned_of(tmp_path):

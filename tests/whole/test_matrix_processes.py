@@ -15,6 +15,7 @@ from toys.processes import run_together
 
 import ewnprune
 from ewnprune import EWN, fold_state_dict, sparsity_curve
+from ewnprune.callback.command import CommandLine
 from ewnprune.cli import main
 
 _SCRIPT = """
@@ -141,3 +142,19 @@ def test_a_command_starts_its_other_processes_as_it_was_started(tmp_path, monkey
     assert capsys.readouterr().err.endswith("ewnprune: error: enough\n")
     (command,) = started
     assert command[-len(words) :] == words
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_processes_ask_where_a_run_has_gone(rank):
+    """Lightning sends it from the first to the others, which must be there."""
+    asked = []
+
+    class Asked:
+        is_global_zero, fast_dev_run, default_root_dir = rank == 0, True, "."
+
+        @property
+        def log_dir(self):
+            asked.append(rank)
+
+    CommandLine.after_fit(SimpleNamespace(trainer=Asked()))  # as far as it goes for both
+    assert asked == [rank]
