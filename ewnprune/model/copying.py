@@ -120,7 +120,9 @@ def _unparametrize(module: nn.Module, name: str) -> None:
     """Take the parametrization of one tensor off a copy, whose class may be the original's too."""
     cls = type(module)
     table = dict(module._modules["parametrizations"]._modules)  # type: ignore[union-attr]
-    del table[name]
+    for part in table.pop(name) or ():  # what takes other forms of it in state dicts goes with it
+        if (hook := getattr(part, "load_hook", None)) is not None:
+            module._load_state_dict_pre_hooks.pop(hook.id, None)
     if table:
         fields = {key: value for key, value in vars(cls).items() if key != name}
         module.__class__ = type(cls.__name__, cls.__bases__, fields)

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from ewnprune.model.cells import to_weight
 from ewnprune.model.copying import copy_network, put_plain
 from ewnprune.model.layers import layer_weight, spatial_dims
 from ewnprune.model.normalization import normalization_of, shrink_channels
+from ewnprune.model.parametrized import parametrization_on
 from ewnprune.model.recurrent import is_recurrent, silence_hidden
 from ewnprune.model.tensors import replace_tensor
 from ewnprune.pruning.groups import Group, cut_of
@@ -111,7 +111,7 @@ def _keep_weights(layer: nn.Module, rows: Tensor) -> None:
     weight = layer_weight(layer).detach()
     keep = to_weight(layer, rows).to(weight.device)
     value = torch.where(keep, weight, 0)
-    if parametrize.is_parametrized(layer, "weight"):  # by what has a state, as spectral norm has
+    if parametrization_on(layer) is not None:  # by what has a state, as spectral norm has
         put_plain(layer, "weight", value)
     elif "weight" in layer._parameters:
         replace_tensor(layer, "weight", value)

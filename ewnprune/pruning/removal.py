@@ -73,7 +73,7 @@ def remove_neurons(
     returned. A warning names layers that stay against expectation; `remove_with_notes` tells all.
 
     Args:
-        model: any module, left as it is. Reparametrized layers must be folded first.
+        model: any module, left as it is. The new one is plain, be it folded or not.
         sparsity: fraction of the neurons to remove, in [0, 1); never a whole group.
         example_input: a batch of inputs; best of one sample, as its forward pass is recorded.
         indices: instead of a sparsity, the neurons to remove by layer, ``{"conv1": [0, 7]}``. All
