@@ -9,7 +9,7 @@ import torch
 from ewnprune.curve.variant import Variant
 from ewnprune.model.latency import measure_latency
 from ewnprune.model.size import state_dict_bytes
-from ewnprune.model.tensors import repeated
+from ewnprune.model.tensors import repeated, samples
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.notes import Note
 
@@ -46,10 +46,8 @@ def measure_costs(
         for name, network in networks.items()
     ]
     one = next(iter(latencies.values()))
-    how = (
-        f"median, batch of {one.batch_size}, on {one.device}, {one.threads} CPU threads, "
-        f"torch {torch.__version__}"
-    )
+    batch = f"batch of {one.batch_size}" if samples(inputs) else "a batch of the data"
+    how = f"median, {batch}, on {one.device}, {one.threads} CPU threads, torch {torch.__version__}"
     inputs = any(group.inputs for group in variants[0].found.groups)
     what = "inputs" if inputs else "neurons"
     built = f"{what} removed for good: each network was built, and timed by itself"

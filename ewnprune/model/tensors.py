@@ -123,9 +123,13 @@ def first_samples(inputs: Any, count: int = 1) -> Any:
 def repeated(inputs: Any, count: int) -> Any:
     """A batch of so many samples, those of another over and over; numbers by themselves stay.
 
+    A batch without samples, or whose samples cannot be told, comes back as it is.
+
     >>> repeated({"x": torch.tensor([1, 2]), "temperature": torch.tensor(1.0)}, 3)
     {'x': tensor([1, 2, 1]), 'temperature': tensor(1.)}
     """
+    if not samples(inputs):
+        return inputs
 
     def resize(tensor: Tensor) -> Tensor:
         return torch.cat([tensor] * -(-count // len(tensor)))[:count] if tensor.ndim else tensor

@@ -98,10 +98,12 @@ class Sequences(nn.Module):
         return self.head(self.rnn(packed)[1][-1])
 
 
-def test_sweeps_and_removal_take_packed_sequences():
+@pytest.mark.parametrize("realize", ["mask", "remove"])
+def test_sweeps_and_removal_take_packed_sequences(realize):
     torch.manual_seed(0)
     net, packed, y = Sequences(), _packed(), torch.tensor([0, 1])
-    curve = sparsity_curve(net, [(packed, y)], (0, 0.5))
+    curve = sparsity_curve(net, [(packed, y)], (0, 0.5), realize=realize, latency_seconds=1e-3)
+    assert all("batch of 1," not in note.text for note in curve.notes)
     small = remove_neurons(net, 0.5, packed)
     losses = [nn.functional.cross_entropy(each(packed), y).item() for each in (net, small)]
     assert [point.loss for point in curve] == pytest.approx(losses) and small.rnn.hidden_size == 3
