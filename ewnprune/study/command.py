@@ -30,7 +30,7 @@ from ewnprune.study.ray_engine import import_ray, run_on_ray
 from ewnprune.study.recorded import SETTINGS, by_age
 from ewnprune.study.refusals import refuse_empty, refuse_scores
 from ewnprune.study.run import CONFIG, FINISHED
-from ewnprune.study.settings import STUDY, joined, load_fit_config
+from ewnprune.study.settings import STUDY, forget_untrained, joined, load_fit_config
 from ewnprune.study.tables import write_tables
 from ewnprune.study.text import format_study
 
@@ -109,6 +109,7 @@ def compare(
     check_options(_unfinished(runs), defined)
     loggers = configured_loggers(base)  # or an error, now
     with _alone(folder):
+        forget_untrained(folder)
         write_text(folder / STUDY, yaml.safe_dump(settings, sort_keys=False))
         todo = _prepare(runs)
         print(f"ewnprune: {len(runs)} runs, {len(runs) - len(todo)} of them finished: {folder}")

@@ -163,6 +163,8 @@ def record_details(
 
 def _is_written(method: str, of: Any) -> bool:
     """Whether there is another method of this name than Lightning's own, which does nothing."""
+    if method in vars(of):  # as LightningDataModule.from_datasets puts it there
+        return True
     module = getattr(getattr(of, method), "__module__", None) or ""
     return not module.startswith(("pytorch_lightning.core.", "lightning.pytorch.core."))
 

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from ewnprune.callback.checkpoint import read_checkpoint
 from ewnprune.callback.command import run
 from ewnprune.callback.hooks import PruningHooks
+from ewnprune.callback.refusals import averaging_callbacks
 from ewnprune.callback.validation import first_validation_batch
 from ewnprune.curve.curve import Curve
 from ewnprune.curve.files import read_curve, write_curve
@@ -41,8 +42,9 @@ from ewnprune.training.norms import neuron_norms
 
 FINISHED = "curve.json"
 CONFIG = "config.yaml"
-_LAST = "checkpoints/last.ckpt"
 _FINAL = "checkpoints/final.ckpt"
+CHECKPOINTS = ("checkpoints/last.ckpt", "fit_*/checkpoints/interrupted.ckpt", "hpc_ckpt_*.ckpt")
+"""Those that a run goes on from; the last are of Lightning where SLURM ends a job."""
 
 
 class Recorder(Callback):
@@ -56,7 +58,7 @@ class Recorder(Callback):
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
-        self._written = 0.0
+        self._written, self._ended = 0.0, False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         refuse_unmeasured(trainer, pl_module)
@@ -71,9 +73,20 @@ class Recorder(Callback):
             write_text(self.folder / "progress", f"{_done(trainer):.4f}\n")
             self._written = time.monotonic()
 
+    def on_train_end(self, *_: Any) -> None:
+        self._ended = True
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # not when training ends, which does not come again where a run was cut off after its last
         # epoch; and the checkpoint last, for it says that all of this is there
+        if trainer.global_step == 0:  # it had no batch
+            return
+        if not self._ended and (averaging := averaging_callbacks(trainer)):
+            raise ValueError(
+                f"{averaging[0]} puts averages into the network when training ends, and the run "
+                "was cut off then, before they were written: remove "
+                f"{self.folder / 'checkpoints'} to have it trained anew"
+            )
         if trainer.is_global_zero:
             pruning = _pruning(trainer)
             chosen = select_layers(pl_module, pruning.layers, pruning.exclude, recurrent=True)
@@ -183,9 +196,7 @@ def _steps(checkpoint: Path) -> int | None:
 
 def _furthest_checkpoint(folder: Path) -> Path | None:
     """The one with the most steps, whatever clock the files were written by."""
-    # the last are those of Lightning where SLURM ends a job
-    patterns = (_LAST, "fit_*/checkpoints/interrupted.ckpt", "hpc_ckpt_*.ckpt")
-    steps = {path: _steps(path) for each in patterns for path in sorted(folder.glob(each))}
+    steps = {path: _steps(path) for each in CHECKPOINTS for path in sorted(folder.glob(each))}
     whole = {path: count for path, count in steps.items() if count is not None}
     return max(whole, key=lambda path: whole[path]) if whole else None
 

@@ -1,5 +1,6 @@
 """What a study was asked for: options of its fits from a file, and those its folder has already."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import yaml
 from ewnprune.configs import config_path
 from ewnprune.errors import UsageError
 from ewnprune.study.plan import nested
-from ewnprune.study.run import FINISHED
+from ewnprune.study.recorded import SETTINGS
+from ewnprune.study.run import CHECKPOINTS, FINISHED
 
 STUDY = "study.yaml"
-_TRAINED = (FINISHED, "checkpoints/*.ckpt", "fit_*/checkpoints/*.ckpt")
+_TRAINED = (FINISHED, "checkpoints/*.ckpt", *CHECKPOINTS)
 
 
 def load_fit_config(name: str | None) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def joined(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
             f"{path} is no file that ewnprune compare has written, which would write over it: "
             "give it another name, or another --folder"
         )
-    if path.is_file() and any(any(folder.glob(f"runs/*/{left}")) for left in _TRAINED):
+    if path.is_file() and is_trained(folder):
         known["fit"] = _without_scores(known["fit"])  # older studies have those of --fit_config
         for key in ("fit", "vary"):
             if known[key] != settings[key]:
@@ -83,6 +85,18 @@ def joined(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
             f"{', '.join(methods)}"
         )
     return settings
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a run of a study has come as far as a checkpoint."""
+    return any(any(folder.glob(f"runs/*/{left}")) for left in _TRAINED)
+
+
+def forget_untrained(folder: Path) -> None:
+    """Remove the runs of a study in which nothing is trained: other settings may have made them."""
+    if not is_trained(folder):
+        for path in folder.glob(f"runs/*/{SETTINGS}"):
+            shutil.rmtree(path.parent)
 
 
 def _without_scores(fit: Mapping[str, Any]) -> dict[str, Any]:

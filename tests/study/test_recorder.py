@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from pytorch_lightning import Callback, LightningDataModule, LightningModule
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -72,6 +72,9 @@ def test_norms_of_recurrent_layers_are_kept(tmp_path):
     trainer = _trainer(tmp_path)
     trainer.save_checkpoint = lambda path: None  # of a fit, which this is not
     (recorder,) = (each for each in trainer.callbacks if isinstance(each, Recorder))
+    steps = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
+    steps.total.completed = 1
+    recorder.on_train_end()
     recorder.on_fit_end(trainer, Net(Recurrent()))
     with open(tmp_path / "norms.csv", newline="") as file:
         assert [row["layer"] for row in csv.DictReader(file)] == ["net.rnn"] * 8
@@ -107,6 +110,31 @@ def test_a_run_cut_off_after_its_last_epoch_is_finished(tmp_path, whole):
     with open(tmp_path / "norms.csv", newline="") as file:
         norms = [float(row["norm"]) for row in csv.DictReader(file)]
     assert norms == pytest.approx(final["state_dict"]["net.0.weight"].norm(dim=1).tolist())
+
+
+def test_averages_that_were_cut_off_are_not_left_out(tmp_path):
+    """They come when training ends, which it does not again: last.ckpt is of before."""
+    folder, fails = tmp_path / "checkpoints", FailsOnce()
+    keep_last = ModelCheckpoint(folder, "last", enable_version_counter=False)
+
+    def fit(**options):
+        averaging = StochasticWeightAveraging(0.05, swa_epoch_start=1, device=None)
+        pruning, recorder = WeightNormPruning(None, (0, 0.5)), Recorder(str(tmp_path))
+        given = pruning, keep_last, fails, averaging, recorder
+        make_trainer(tmp_path, *given, max_epochs=3).fit(Net(), loader(), loader(40, 1), **options)
+
+    with pytest.raises(OSError, match="no space left"):
+        fit()
+    with pytest.raises(
+        ValueError, match=r"StochasticWeightAveraging puts averages .* trained anew"
+    ):
+        fit(ckpt_path=folder / "last.ckpt")
+    assert not (folder / "final.ckpt").exists()
+
+
+def test_a_fit_without_a_batch_is_not_finished(tmp_path):
+    _trainer(tmp_path, limit_train_batches=0).fit(Net(), loader(), loader(40, 1))
+    assert not (tmp_path / "checkpoints" / "final.ckpt").exists()
 
 
 def test_epochs_of_a_stream_say_how_far_a_run_is(tmp_path, monkeypatch):
@@ -173,6 +201,14 @@ def test_what_could_not_be_measured_is_refused_before_it_is_trained(tmp_path, mo
         with pytest.raises(ValueError, match=lacking):
             _trainer(tmp_path).fit(model(), datamodule=data())
     assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_loaders_that_are_given_to_a_data_module_are_its_own(tmp_path):
+    data = LightningDataModule()
+    data.train_dataloader = loader  # as LightningDataModule.from_datasets does it
+    data.val_dataloader = data.test_dataloader = lambda: loader(40, 1)
+    _trainer(tmp_path).fit(Net(), datamodule=data)
+    assert (tmp_path / "checkpoints/final.ckpt").is_file()
 
 
 def test_what_has_no_batch_is_not_asked_to_be_measured(tmp_path):
