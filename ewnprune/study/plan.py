@@ -53,10 +53,10 @@ def expand(
         study: all methods of the study, whose scores a run measures; by default `methods`.
     """
     everything, study = {**METHODS, **own}, study or methods
-    # a folder is named by all scores that a method may want of its run, so that a study that grows
-    # finds it; where networks are built, by those of the study
+    # a folder is named by all scores that a known method may want of its run, so that a study that
+    # grows finds it; where networks are built, by those of the study
     built = (base.get("prune") or {}).get("realize", "mask") != "mask"
-    named = study if built else everything
+    named = study if built else METHODS
     runs: dict[Path, Run] = {}
     for seed, values in product(seeds, list(product(*vary.values()))):
         varied = dict(zip(vary, values, strict=True))

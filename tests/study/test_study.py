@@ -92,6 +92,9 @@ def test_runs_are_measured_by_the_scores_of_the_study_alone(base):
         assert tuple(run.config["prune"]["scores"]) == scores
         folders.add(run.folder)
     assert base or len(folders) == 1  # so that it is found when the study has grown
+    ranking = {"mine": Method({}, scores=("norm_with_bias",), trains="none")}
+    (run,) = _expand("none,mine", base, own=ranking)
+    assert base or run.folder in folders
 
 
 def test_values_in_brackets_are_no_candidates():
