@@ -48,7 +48,7 @@ class Recorded:
 
     @property
     def seconds(self) -> float | None:
-        """How long its last attempt took, measuring included."""
+        """How long the attempt that trained it took, and measuring, however often."""
         value = self.versions.get("seconds")
         return None if value is None else float(value)
 

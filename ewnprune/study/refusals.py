@@ -33,7 +33,7 @@ def refuse_what_no_run_can(config: Mapping[str, Any], part: float | None = None)
                 "leave it out, or name one device, such as [0]; --workers says how many runs go "
                 "at a time"
             )
-    if {_told(trainer, f"limit_{split}_batches") for split in ("val", "test")} == {0}:
+    if all(_told(trainer, f"limit_{split}_batches") == 0 for split in ("val", "test")):
         raise UsageError(
             "trainer.limit_val_batches: 0 and trainer.limit_test_batches: 0 leave nothing that a "
             "study could measure on: leave out one of them"

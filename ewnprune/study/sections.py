@@ -180,7 +180,8 @@ def effort_table(found: "Evidence") -> Table:
         cells = [row["method"], f"{row['runs']}{shared}", trials, str(row["epochs"] or "not known")]
         rows.append([*cells, f"{row['seconds']:,.0f}"])
     text = "Over all seeds. Trials are candidates, each trained, times scores, which cost no "
-    text += "training. Seconds are those of each run's last attempt, measuring included."
+    text += "training. Seconds are those of the attempt that ended a run's training, and of all "
+    text += "measuring."
     columns = ("method", "runs", "trials", "epochs", "seconds")
     return Table("effort", title, text, columns, rows, data)
 
