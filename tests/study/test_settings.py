@@ -84,3 +84,18 @@ def test_a_study_yaml_of_somebody_else_is_not_written_over(text, compare, tmp_pa
     err = capsys.readouterr().err
     assert "mine/study.yaml is no file that ewnprune compare has written" in err
     assert err.count("\n") == 1 and path.read_text() == text
+
+
+def test_runs_of_other_settings_go_while_nothing_is_trained(compare, tmp_path):
+    """They would be told of as unfinished runs of this study."""
+    runs = tmp_path / "study/runs"
+    for trained, left in ((False, 1), (True, 2)):
+        assert compare("--folder=study", "--seeds=0,1") == 0
+        assert len([*runs.iterdir()]) == 2
+        if trained:
+            path = next(runs.iterdir()) / "hpc_ckpt_1.ckpt"  # as Lightning's under SLURM
+            path.touch()
+        (runs / "version_0").mkdir(exist_ok=True)  # of `ewnprune fit`
+        assert compare("--folder=study") == 0
+        assert len([*runs.iterdir()]) == left + 1
+        (runs / "version_0").rmdir()
