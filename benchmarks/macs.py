@@ -164,9 +164,9 @@ def of_mnist() -> Drawing:
 
 
 def of_cifar() -> Drawing:
-    """The lines of ``resnet20.csv``, its longest training."""
+    """The lines of ``resnet20.csv``, of the longest training that the plain network has."""
     curve = read_curve(resnet20.FILE).where(score="norm_product")
-    epochs = max(point.epoch or 0 for point in curve)
+    epochs = max(point.epoch or 0 for point in curve.where(method="plain"))
     lines = {}
     for series in curve.where(epoch=epochs).series():
         accuracy = np.array([[100 * point.measure() for point in series]])
