@@ -102,6 +102,7 @@ def weight_space_step(
     Raises:
         ValueError: another method.
 
+    >>> import torch
     >>> w, n = torch.tensor([[3.0, 4.0]]), torch.ones(1, 1)
     >>> weight_space_step(w, -w, n, 0.01, "EWN")  # along w: exp(0.25) times as long
     (tensor([[3.8521, 5.1361]]), tensor([[1.]]))

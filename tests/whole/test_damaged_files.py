@@ -10,7 +10,7 @@ from toys.fits import Net, fit
 
 from ewnprune import EWN, WeightNormPruning, read_curve
 from ewnprune.callback.checkpoint import read_checkpoint
-from ewnprune.study.run import _FINAL, _LAST, _furthest_checkpoint, _steps
+from ewnprune.study.run import _FINAL, CHECKPOINTS, _furthest_checkpoint, _steps
 
 LEVELS = (0, 0.5, 0.9)
 
@@ -22,9 +22,9 @@ def test_a_checkpoint_that_was_cut_off_is_never_gone_on_from(tmp_path):
     older = tmp_path / "fit_0/checkpoints/interrupted.ckpt"
     older.parent.mkdir(parents=True)
     older.write_bytes(content)
-    (tmp_path / _LAST).parent.mkdir()
+    (tmp_path / CHECKPOINTS[0]).parent.mkdir()
     assert _furthest_checkpoint(tmp_path) == older
-    for path in (tmp_path / _LAST, tmp_path / _FINAL):
+    for path in (tmp_path / CHECKPOINTS[0], tmp_path / _FINAL):
         for length in (0, 1, len(content) // 2, len(content) - 1):
             path.write_bytes(content[:length])
             assert _steps(path) is None

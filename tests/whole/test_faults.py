@@ -29,7 +29,7 @@ from ewnprune import (
 )
 from ewnprune.curve import measures, memory, sweep
 from ewnprune.files import replacing
-from ewnprune.study.run import _LAST, _furthest_checkpoint
+from ewnprune.study.run import CHECKPOINTS, _furthest_checkpoint
 
 LEVELS = (0, 0.5, 0.9)
 
@@ -39,13 +39,13 @@ def test_a_clock_that_goes_backwards_changes_nothing(tmp_path):
     keep = ModelCheckpoint(tmp_path / "fit", save_top_k=-1, filename="{epoch}")
     fit(tmp_path, Net(), WeightNormPruning(EWN(), LEVELS), keep)
     older = tmp_path / "fit_0/checkpoints/interrupted.ckpt"
-    for path, epoch in ((tmp_path / _LAST, 1), (older, 0)):
+    for path, epoch in ((tmp_path / CHECKPOINTS[0], 1), (older, 0)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((tmp_path / f"fit/epoch={epoch}.ckpt").read_bytes())
     for times in ((0, 9), (9, 0)):
-        for path, time in zip((tmp_path / _LAST, older), times, strict=True):
+        for path, time in zip((tmp_path / CHECKPOINTS[0], older), times, strict=True):
             os.utime(path, (time, time))
-        assert _furthest_checkpoint(tmp_path) == tmp_path / _LAST
+        assert _furthest_checkpoint(tmp_path) == tmp_path / CHECKPOINTS[0]
 
 
 def test_a_folder_that_cannot_be_written_to_leaves_the_model_as_it_is(tmp_path):
