@@ -94,8 +94,7 @@ def refuse_beside(options: Gradual, measuring: Measuring, finetune: object) -> N
         )
     if measuring.inputs:
         raise ValueError(f"{options} with inputs=True: it prunes neurons; prune inputs afterwards")
-    first = [*find_scores(measuring.scores)][:1]  # by name, of a function or several scores too
-    wanted = asked_of_data(first, measuring.scope)
+    wanted = asked_of_data(find_scores(measuring.first_score), measuring.scope)
     if wanted:
         raise ValueError(
             f"{options} with {wanted[-1]}, which goes by evaluations of the network: expected one "

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ewnprune.callback.refusals import refuse_scaled_gradients
 from ewnprune.callback.run_files import run_folder, unused
 from ewnprune.model.layers import LayerPatterns, neuron_rows, select_layers
+from ewnprune.model.parametrized import sources_of
 from ewnprune.training.relations import Relations, gradient_rows, relate, spread
 
 
@@ -81,7 +81,7 @@ class RelationsHooks:
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for name, layer in select_layers(pl_module, self.layers, self.exclude).chosen.items():
             gradient = gradient_rows(layer)
-            if gradient is None or not trained & _parameters_of_weight(layer):
+            if gradient is None or not trained & {id(p) for p in sources_of(layer, "weight")}:
                 continue
             found = relate(neuron_rows(layer), gradient)
             long = found.norm >= 0.5 * found.norm.max()
@@ -95,11 +95,6 @@ class RelationsHooks:
                 logger.log_metrics(metrics, trainer.global_step)
             if self._path is not None:
                 _append(self._path, trainer.global_step, name, found)
-
-
-def _parameters_of_weight(layer: nn.Module) -> set[int]:
-    ours = "weight", "parametrizations.weight."
-    return {id(p) for name, p in layer.named_parameters() if name.startswith(ours)}
 
 
 def _append(path: Path, step: int, layer: str, found: Relations) -> None:
