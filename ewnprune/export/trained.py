@@ -18,7 +18,7 @@ import lightning_modules  # noqa: F401  its classes can then be named without th
 from ewnprune.callback import WeightNormPruning
 from ewnprune.callback.checkpoint import read_checkpoint, stored
 from ewnprune.callback.sweeping import folder_above
-from ewnprune.configs import config_path
+from ewnprune.configs import config_path, shipped_config
 from ewnprune.export.batches import Batches
 from ewnprune.files import local_path
 from ewnprune.model.preserve import run_eagerly
@@ -159,7 +159,8 @@ def _instantiate(path: Path) -> tuple[int | None, Namespace]:
     prune = wanted.get("prune")
     recipe = prune.pop("recipe", None) if isinstance(prune, dict) else None
     if recipe is not None:  # as in a fit its options lie below those of the config
-        shipped = Path(config_path(f"{recipe}.yaml", "prune.recipe")).read_text(encoding="utf-8")
-        wanted["prune"] = yaml.safe_load(shipped)["prune"] | prune
+        shipped = Path(config_path(str(shipped_config(f"{recipe}.yaml")), "prune.recipe"))
+        below = yaml.safe_load(shipped.read_text(encoding="utf-8"))["prune"]
+        wanted["prune"] = below | prune
     made = parser.instantiate_classes(parser.parse_object(wanted))
     return content.get("seed_everything"), made

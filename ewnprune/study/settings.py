@@ -60,7 +60,7 @@ def joined(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
             f"{path} is no file that ewnprune compare has written, which would write over it: "
             "give it another name, or another --folder"
         )
-    if path.is_file() and is_trained(folder):
+    if path.is_file() and _is_trained(folder):
         known["fit"] = _without_scores(known["fit"])  # older studies have those of --fit_config
         for key in ("fit", "vary"):
             if known[key] != settings[key]:
@@ -87,14 +87,14 @@ def joined(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def is_trained(folder: Path) -> bool:
+def _is_trained(folder: Path) -> bool:
     """Whether a run of a study has come as far as a checkpoint."""
     return any(any(folder.glob(f"runs/*/{left}")) for left in _TRAINED)
 
 
 def forget_untrained(folder: Path) -> None:
     """Remove the runs of a study in which nothing is trained: other settings may have made them."""
-    if not is_trained(folder):
+    if not _is_trained(folder):
         for path in folder.glob(f"runs/*/{SETTINGS}"):
             shutil.rmtree(path.parent)
 
