@@ -117,10 +117,12 @@ def test_scores_from_data_go_by_validation_data(run, tmp_path, capsys, words):
     assert told["pruning"]["score"] == "taylor" and len(kept) < 24
 
 
-def test_a_config_may_name_its_recipe_as_in_a_fit(run, tmp_path):
+def test_a_config_may_name_its_recipe_as_in_a_fit(run, tmp_path, monkeypatch):
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["prune"] = {"recipe": "prunable", "scope": "global"}
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "prunable.yaml").write_text("prune: {scores: [norm]}")  # is not the recipe
+    monkeypatch.chdir(tmp_path)
     pruning = read_trained(str(run), str(tmp_path / "other.yaml")).pruning
     assert (pruning.scores, pruning.scope) == (["norm_with_bias_product"], "global")
 
