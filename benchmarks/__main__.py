@@ -15,6 +15,8 @@ SPEED = (
     "step --compile",
     "step --network ResNet18",
     "step --network ResNet18 --compile --rounds 3",
+    "nested_step --rounds 3 --steps 20",
+    "nested_step --batch 4",
     "epoch",
     "startup",
     "sweep --without-copies",

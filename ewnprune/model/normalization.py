@@ -8,6 +8,7 @@ without some of them it gives other values for the rest; a masked one counts tho
 Norms that are not torch's (Llama's) are known by what they give.
 """
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -138,12 +139,28 @@ def as_scale_and_shift(norm: Any) -> tuple[Tensor, Tensor] | None:
     precise = torch.promote_types(norm.running_var.dtype, torch.float32)
     with torch.no_grad():
         scale = (norm.running_var.to(precise) + norm.eps).rsqrt()
-        if norm.weight is not None:
-            scale = norm.weight.to(precise) * scale
+        weight = norm.weight  # once: a parametrization computes it anew each time
+        if weight is not None:
+            scale = weight.to(precise) * scale
         shift = -norm.running_mean.to(precise) * scale
         if norm.bias is not None:
             shift = shift + norm.bias.to(precise)
     return scale, shift
+
+
+def as_scales_and_shifts(
+    network: nn.Module, norms: Mapping[str, str]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """`as_scale_and_shift` of the BatchNorms behind some layers, by the names of those.
+
+    Args:
+        network: the network.
+        norms: for each layer the name of its BatchNorm.
+    """
+    found = {
+        layer: as_scale_and_shift(network.get_submodule(norm)) for layer, norm in norms.items()
+    }
+    return {layer: affine for layer, affine in found.items() if affine is not None}
 
 
 def channels_of(module: Any) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ewnprune.errors import check_choice
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns, select_layers
+from ewnprune.model.normalization import as_scales_and_shifts
 from ewnprune.model.tensors import clone, device_of, first_samples, to_device, without
 from ewnprune.model.tracing import Forward
 from ewnprune.pruning.budget import Budget, Costs, cost_function
@@ -99,13 +100,12 @@ class Choice:
                 f"score {name!r} goes by what neurons do: expected one of weights for "
                 "inputs=True, such as norm"
             )
-        norms = found.anatomy.batch_norms
         facts = Facts(
             couple=self.couple,
             initial_norms=self.initial_norms,
             seed=self.seed,
             measured=self.measured,
-            batch_norms=norms,
+            affine=as_scales_and_shifts(found.network, found.anatomy.batch_norms),
             deviations=found.deviations,
         )
         return rank_groups(

@@ -62,6 +62,11 @@ class Places:
         keep[self.index] = channels[self.channel]
         return keep
 
+    def are_all(self, size: int) -> bool:
+        """Whether they are all of ``size`` places, in the order of the channels, one for each."""
+        every = torch.arange(size, device="cpu")
+        return torch.equal(self.index, every) and torch.equal(self.channel, every)
+
     def at(self, indices: Iterable[int]) -> list[int]:
         """The channels that lie at some places."""
         return self.channel[torch.isin(self.index, torch.tensor([*indices], device="cpu"))].tolist()

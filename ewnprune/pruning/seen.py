@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ewnprune.model.layers import conv_groups, neuron_rows, num_inputs
-from ewnprune.model.normalization import as_scale_and_shift
 from ewnprune.model.recurrent import (
     hidden_biases,
     hidden_columns,
@@ -34,8 +33,9 @@ class Facts:
         seed: seed of scores that draw numbers; None is 0.
         measured: what neurons do on data, by name and layer.
         outgoing: whether they may know the outgoing weights; those count as 1 otherwise.
-        batch_norms: the BatchNorm that directly follows a layer, by the layer's name. It is folded
-            into the weights that are scored, for it undoes the length that they have.
+        affine: factor and shift of the BatchNorm that directly follows a layer, by the layer's
+            name. It is folded into the weights that are scored, for it undoes the length that they
+            have.
         deviations: standard deviations of what the first layers read, by the layer's name; they
             count as 1 where they are not known.
     """
@@ -45,7 +45,7 @@ class Facts:
     seed: int | None = None
     measured: Measured | None = None
     outgoing: bool = True
-    batch_norms: Mapping[str, str] = field(default_factory=dict)
+    affine: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     deviations: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -53,8 +53,10 @@ def parts_of(network: nn.Module, group: Group, facts: Facts) -> Iterator[tuple[N
     """What makes the channels of a group, as a score sees it, and where they lie in that."""
     if group.inputs:
         yield _inputs(network, group, facts), Places.blocks(group.size)
+    outgoing = _outgoing(network, group, facts) if group.makers and facts.outgoing else None
     for maker, places in group.makers.items():
-        yield _neurons(network, maker, places, group, facts), places
+        neurons = neurons_of(maker, network, facts, group.unfollowed or "no layer reads them alone")
+        yield replace(neurons, outgoing=_by_neuron(outgoing, neurons, places, facts)), places
 
 
 def _inputs(network: nn.Module, group: Group, facts: Facts) -> Neurons:
@@ -72,16 +74,20 @@ def _inputs(network: nn.Module, group: Group, facts: Facts) -> Neurons:
     )
 
 
-def _neurons(network: nn.Module, name: str, places: Places, group: Group, facts: Facts) -> Neurons:
-    neurons = neurons_of(name, network, facts, group.unfollowed or "no layer reads them alone")
+def _by_neuron(
+    outgoing: Tensor | None, neurons: Neurons, places: Places, facts: Facts
+) -> Tensor | None:
+    """The outgoing weights of a group, a row for each neuron of a layer; None if not known."""
     if not facts.outgoing:
-        return replace(neurons, outgoing=neurons.rows.new_ones(len(neurons.rows), 1))
-    outgoing = _outgoing(network, group, facts)
+        return neurons.rows.new_ones(len(neurons.rows), 1)
     if outgoing is None:
-        return neurons
-    table = torch.zeros(len(neurons.rows), outgoing.shape[1], dtype=outgoing.dtype, device="cpu")
-    table[places.index] = outgoing[places.channel].cpu()
-    return replace(neurons, outgoing=table.to(neurons.rows.device))
+        return None
+    if len(outgoing) == len(neurons.rows) and places.are_all(len(outgoing)):
+        table = outgoing
+    else:
+        table = outgoing.new_zeros(len(neurons.rows), outgoing.shape[1])
+        table[places.index] = outgoing[places.channel]
+    return table.to(neurons.rows.device)
 
 
 def neurons_of(
@@ -129,11 +135,9 @@ def _folded(
     layer: Any = network.get_submodule(name)
     found = hidden_biases(layer) if is_recurrent(layer) else layer.bias
     bias = None if found is None else precise(found)
-    norm = facts.batch_norms.get(name)
-    affine = None if norm is None else as_scale_and_shift(network.get_submodule(norm))
-    if affine is None:
+    if name not in facts.affine:
         return rows, bias
-    scale, shift = (part.to(rows.dtype) for part in affine)
+    scale, shift = (part.to(rows.dtype) for part in facts.affine[name])
     return rows * scale[:, None], shift if bias is None else bias * scale + shift
 
 
@@ -155,6 +159,9 @@ def _outgoing(
         columns = _columns(name, network, facts)
         if scales and name in scales:
             columns = columns * scales[name].to(columns)[:, None]
+        if len(columns) == group.size and places.are_all(group.size):
+            tables.append(columns)
+            continue
         order = (places.channel * len(columns) + places.index).argsort()
         channel, index = places.channel[order], places.index[order]
         counts = channel.bincount(minlength=group.size)

@@ -11,11 +11,32 @@ from torch.utils.hooks import RemovableHandle
 
 from ewnprune.model.anatomy import Anatomy
 
-Draws = Callable[[], Tensor | None]
-"""The number of the network that each image of the batch sees, 0 for the whole one; or None."""
+
+class Order(NamedTuple):
+    """The order that brings the images of a batch that see the same network side by side.
+
+    Attributes:
+        there: the images in that order, ``(B,)``.
+        back: the places of the images in that order, ``(B,)``.
+        sizes: how many images see the whole network, and each of the others.
+    """
+
+    there: Tensor
+    back: Tensor
+    sizes: list[int]
+
+    @classmethod
+    def of(cls, numbers: Tensor, device: torch.device | None = None) -> "Order":
+        """For the number of the network that each image sees, ``(B,)``, 0 for the whole one.
+
+        >>> Order.of(torch.tensor([1, 0, 1]))
+        Order(there=tensor([1, 0, 2]), back=tensor([1, 0, 2]), sizes=[1, 2])
+        """
+        there = numbers.argsort(stable=True)
+        return cls(there.to(device), there.argsort().to(device), numbers.bincount().tolist())
 
 
-def normalize_apart(norm: nn.Module, draws: Draws) -> list[RemovableHandle]:
+def normalize_apart(norm: nn.Module, order: Callable[[], Order | None]) -> list[RemovableHandle]:
     """Have a BatchNorm in training normalize the images of each network by themselves.
 
     Its running statistics are of the images that see the whole network. Where a network has one
@@ -23,32 +44,32 @@ def normalize_apart(norm: nn.Module, draws: Draws) -> list[RemovableHandle]:
 
     Args:
         norm: a BatchNorm.
-        draws: gives the network of each image; None leaves the batch whole.
+        order: gives that of the batch; None leaves the batch whole.
 
     Returns:
         Handles that undo it.
 
     >>> import torch
     >>> norm, x = nn.BatchNorm1d(1), torch.tensor([[1.0], [3.0], [10.0], [20.0]])
-    >>> handles = normalize_apart(norm, lambda: torch.tensor([0, 0, 1, 1]))
+    >>> handles = normalize_apart(norm, lambda: Order.of(torch.tensor([0, 0, 1, 1])))
     >>> norm(x).flatten().round(), norm.running_mean
     (tensor([-1.,  1., -1.,  1.], grad_fn=<RoundBackward0>), tensor([0.2000]))
     """
     kept: list[_Sorted] = []
 
     def only_whole(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        numbers = draws()
+        now = order()
         kept.clear()
-        if numbers is None or not module.training or len(numbers) != len(args[0]):
+        if now is None or not module.training or len(now.there) != len(args[0]):
             return None
-        kept.append(_sort(args[0], numbers))
+        kept.append(_sort(args[0], now))
         whole = kept[0].parts[0]
         return (whole, *args[1:]) if len(whole) > 1 else None
 
     def all_apart(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if not kept:
             return None
-        x, parts, order = kept.pop()
+        x, parts, there, back = kept.pop()
         affine = module.weight, module.bias, True, 0.0, module.eps
 
         def normalized(part: Tensor) -> Tensor:
@@ -60,47 +81,46 @@ def normalize_apart(norm: nn.Module, draws: Draws) -> list[RemovableHandle]:
         results = [first, *(normalized(part) if len(part) > 1 else part for part in parts[1:])]
         if any(len(part) == 1 for part in parts):
             together = normalized(x) if apart else output
-            rows = _Reordered.apply(together, order).split([len(part) for part in parts])
+            rows = _Reordered.apply(together, there, back).split([len(part) for part in parts])
             results = [
                 row if len(row) == 1 else result for row, result in zip(rows, results, strict=True)
             ]
-        result: Tensor = _Reordered.apply(torch.cat(results), order.argsort())
+        result: Tensor = _Reordered.apply(torch.cat(results), back, there)
         return result
 
     return [norm.register_forward_pre_hook(only_whole), norm.register_forward_hook(all_apart)]
 
 
 class _Sorted(NamedTuple):
-    """A batch, the images of each network by themselves, and the order that brings them there."""
+    """A batch, the images of each network by themselves, and the orders there and back."""
 
     batch: Tensor
     parts: tuple[Tensor, ...]
-    order: Tensor
+    there: Tensor
+    back: Tensor
 
 
-def _sort(x: Tensor, numbers: Tensor) -> _Sorted:
-    order = numbers.argsort(stable=True)
-    sizes = numbers.bincount().tolist()
-    order = order.to(x.device)
-    return _Sorted(x, _Reordered.apply(x, order).split(sizes), order)
+def _sort(x: Tensor, order: Order) -> _Sorted:
+    there, back = order.there.to(x.device), order.back.to(x.device)
+    return _Sorted(x, _Reordered.apply(x, there, back).split(order.sizes), there, back)
 
 
 class _Reordered(torch.autograd.Function):
-    """``x[order]`` for an order that has every row once.
+    """``x[order]`` for an order that has every row once, and the one that undoes it.
 
     Its gradient is the same the other way round, where that of indexing adds up rows that may come
     more than once: most of the time of a nested step of ResNet-20.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor) -> Tensor:
-        ctx.save_for_backward(order)
+    def forward(ctx: Any, x: Tensor, order: Tensor, undone: Tensor) -> Tensor:
+        ctx.save_for_backward(order, undone)
         return x[order]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (order,) = ctx.saved_tensors
-        return _Reordered.apply(grad, order.argsort()), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        order, undone = ctx.saved_tensors
+        return _Reordered.apply(grad, undone, order), None, None
 
 
 def batch_norms_behind(anatomy: Anatomy, places: Iterable[tuple[str, str]]) -> list[str]:

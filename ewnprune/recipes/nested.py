@@ -16,6 +16,7 @@ from ewnprune.callback.distillation import Distillation, Distilling, where_to_di
 from ewnprune.model.batches import inputs_and_targets
 from ewnprune.model.copying import plain_network
 from ewnprune.model.layers import LayerPatterns, num_inputs, spatial_dims
+from ewnprune.model.normalization import as_scales_and_shifts
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.recurrent import is_recurrent
 from ewnprune.model.tensors import map_tensors, tensors_in
@@ -27,7 +28,7 @@ from ewnprune.pruning.neurons import rank_groups
 from ewnprune.pruning.ranking import Ranking, check_sparsities
 from ewnprune.pruning.score_names import SCORE, find_scores
 from ewnprune.pruning.seen import Facts
-from ewnprune.recipes.level_statistics import batch_norms_behind, normalize_apart
+from ewnprune.recipes.level_statistics import Order, batch_norms_behind, normalize_apart
 
 
 class NestedTraining(Callback):
@@ -88,7 +89,7 @@ class NestedTraining(Callback):
         self._found: Found | None = None
         self._handles: list[RemovableHandle] = []
         self._masks: dict[tuple[str, str], Tensor] = {}
-        self._draws: Tensor | None = None
+        self._order: Order | None = None
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -102,16 +103,16 @@ class NestedTraining(Callback):
             if self._distilling is not None:
                 targets = self._whole(trainer, pl_module, inputs, draws > 0)
                 self._distilling.expect(targets, draws > 0)
-            self._draws = draws
+            self._order = Order.of(draws, tensors_in(inputs)[0].device)
             ((name, score),) = find_scores(self.score).items()
             groups, anatomy = self._found.groups, self._found.anatomy
-            facts = Facts(batch_norms=anatomy.batch_norms)
+            facts = Facts(affine=as_scales_and_shifts(pl_module, anatomy.batch_norms))
             ranking, _ = rank_groups(name, score, pl_module, groups, anatomy.chosen, "layer", facts)
             self._masks.update(self._masks_of(ranking, draws, groups, pl_module))
 
     def on_train_batch_end(self, *_: Any) -> None:
         self._masks.clear()
-        self._draws = None
+        self._order = None
         if self._distilling is not None:
             self._distilling.expect_nothing()
 
@@ -154,7 +155,7 @@ class NestedTraining(Callback):
             )
         for name in batch_norms_behind(found.anatomy, places):
             norm = pl_module.get_submodule(name)
-            self._handles += normalize_apart(norm, lambda: self._draws)
+            self._handles += normalize_apart(norm, lambda: self._order)
         forget_compiled(pl_module)  # of a finder of the learning rate, or another fit
         return replace(found, groups=nested)
 
@@ -201,9 +202,8 @@ class NestedTraining(Callback):
                 size = num_inputs(layer) if place == "input" else group.size
                 trailing = [1] * spatial_dims(layer)
                 table = torch.stack([places.keep(size, row).view(-1, *trailing) for row in rows])
-                mask = table[draws].to(layer.weight)
-                known = masks.get((place, name))
-                masks[place, name] = mask if known is None else known * mask
+                mask = table[draws].to(next(layer.parameters()))  # and no weight is computed
+                masks[place, name] = masks.get((place, name), 1) * mask
         return masks
 
     def _silence_input(self, name: str) -> Any:

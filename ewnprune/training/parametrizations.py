@@ -82,11 +82,12 @@ class NeuronParametrization(nn.Module):
     def forward(self, *originals: Tensor) -> Tensor:
         """The weight, in the shape and dtype of ``v``, from ``s`` and ``v``."""
         s, v = originals
-        # a sign, of the scale of a BatchNorm: decay alone would move it, where others unfreeze it
-        v = v.detach() if v.dim() == 1 else v
+        length = self.scale(at_least_float32(s))
+        if v.dim() == 1:  # of a BatchNorm: one number has a sign and a length, and no direction
+            # detached: decay alone would move it, where others unfreeze it
+            return (length * v.detach().sgn()).to(v.dtype)
         rows = self._split(at_least_float32(v))
-        weight = of_length(rows, self.scale(at_least_float32(s)), self._reduced(rows))
-        return weight.reshape(v.shape).to(v.dtype)
+        return of_length(rows, length, self._reduced(rows)).reshape(v.shape).to(v.dtype)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
         """``(s, v)`` that give this weight, with ``||v|| = 1`` as the paper's theory assumes."""

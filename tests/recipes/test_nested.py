@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys.fits import TrainsOnly, make_trainer
 
 from ewnprune import EWN, WeightNormPruning
-from ewnprune.recipes.level_statistics import normalize_apart
+from ewnprune.recipes.level_statistics import Order, normalize_apart
 from ewnprune.recipes.nested import NestedTraining, draw_levels
 
 SPARSITIES = (0.5, 0.75)
@@ -178,7 +178,7 @@ def test_images_are_normalized_by_those_that_see_the_same_network():
 
 def test_one_image_alone_is_normalized_as_one_of_the_batch():
     norm, x = nn.BatchNorm1d(3).double(), torch.randn(5, 3, dtype=torch.float64)
-    handles = normalize_apart(norm, lambda: torch.tensor([0, 0, 1, 2, 2]))
+    handles = normalize_apart(norm, lambda: Order.of(torch.tensor([0, 0, 1, 2, 2])))
     found = norm(x)
     whole = functional.batch_norm(x, None, None, training=True)
     torch.testing.assert_close(found[2], whole[2])
@@ -195,7 +195,7 @@ def test_one_image_alone_is_normalized_as_one_of_the_batch():
     for handle in handles:
         handle.remove()
     torch.testing.assert_close(norm(x), whole)
-    nobody = normalize_apart(norm, lambda: torch.tensor([1, 1, 2, 2, 2]))
+    nobody = normalize_apart(norm, lambda: Order.of(torch.tensor([1, 1, 2, 2, 2])))
     norm(x)  # nobody sees the whole network: the running statistics are those of all
     assert nobody and norm.running_mean.isfinite().all()
 
@@ -206,7 +206,7 @@ def test_gradients_of_images_normalized_apart_are_theirs(numbers):
     numbers = torch.tensor(numbers)
     norm = nn.BatchNorm2d(2).double()
     x = torch.randn(6, 2, 2, 2, dtype=torch.float64, requires_grad=True)
-    normalize_apart(norm, lambda: numbers)
+    normalize_apart(norm, lambda: Order.of(numbers))
     found = norm(x)
     expected = torch.zeros_like(x)
     for number in numbers.unique():
