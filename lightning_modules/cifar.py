@@ -139,7 +139,8 @@ def in_order(images: Images) -> Images:
     """The same images by class and, in a class, by their bytes: the same from whichever files."""
     labels = images.labels.tolist()
     content = [image.tobytes() for image in images.pixels.numpy()]
-    order = torch.tensor(sorted(range(len(labels)), key=lambda i: (labels[i], content[i])))
+    places = sorted(range(len(labels)), key=lambda i: (labels[i], content[i]))
+    order = torch.tensor(places, device="cpu")
     return Images(images.pixels[order], images.labels[order])
 
 

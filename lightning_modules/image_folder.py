@@ -113,7 +113,7 @@ def statistics(pixels: Tensor) -> tuple[list[float], list[float]]:
     for channel in [pixels] if pixels.dim() == 3 else pixels.unbind(1):
         # by how often each value comes: exact, and without the pixels as floats
         counts = torch.bincount(channel.flatten(), minlength=256).double()
-        values, share = torch.arange(256).double() / 255, counts / counts.sum()
+        values, share = torch.arange(256, device="cpu").double() / 255, counts / counts.sum()
         mean = (share * values).sum()
         means.append(mean.item())
         deviations.append((share * (values - mean).square()).sum().sqrt().item())

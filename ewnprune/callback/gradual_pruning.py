@@ -195,7 +195,7 @@ class GradualPruning:
             if keep is None:
                 continue
             stays = neuron_rows(pl_module.get_submodule(name), keep).any(1)
-            when = before.get(name, torch.full((len(stays),), -1))
+            when = before.get(name, torch.full((len(stays),), -1, device="cpu"))
             gone[name] = torch.where(stays | (when >= 0), when, step)
         ((score, _),) = find_scores(self.measuring.first_score).items()
         self.pruned = {

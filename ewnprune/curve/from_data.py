@@ -84,6 +84,9 @@ def measure_neurons(
     with evaluating(model, loader):
         network = plain_network(model)
         leave_inference_mode(network)
+        for module in network.modules():  # cuDNN has no gradients of these in eval mode
+            if isinstance(module, nn.RNNBase):
+                module.training, module.dropout = True, 0.0
         layers: dict[str, nn.Module] = {
             name: module
             for name, module in network.named_modules()

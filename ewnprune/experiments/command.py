@@ -93,6 +93,8 @@ def _check_device(device: str) -> None:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise UsageError(f"device={device!r}: expected cpu, or a GPU such as cuda") from error
+    if kind not in ("cpu", "cuda"):  # all is in float64
+        raise UsageError(f"device={device!r}: expected cpu, or a GPU such as cuda")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device={device!r}: torch sees no GPU here; leave it out to use the CPU")
 

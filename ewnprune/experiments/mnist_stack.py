@@ -117,9 +117,10 @@ class Steps:
         if not slots.is_cuda:
             self._each(slots.unbind())
             return
-        if slots.shape not in self._replays:
-            self._replays[slots.shape] = self._captured(slots)
-        self._replays[slots.shape](slots)
+        with torch.cuda.device_of(slots):  # a graph is of the current device
+            if slots.shape not in self._replays:
+                self._replays[slots.shape] = self._captured(slots)
+            self._replays[slots.shape](slots)
 
     def _each(self, slots: Sequence[Tensor]) -> None:
         for batch in slots:

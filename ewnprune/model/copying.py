@@ -60,6 +60,9 @@ def copy_network(model: nn.Module, share: bool = False) -> nn.Module:
         kept = {name: _copied(value, copies) for name, value in vars(module).items()}
         vars(copies[id(module)]).update(kept)
     found: nn.Module = copies[id(model)]
+    for module in found.modules() if not share else ():
+        if isinstance(module, nn.RNNBase):
+            module.flatten_parameters()  # on a GPU they lie side by side, or are moved at each call
     run_eagerly(found)
     return found
 

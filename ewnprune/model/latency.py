@@ -72,7 +72,8 @@ def measure_latency(
         for name, n in networks.items()
     }
     measured: dict[str, list[Measurement]] = {name: [] for name in networks}
-    with torch.inference_mode(), fast_attention_as_outside():
+    # the timer waits for the current device
+    with torch.inference_mode(), fast_attention_as_outside(), torch.cuda.device_of(tensors[0]):
         for _ in range(_ROUNDS):
             for name, timer in timers.items():
                 measured[name].append(timer.blocked_autorange(min_run_time=seconds / _ROUNDS))

@@ -26,6 +26,9 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
     were compiled, since compiled code calls no hooks, and attention runs layer by layer: see
     `without_fast_attention`.
 
+    Autocast keeps no copies of weights meanwhile, which would be those of every network of a curve,
+    and cuDNN tries out no kernels for widths that come once.
+
     Inference mode is left too: tensors made in it that a model keeps (a cache, say) could never
     be trained with. https://docs.pytorch.org/docs/stable/notes/autograd.html#inference-mode
     """
@@ -38,7 +41,7 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
     gpus = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with same_draws(loader, gpus):
         try:
-            with torch.inference_mode(False), torch.no_grad(), without_fast_attention():
+            with torch.inference_mode(False), torch.no_grad(), without_fast_attention(), _once():
                 model.eval()
                 run_eagerly(model)
                 yield
@@ -53,6 +56,19 @@ def evaluating(model: nn.Module, loader: Any = None) -> Iterator[None]:
                 if _changed(tensor, content, version):
                     with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                         tensor.copy_(content)
+
+
+@contextmanager
+def _once() -> Iterator[None]:
+    """For tensors that are used once: neither casts are kept, nor kernels chosen by trial."""
+    cached, tried = torch.is_autocast_cache_enabled(), torch.backends.cudnn.benchmark
+    torch.set_autocast_cache_enabled(False)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(cached)
+        torch.backends.cudnn.benchmark = tried
 
 
 @contextmanager

@@ -187,14 +187,31 @@ def identical(first: Tensor, second: Tensor) -> bool:
 
 
 def close(first: Tensor, second: Tensor) -> bool:
-    """Equal but for rounding: to the root of the type's precision, relative to the largest."""
+    """Equal but for rounding: to the root of the precision, relative to the largest."""
     if first.is_complex() and second.is_complex():
         return close(torch.view_as_real(first), torch.view_as_real(second))
     if not first.is_floating_point():
         return torch.equal(first, second)
     scale = float(second.abs().nan_to_num(0.0, 0.0, 0.0).max()) if second.numel() else 0.0
-    tolerance = torch.finfo(first.dtype).eps ** 0.5 * scale
+    tolerance = precision_of(first) ** 0.5 * scale
     return torch.allclose(first, second, rtol=0.0, atol=tolerance, equal_nan=True)
+
+
+def precision_of(tensor: Tensor) -> float:
+    """The relative step of what a tensor was computed in: its type's, or that of TF32.
+
+    A GPU computes convolutions of float32 in TF32 unless it is told otherwise, and which of them
+    may depend on their widths. https://docs.pytorch.org/docs/stable/notes/cuda.html
+
+    >>> precision_of(torch.ones(1, dtype=torch.bfloat16))
+    0.0078125
+    """
+    cudnn: Any = torch.backends.cudnn  # its attributes are made at run time
+    kinds = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    tf32 = any(kind.fp32_precision == "tf32" for kind in kinds)
+    if tensor.is_cuda and tensor.dtype == torch.float32 and tf32:
+        return 2.0**-10
+    return float(torch.finfo(tensor.dtype).eps)
 
 
 def replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:

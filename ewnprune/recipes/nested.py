@@ -36,10 +36,9 @@ class NestedTraining(Callback):
 
     With ``f_s`` the network without the fraction ``s`` of each layer's neurons that scores lowest,
     the loss ``E L(f_0)`` becomes ``(1 - share) E L(f_0) + share * mean_s E L(f_s)``: each image
-    draws its network, so that a batch costs what it costs anyway. Neurons that rank high learn to
-    do without the others, which learn corrections to them. It is nested dropout (Rippel, Gelbart &
-    Adams, https://arxiv.org/abs/1402.0915) at a few levels only, in the order of a score rather
-    than of the index. Under EWN the order settles by itself, since large norms grow fastest.
+    draws its network. Neurons that rank high learn to do without the others, which learn
+    corrections. It is nested dropout (Rippel, Gelbart & Adams, https://arxiv.org/abs/1402.0915) at
+    a few levels, in the order of a score and not of the index.
 
     Neurons are silenced where they are read, as in `sparsity_curve`; validation and test see the
     whole network. Draws follow the seed, the epoch and the number of the batch. A BatchNorm behind
@@ -55,9 +54,8 @@ class NestedTraining(Callback):
         exclude: which of them to leave.
         batch: function from a batch to (inputs, targets); by default the batch is that pair.
         forward: from model and inputs to outputs; ``model(inputs)`` by default.
-        distill: have images that see a pruned network learn the whole network's outputs too, as in
-            slimmable networks (Yu & Huang, https://arxiv.org/abs/1903.05134): one more pass forward
-            for these images, in eval mode and without gradients.
+        distill: have images that see a pruned network learn the whole one's outputs too, see
+            https://arxiv.org/abs/1903.05134: these go forward once more, in eval mode.
 
     Raises:
         ValueError: a number out of range, an unknown score; in the first step, a score that gives
@@ -108,6 +106,7 @@ class NestedTraining(Callback):
             groups, anatomy = self._found.groups, self._found.anatomy
             facts = Facts(affine=as_scales_and_shifts(pl_module, anatomy.batch_norms))
             ranking, _ = rank_groups(name, score, pl_module, groups, anatomy.chosen, "layer", facts)
+            draws = draws.to(self._order.there.device)
             self._masks.update(self._masks_of(ranking, draws, groups, pl_module))
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -202,7 +201,8 @@ class NestedTraining(Callback):
                 size = num_inputs(layer) if place == "input" else group.size
                 trailing = [1] * spatial_dims(layer)
                 table = torch.stack([places.keep(size, row).view(-1, *trailing) for row in rows])
-                mask = table[draws].to(next(layer.parameters()))  # and no weight is computed
+                like = next(layer.parameters())  # of the weight, which is not computed here
+                mask = table.to(like)[draws.to(like.device)]
                 masks[place, name] = masks.get((place, name), 1) * mask
         return masks
 

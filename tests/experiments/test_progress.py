@@ -38,6 +38,7 @@ def test_no_bar_is_drawn_into_a_file(tmp_path, capsys, monkeypatch):
     [
         ("xor --seeds=0", "seeds=0: expected a number >= 1"),
         ("mnist --device nonsense", "device='nonsense': expected cpu"),
+        ("mnist --device mps", "device='mps': expected cpu"),
         ("mnist --methods [SGD]", "--methods"),
         ("nothing", "expected one of"),
     ],

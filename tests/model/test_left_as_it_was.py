@@ -124,3 +124,11 @@ def test_a_part_made_by_torch_jit_is_left_as_it_is(how):
     assert len(str(error.value)) <= 300
     small = remove_neurons(model, 0.5, X, exclude="0")
     assert small[2].out_features == 3
+
+
+def test_casts_are_not_kept_and_no_kernels_are_tried_meanwhile(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    with torch.autocast("cpu", torch.bfloat16):
+        with evaluating(nn.Linear(2, 2)):
+            assert not torch.is_autocast_cache_enabled() and not torch.backends.cudnn.benchmark
+        assert torch.is_autocast_cache_enabled() and torch.backends.cudnn.benchmark

@@ -7,9 +7,17 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from ewnprune import remove_neurons, sparsity_curve
-from ewnprune.model.tensors import clone, first_samples, repeated, tensors_in, to_device
+from ewnprune.model.tensors import (
+    clone,
+    first_samples,
+    precision_of,
+    repeated,
+    tensors_in,
+    to_device,
+)
 
 Named = namedtuple("Named", ["x", "scale"])
 
@@ -128,3 +136,20 @@ def test_sweeps_and_removal_take_them(kind):
     small = remove_neurons(net, 0.5, batch)
     for point, network in zip(curve, (net, small), strict=True):
         assert point.correct == int((network(batch).argmax(1) == y).sum())
+
+
+def test_float32_on_a_gpu_is_as_precise_as_tf32_unless_that_is_off():
+    with FakeTensorMode():
+        values = torch.ones(2, device="cuda")
+    assert precision_of(values) == 2**-10
+    assert precision_of(values.double()) == torch.finfo(torch.float64).eps
+    assert precision_of(torch.ones(2)) == torch.finfo(torch.float32).eps
+    cudnn = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before = [kind.fp32_precision for kind in cudnn]
+    try:
+        for kind in cudnn:
+            kind.fp32_precision = "ieee"
+        assert precision_of(values) == torch.finfo(torch.float32).eps
+    finally:
+        for kind, precision in zip(cudnn, before, strict=True):
+            kind.fp32_precision = precision

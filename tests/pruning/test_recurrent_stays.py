@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from toys.recurrent import READS, WORDS, Words, lowest_gone
 
-from ewnprune import remove_neurons, remove_with_notes
+from ewnprune import measure_neurons, remove_neurons, remove_with_notes
 
 
 def _layer():
@@ -152,3 +152,17 @@ def test_repair_is_refused_by_name():
     network = _words(_layer(), "last")
     with pytest.raises(ValueError, match=r"a recurrent layer reads them: leave .* exclude='rnn'"):
         remove_neurons(network, 0.5, WORDS, repair=WORDS)
+
+
+def test_dropout_between_recurrent_layers_is_off_where_neurons_are_measured():
+    """They are in train mode then, without which cuDNN has no gradients of them."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.LSTM(4, 6, 2, dropout=0.9), Last(), nn.Linear(6, 3))
+    batches = [(torch.randn(5, 2, 3), torch.randint(3, (2,)))]
+    noisy = measure_neurons(net, batches)["taylor"]["0"]
+    net[1].dropout = 0.0
+    assert noisy.equal(measure_neurons(net, batches)["taylor"]["0"])
+
+
+class Last(nn.Module):
+    def forward(self, given):
+        return given[0][-1]
