@@ -59,7 +59,7 @@ class Stopwatch(pl.Callback):
         self.seconds = self._now(trainer) - self.begun if trainer.is_last_batch else 0.0
 
     def _now(self, trainer: pl.Trainer) -> float:
-        if trainer.strategy.root_device.type == "cpu":
+        if trainer.strategy.root_device.type != "cuda":
             return time.process_time()
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -88,6 +88,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25, help="in a turn")
     parser.add_argument("--accelerator", default="cpu", help="the Trainer's")
     args = parser.parse_args()
+    if args.steps <= WARM_UP:
+        parser.error(f"--steps {args.steps}: expected more than the {WARM_UP} that do not count")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

@@ -18,22 +18,23 @@ class Order(NamedTuple):
     Attributes:
         there: the images in that order, ``(B,)``.
         back: the places of the images in that order, ``(B,)``.
-        sizes: how many images see the whole network, and each of the others.
+        sizes: how many images see the whole network, and each of the others; a tensor, since
+            compiled code is made anew for other numbers.
     """
 
     there: Tensor
     back: Tensor
-    sizes: list[int]
+    sizes: Tensor
 
     @classmethod
     def of(cls, numbers: Tensor, device: torch.device | None = None) -> "Order":
         """For the number of the network that each image sees, ``(B,)``, 0 for the whole one.
 
         >>> Order.of(torch.tensor([1, 0, 1]))
-        Order(there=tensor([1, 0, 2]), back=tensor([1, 0, 2]), sizes=[1, 2])
+        Order(there=tensor([1, 0, 2]), back=tensor([1, 0, 2]), sizes=tensor([1, 2]))
         """
         there = numbers.argsort(stable=True)
-        return cls(there.to(device), there.argsort().to(device), numbers.bincount().tolist())
+        return cls(there.to(device), there.argsort().to(device), numbers.bincount())
 
 
 def normalize_apart(norm: nn.Module, order: Callable[[], Order | None]) -> list[RemovableHandle]:
@@ -102,7 +103,7 @@ class _Sorted(NamedTuple):
 
 def _sort(x: Tensor, order: Order) -> _Sorted:
     there, back = order.there.to(x.device), order.back.to(x.device)
-    return _Sorted(x, _Reordered.apply(x, there, back).split(order.sizes), there, back)
+    return _Sorted(x, _Reordered.apply(x, there, back).split(order.sizes.tolist()), there, back)
 
 
 class _Reordered(torch.autograd.Function):

@@ -201,9 +201,9 @@ class NestedTraining(Callback):
                 size = num_inputs(layer) if place == "input" else group.size
                 trailing = [1] * spatial_dims(layer)
                 table = torch.stack([places.keep(size, row).view(-1, *trailing) for row in rows])
-                like = next(layer.parameters())  # of the weight, which is not computed here
-                mask = table.to(like)[draws.to(like.device)]
-                masks[place, name] = masks.get((place, name), 1) * mask
+                mask = table.to(draws.device)[draws]
+                known = masks.get((place, name))
+                masks[place, name] = mask if known is None else known & mask
         return masks
 
     def _silence_input(self, name: str) -> Any:
@@ -244,7 +244,7 @@ def times(values: Tensor, mask: Tensor) -> Tensor:
             "expected one each; leave out the layers behind it with exclude"
         )
     between = [1] * (values.dim() - mask.dim())
-    return values * mask.view(len(mask), *between, *mask.shape[1:]).to(values.dtype)
+    return values * mask.view(len(mask), *between, *mask.shape[1:]).to(values)
 
 
 def _for_one_image(group: Group, model: LightningModule) -> bool:
