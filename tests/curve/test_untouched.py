@@ -65,8 +65,13 @@ class Bomb:
 
 
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
-@pytest.mark.parametrize("error", [None, RuntimeError("boom"), KeyboardInterrupt()])
-@pytest.mark.parametrize("scores", [("norm", "random"), ("magnitude",)])
+@pytest.mark.parametrize(
+    ("error", "scores"),
+    [
+        (None, ("norm", "random")), (None, ("magnitude",)),
+        (RuntimeError("boom"), ("norm", "random")), (KeyboardInterrupt(), ("magnitude",)),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("parametrized", [False, True], ids=["plain", "ewn"])
 @pytest.mark.parametrize("traceable", [False, True], ids=["eager", "traced"])
 def test_the_model_and_the_generators_stay_as_they_were(

@@ -172,9 +172,11 @@ class EarlyEstimate(Classifier):
         return super().configure_optimizers()
 
 
+EPOCHS, STEPS = {"max_epochs": 2}, {"max_epochs": -1, "max_steps": 25}
+
+
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks")
-@pytest.mark.parametrize("kind", [Classifier, EarlyEstimate])
-@pytest.mark.parametrize("length", [{"max_epochs": 2}, {"max_epochs": -1, "max_steps": 25}])
+@pytest.mark.parametrize(("kind", "length"), [(Classifier, STEPS), (EarlyEstimate, EPOCHS)])
 @pytest.mark.parametrize(
     "when",
     [

@@ -37,14 +37,14 @@ def _autograd_trajectory(kind, s, v, loss, lr, steps, weight_decay=0.0):
 
 
 @KINDS
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))  # SWN's length of either sign
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_300_steps_equal_descent_on_s_and_v(kind, optimizer, seed, weight_decay):
     generator = torch.Generator().manual_seed(seed)
     loss = _quadratic(6, generator)
     v = torch.randn(6, generator=generator, dtype=torch.float64)
     v *= 0.5 + torch.rand((), generator=generator, dtype=torch.float64) * 2
-    s = torch.randn((), generator=generator, dtype=torch.float64)  # for SWN of either sign
+    s = torch.randn((), generator=generator, dtype=torch.float64)
     lr = 0.01
     expected, squared_norm = _autograd_trajectory(kind, s, v, loss, lr, 300, weight_decay)
 
