@@ -89,12 +89,13 @@ def reproduce(
 
 
 def _check_device(device: str) -> None:
+    expected = UsageError(f"device={device!r}: expected cpu, or a GPU such as cuda")
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
-        raise UsageError(f"device={device!r}: expected cpu, or a GPU such as cuda") from error
+        raise expected from error
     if kind not in ("cpu", "cuda"):  # all is in float64
-        raise UsageError(f"device={device!r}: expected cpu, or a GPU such as cuda")
+        raise expected
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device={device!r}: torch sees no GPU here; leave it out to use the CPU")
 

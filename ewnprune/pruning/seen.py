@@ -160,7 +160,7 @@ def _outgoing(
         if scales and name in scales:
             columns = columns * scales[name].to(columns)[:, None]
         if len(columns) == group.size and places.are_all(group.size):
-            tables.append(columns)
+            tables.append(columns)  # as nearly always: nested training comes here in each step
             continue
         order = (places.channel * len(columns) + places.index).argsort()
         channel, index = places.channel[order], places.index[order]
