@@ -15,6 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Itera
 
 from ewnprune.errors import reason_of
 from ewnprune.model.preserve import evaluating, generators_of
+from ewnprune.namespaces import has_own
 
 
 class TrainerBatches:
@@ -141,7 +142,7 @@ def _asked_for(trainer: Any) -> Any:
     """What the data module gives; of a fit before, the Trainer has forgotten the loaders."""
     data = trainer.datamodule
     # the hook of the base raises an error that is no part of the public interface
-    if data is None or type(data).train_dataloader.__module__.endswith(".core.hooks"):
+    if data is None or not has_own(data, "train_dataloader"):
         return None
     data.setup("fit")
     return data.train_dataloader()

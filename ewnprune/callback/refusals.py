@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ewnprune.model.sharding import is_sharded
+from ewnprune.namespaces import has_own, is_a
 from ewnprune.training.attach import attached_parametrizations
 from ewnprune.training.optimizers import EWNSGD, SWNSGD
 from ewnprune.training.parametrizations import EWN, SWN
@@ -14,11 +15,8 @@ _AVERAGING = "WeightAveraging", "StochasticWeightAveraging"
 
 
 def builds_layers_later(pl_module: Any) -> bool:
-    """Whether the model overrides ``setup`` or ``configure_model``, under either namespace."""
-    return any(
-        not getattr(type(pl_module), hook).__module__.endswith(".core.hooks")
-        for hook in ("setup", "configure_model")
-    )
+    """Whether the model overrides ``setup`` or ``configure_model``."""
+    return any(has_own(pl_module, hook) for hook in ("setup", "configure_model"))
 
 
 def refuse_flattened(trainer: Any) -> None:
@@ -71,9 +69,9 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
     for other in trainer.callbacks:
         if other is callback:
             before = False
-        elif _is_a(other, "PruningHooks"):
+        elif is_a(other, "PruningHooks"):
             raise ValueError("two WeightNormPruning callbacks: expected one; merge their options")
-        elif _is_a(other, "ModelPruning"):
+        elif is_a(other, "ModelPruning"):
             raise ValueError(
                 "ModelPruning beside WeightNormPruning: it would skip every reparametrized layer "
                 "without a word; remove one of the two"
@@ -91,11 +89,11 @@ def refuse_what_cannot_work(callback: Any, trainer: Any, later: bool) -> None:
 
 def _harm(other: Any, normalizes: bool) -> str:
     """What a callback does to a model that is attached to after it; or empty."""
-    if _is_a(other, *_AVERAGING):
+    if is_a(other, *_AVERAGING):
         return (
             "copies the model before it is reparametrized, and would average the wrong parameters"
         )
-    if normalizes and _is_a(other, "BaseFinetuning"):
+    if normalizes and is_a(other, "BaseFinetuning"):
         return (
             "freezes layers before they are reparametrized, which would train plain once unfrozen"
         )
@@ -104,7 +102,7 @@ def _harm(other: Any, normalizes: bool) -> str:
 
 def put_behind(callbacks: list[Any]) -> None:
     """Move what must come after `PruningHooks` to just behind it, of two behind the last."""
-    *_, own = [place for place, each in enumerate(callbacks) if _is_a(each, "PruningHooks")]
+    *_, own = [place for place, each in enumerate(callbacks) if is_a(each, "PruningHooks")]
     harming = [each for each in callbacks[:own] if _harm(each, normalizes=True)]
     others = [each for each in callbacks[:own] if each not in harming]  # they may have to be first
     callbacks[: own + 1] = [*others, callbacks[own], *harming]
@@ -168,7 +166,7 @@ def refuse_pruning_in_fit(option: str, trainer: Any, pl_module: Any) -> None:
             f"{option} beside {averaging[0]}, which would average pruned weights with those "
             "of before: remove one of the two"
         )
-    if _is_a(pl_module, "LossDrivenTraining"):
+    if is_a(pl_module, "LossDrivenTraining"):
         raise ValueError(
             f"{option} with LossDrivenTraining, which may undo the epoch before: use another model"
         )
@@ -182,12 +180,7 @@ def averaging_callbacks(trainer: Any, *kinds: str) -> list[str]:
 
 
 def _of_kinds(trainer: Any, *kinds: str) -> list[str]:
-    return [type(callback).__name__ for callback in trainer.callbacks if _is_a(callback, *kinds)]
-
-
-def _is_a(thing: Any, *names: str) -> bool:
-    """Whether it is of a class with one of these names, of either of Lightning's namespaces."""
-    return not {*names}.isdisjoint(base.__name__ for base in type(thing).__mro__)
+    return [type(callback).__name__ for callback in trainer.callbacks if is_a(callback, *kinds)]
 
 
 def refuse_other_optimizers(parametrization: Any, optimizers: Iterable[Any]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.sharding import is_dtensor
+from ewnprune.namespaces import has_own, is_a
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _GOLDEN, _MIX = 0x9E3779B97F4A7C15 - 2**64, 0xBF58476D1CE4E5B9 - 2**64
@@ -53,7 +54,7 @@ def as_validated(trainer: Any, pl_module: Any) -> Iterator[None]:
     pytorch_lightning/loops/evaluation_loop.py:338 does. `WeightAveraging` does it in its own hooks
     of a validation epoch. Exchanging there and back rounds, so the tensors are kept meanwhile.
     """
-    averaging = [c for c in trainer.callbacks if _is_a(c, "WeightAveraging")]
+    averaging = [c for c in trainer.callbacks if is_a(c, "WeightAveraging")]
     if not averaging and not may_exchange_weights(pl_module):
         yield
         return
@@ -119,9 +120,4 @@ def may_exchange_weights(pl_module: Any) -> bool:
     Args:
         pl_module: the module, of either of Lightning's namespaces.
     """
-    hooks = pl_module.on_validation_model_eval, pl_module.on_validation_model_train
-    return not all(str(getattr(hook, "__module__", "")).endswith(".core.hooks") for hook in hooks)
-
-
-def _is_a(callback: Any, name: str) -> bool:
-    return name in {base.__name__ for base in type(callback).__mro__}
+    return any(has_own(pl_module, f"on_validation_model_{mode}") for mode in ("eval", "train"))

@@ -15,6 +15,7 @@ from ewnprune.curve.classes import IGNORED, class_targets, classifies
 from ewnprune.files import write_rows
 from ewnprune.model.copying import plain_network
 from ewnprune.model.preserve import evaluating
+from ewnprune.namespaces import has_own
 from ewnprune.pruning.score_names import find_scores
 from ewnprune.study.statistics import compared_levels
 
@@ -109,11 +110,9 @@ def refuse_unmeasured(trainer: Any, pl_module: Any) -> None:
         if getattr(trainer, f"limit_{split}_batches") == 0:
             continue
         step, loader = f"{kind}_step", f"{split}_dataloader"
-        lacking = (
-            "" if _is_written(step, pl_module) else f"{type(pl_module).__name__} has no {step}"
-        )
+        lacking = "" if has_own(pl_module, step) else f"{type(pl_module).__name__} has no {step}"
         data = trainer.datamodule
-        if data is not None and not any(_is_written(loader, of) for of in (pl_module, data)):
+        if data is not None and not any(has_own(of, loader) for of in (pl_module, data)):
             lacking = lacking or f"{type(data).__name__} has no {loader}"
         if lacking:
             raise ValueError(
@@ -159,14 +158,6 @@ def record_details(
         for name, rows in ((CLASSES, classes), (LAYERS, layers)):
             if rows:
                 write_rows(folder / name, rows)
-
-
-def _is_written(method: str, of: Any) -> bool:
-    """Whether there is another method of this name than Lightning's own, which does nothing."""
-    if method in vars(of):  # as LightningDataModule.from_datasets puts it there
-        return True
-    module = getattr(getattr(of, method), "__module__", None) or ""
-    return not module.startswith(("pytorch_lightning.core.", "lightning.pytorch.core."))
 
 
 def _layers(

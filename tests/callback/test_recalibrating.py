@@ -138,10 +138,17 @@ class Broken(NoTraining):
         raise FileNotFoundError("train.bin is not on this machine")
 
 
+@pytest.mark.filterwarnings("ignore:.pin_memory.")  # which from_datasets sets
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (Shuffled(), "on 4 training batches (64 samples)"),
+        (
+            pl.LightningDataModule.from_datasets(
+                points(), test_dataset=points(), batch_size=16, num_workers=0
+            ),
+            "on 4 training batches (64 samples)",
+        ),
         (NoTraining(), "no training data are at hand"),
         (Broken(), "FileNotFoundError: train.bin is not on this machine"),
     ],
