@@ -33,6 +33,7 @@ CHOSEN = {
     ("lenet300", "once_lasso"): 1e-3,
     ("lenet5", "steps"): 2e-3,
     ("lenet5", "once"): 3e-4,
+    ("lenet5", "once_lasso"): 1e-3,
 }
 HOW = {
     "steps": "with training on after each cut",
@@ -92,8 +93,6 @@ def main() -> None:
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-        if (args.network, args.training) not in CHOSEN:
-            parser.error(f"{args.training} is of lenet300 alone")
         setting = args.setting or CHOSEN[args.network, args.training]
         split, seeds = ("val", [TRIAL_SEED]) if args.trial else ("test", args.seeds)
         for seed in seeds:

@@ -2,8 +2,8 @@
 
 The recipe under EWN: a faster ``alpha``, half of the images seeing neurons pruned, and a penalty on
 log-norms that is off in the last fifth. The first layer of LeNet-300-100 has lengths of its pixels,
-not of its neurons. The control of LeNet-300-100 has neither EWN nor a faster ``alpha``: the lengths
-of pixels are SWN's, and the penalty is the group lasso of these and of plain neurons.
+not of its neurons. The control has neither EWN nor a faster ``alpha``: the penalty is the group
+lasso of plain neurons, and in LeNet-300-100 of pixels' lengths as well, which are SWN's.
 
 What the training leaves decides on the pixels: those stay whose score is above a hundredth of the
 largest, up to a number. Filters and neurons are cut to widths that are given, by their scores. Then
@@ -46,8 +46,11 @@ def callbacks(name: str, training: str, strength: float) -> list[pl.Callback]:
     if training == "once":
         attached = WeightNormPruning(EWN(inputs=name == "lenet300"), (0,))
         return [AlphaLearningRate(rate=10), nested, LogNormPenalty(strength, until=0.8), attached]
-    pixels = WeightNormPruning(SWN(dim=1), (0,), layers="network.fc1")
-    return [GroupLasso(strength, until=0.8), nested, pixels]
+    if name == "lenet300":
+        attached = WeightNormPruning(SWN(dim=1), (0,), layers="network.fc1")
+    else:
+        attached = WeightNormPruning(None, (0,))
+    return [GroupLasso(strength, until=0.8), nested, attached]
 
 
 def train(name: str, training: str, strength: float, data: MNISTDataModule) -> nn.Module:
