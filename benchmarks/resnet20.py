@@ -18,7 +18,7 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from time import process_time
 from typing import cast
 
@@ -156,22 +156,23 @@ def draw(curve: Curve) -> None:
 
 
 def show(curve: Curve) -> None:
-    """Print a table in Markdown for each length of training: the mean, where there are seeds."""
+    """Print a table in Markdown for each length of training: mean and deviation over seeds."""
     for epochs in dict.fromkeys(point.epoch for point in curve):
         these = curve.where(epoch=epochs)
         macs = {point.sparsity: point.macs.left for point in these}
-        print(f"\n{epochs} epochs, test accuracy, %, by the MACs left\n")
+        print(f"\n{epochs} epochs, test accuracy, mean and deviation in %, by the MACs left\n")
         print("| training | score | seeds |", *(f"{macs[level] / 1e6:.1f} M |" for level in LEVELS))
         print("| --- | --- | --- |", *("--- |" for _ in LEVELS))
         for method in dict.fromkeys(point.method for point in these):
             for score in dict.fromkeys(point.score for point in these.where(method=method)):
                 of = these.where(method=method, score=score)
                 seeds = ", ".join(dict.fromkeys(str(point.seed) for point in of))
-                rates = [[p.measure() for p in of.where(sparsity=level)] for level in LEVELS]
-                print(
-                    f"| `{method}` | `{score}` | {seeds} |",
-                    *(f"{100 * mean(r):.2f} |" for r in rates),
-                )
+                rates = [[100 * p.measure() for p in of.where(sparsity=lv)] for lv in LEVELS]
+                print(f"| `{method}` | `{score}` | {seeds} |", *map(_cell, rates))
+
+
+def _cell(rates: list[float]) -> str:
+    return f"{mean(rates):.2f}{f' ± {stdev(rates):.2f}' if rates[1:] else ''} |"
 
 
 def main() -> None:
