@@ -14,6 +14,7 @@ import argparse
 import copy
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -76,10 +77,11 @@ def pruned_accuracies(
 
 
 def train(
-    network: nn.Module, epochs: int, seed: int, *callbacks: pl.Callback
+    network: nn.Module, epochs: int, seed: int, *callbacks: pl.Callback, rate: float = 0.1
 ) -> tuple[Classifier, MNISTDataModule]:
     """A trained classifier on the CPU, and its data, set up for test data too."""
-    model, data = Classifier(network), MNISTDataModule(seed=seed)
+    optimizer = partial(torch.optim.SGD, lr=rate, momentum=0.9)
+    model, data = Classifier(network, optimizer), MNISTDataModule(seed=seed)
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
         enable_model_summary=False, enable_checkpointing=False, limit_val_batches=0,

@@ -1,168 +1,176 @@
-"""EWN and its kin on MNIST, 784-1024-10, each method tuned by four trials on validation data.
+"""EWN and its kin on MNIST, 784-1024-10, each method tuned on validation data of another seed.
 
-    python -m benchmarks.kin --epochs 4 --seeds 0 1 2
+    python -m benchmarks.kin --trial    # every trial of every method, with seed 100
+    python -m benchmarks.kin            # then what they chose, with seeds 0 to 4, on test data
 
 trains every method of `ewnprune compare` that has candidates, and plain training and EWN as they
-are, with the schedule of the default fit, and prunes one-shot without finetuning. It writes
-``benchmarks/kin.csv`` as it goes, one row per network and level; what is there is not run again. In
-the table the candidate and the score of a method are those with the best mean over all levels and
-seeds on validation data, and accuracies are on test data; a method is in it when all of its trials
-are in the file, for all the seeds. ``--table`` only shows the file.
+are, with the schedule of the default fit, and prunes one-shot without finetuning. A method has
+sixteen trials: its four candidates and four stronger ones, at two learning rates; fewer where two
+are the same, and plain training and EWN have the rates alone. One setting and one score serve the
+whole curve: those with the best mean over all levels.
 
-It is `ewnprune compare` in one process, without a folder for each run, and with Torch-Pruning's own
-method, which ranks by itself, in it.
+It writes ``benchmarks/kin.csv`` as it goes, one row per network and level; what is there is not run
+again. ``--table`` only shows the file. It is `ewnprune compare` in one process, without a folder
+for each run, and with Torch-Pruning's own method, which ranks by itself, in it.
 """
 
 import argparse
 import io
+import logging
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from importlib import import_module
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from scipy import stats
 
-from benchmarks.depgraph import LEVELS, SparseLearning, pruned_accuracies, train
+from benchmarks.depgraph import LEVELS, pruned_accuracies, train
+from benchmarks.kin_trials import LIBRARY, NAMES, RATES, TRAINED, callbacks, candidates
 from benchmarks.machine import describe
-from ewnprune import WeightNormPruning, sparsity_curve
+from ewnprune import sparsity_curve
 from ewnprune.files import read_rows, write_rows
-from ewnprune.study.methods import METHODS, NEURON_SCORES
-from ewnprune.study.plan import merge
+from ewnprune.study.methods import NEURON_SCORES
 from lightning_modules import MLP
 
 FILE = Path(__file__).with_suffix(".csv")
-LIBRARY, REGS = "torch_pruning", (1e-4, 3e-4, 1e-3, 3e-3)
-TRAINED = [
-    *("none", "ewn"),
-    *(name for name, m in METHODS.items() if m.candidates and name != "network_slimming"),
-    LIBRARY,
-]
-OF_WEIGHTS = {m.trains: name for name, m in METHODS.items() if "magnitude" in m.scores}
+SEEDS, TRIAL_SEED = (0, 1, 2, 3, 4), 100
+SETTING = ("candidate", "rate")
 
 Row = dict[str, Any]
 
 
-def trials(method: str) -> dict[str, dict[str, Any]]:
-    """The options of a method's candidates by their names, or its own under no name."""
-    if method == LIBRARY:
-        return {f"{reg:g}": {"reg": reg} for reg in REGS}
-    known = METHODS[method]
-    return {key: merge(known.fit, more) for key, more in (known.candidates or {"": {}}).items()}
-
-
-def _made(spec: dict[str, Any] | None) -> Any:
-    if spec is None:
-        return None
-    module, _, name = spec["class_path"].rpartition(".")
-    return getattr(import_module(module), name)(**spec.get("init_args", {}))
-
-
-def run(method: str, candidate: str, seed: int, epochs: int) -> Iterator[Row]:
+def run(method: str, candidate: str, rate: float, seed: int, epochs: int) -> Iterator[Row]:
     """Train one network, and measure it on validation and test data."""
-    options = trials(method)[candidate]
     pl.seed_everything(seed, verbose=False)
-    if method == LIBRARY:
-        callbacks: list[pl.Callback] = [SparseLearning(options["reg"])]
-    else:
-        pruning = WeightNormPruning(_made(options["prune"]["parametrization"]), (0.0,))
-        others = options.get("trainer", {}).get("callbacks", [])
-        callbacks = [*map(_made, others), pruning]
     begun = time.process_time()
+    made = callbacks(method, candidates(method)[candidate])
     with redirect_stdout(io.StringIO()):
-        model, data = train(MLP(), epochs, seed, *callbacks)
-    seconds = round(time.process_time() - begun, 1)
-    head = {"method": method, "candidate": candidate, "seed": seed, "epochs": epochs}
+        model, data = train(MLP(), epochs, seed, *made, rate=rate)
+    seconds = f"{time.process_time() - begun:.1f}"
+    head = {"candidate": candidate, "rate": f"{rate:g}", "seed": str(seed), "epochs": str(epochs)}
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        for level in LEVELS:  # at this rate it diverges, and nothing is right
+            yield {"method": method, **head, **_measured("diverged", level, 0, 0, seconds)}
+        return
+    splits = data.val_dataloader(), data.test_dataloader()
     if method == LIBRARY:
-        splits = [*data.val_dataloader()], [*data.test_dataloader()]
         for level in LEVELS:
-            val, test = pruned_accuracies(model.network, level, *splits)
-            yield head | _measured("its own", level, val, test, seconds)
-    else:
-        scores = (*NEURON_SCORES, *(("magnitude",) if method in OF_WEIGHTS else ()))
-        curves = [
-            sparsity_curve(model, loader, LEVELS, scores)
-            for loader in (data.val_dataloader(), data.test_dataloader())
-        ]
-        for score in scores:
-            name = OF_WEIGHTS[method] if score == "magnitude" else method
-            for level in LEVELS:
-                rates = [c.where(score=score, sparsity=level).points[0].accuracy for c in curves]
-                yield head | {"method": name} | _measured(score, level, *rates, seconds)
+            rates = pruned_accuracies(model.network, level, *map(list, splits))
+            yield {"method": method, **head, **_measured("its own", level, *rates, seconds)}
+        return
+    scores = dict.fromkeys(NEURON_SCORES, method)
+    for name, trained in NAMES.items():
+        if trained == method != name:
+            scores["magnitude"] = name
+    of_both = [sparsity_curve(model, loader, LEVELS, [*scores]) for loader in splits]
+    for score, name in scores.items():
+        for level in LEVELS:
+            rates = [c.where(score=score, sparsity=level).points[0].accuracy for c in of_both]
+            yield {"method": name, **head, **_measured(score, level, *rates, seconds)}
 
 
-def _measured(score: str, level: float, val: float, test: float, seconds: float) -> Row:
-    rates = {"val": round(100 * val, 2), "test": round(100 * test, 2)}
-    return {"score": score, "sparsity": level, **rates, "cpu_seconds": seconds}
+def _measured(score: str, level: float, val: float, test: float, seconds: str) -> Row:
+    rates = {"val": f"{100 * val:.2f}", "test": f"{100 * test:.2f}"}
+    return {"score": score, "sparsity": f"{level:g}", **rates, "cpu_seconds": seconds}
 
 
-def complete(rows: list[Row], seeds: list[int]) -> list[str]:
-    """The methods all of whose trials were run with these seeds."""
-    done = {(r["method"], r["candidate"], int(r["seed"])) for r in rows}
-    names = {name: name for name in TRAINED}
-    names |= {name: trained for trained, name in OF_WEIGHTS.items()}
-    return [
-        name
-        for name, trained in names.items()
-        if all((name, key, seed) in done for key in trials(trained) for seed in seeds)
-    ]
+def chosen(rows: list[Row], name: str) -> tuple[str, str, str]:
+    """The candidate, rate and score of a method that are best on validation data of the trials."""
+    found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for row in _trials(rows, name):
+        found[row["candidate"], row["rate"], row["score"]].append(float(row["val"]))
+    return max(found, key=lambda key: mean(found[key]))
 
 
-def table(rows: list[Row], methods: list[str]) -> Iterator[str]:
-    """Each method by what validation data chose: mean, and standard deviation over seeds."""
-    yield "| method | chosen | score | seeds |" + "".join(f" {lv:.0%} |" for lv in LEVELS)
+def _trials(rows: list[Row], name: str) -> list[Row]:
+    return [row for row in rows if row["method"] == name and int(row["seed"]) == TRIAL_SEED]
+
+
+def curves(rows: list[Row], epochs: int) -> dict[str, np.ndarray]:
+    """Test accuracy in % of what was chosen, ``(seeds, levels)``, of the methods with all seeds."""
+    rows = [row for row in rows if int(row["epochs"]) == epochs]
+    found = {}
+    for name in NAMES:
+        if not _trials(rows, name):
+            continue
+        best = dict(zip((*SETTING, "score"), chosen(rows, name), strict=True)) | {"method": name}
+        of = [row for row in rows if all(row[key] == value for key, value in best.items())]
+        test = {(int(r["seed"]), float(r["sparsity"])): float(r["test"]) for r in of}
+        if all((seed, level) in test for seed in SEEDS for level in LEVELS):
+            found[name] = np.array([[test[seed, level] for level in LEVELS] for seed in SEEDS])
+    return found
+
+
+def table(rows: list[Row], epochs: int) -> Iterator[str]:
+    """Each method as it was chosen, mean and deviation; then the recipe less each, in pairs."""
+    found = curves(rows, epochs)
+    of_epochs = [row for row in rows if int(row["epochs"]) == epochs]
+    levels = "".join(f" {100 * level:g} % |" for level in LEVELS)
+    yield f"| method | chosen | rate | score |{levels}"
     yield "| --- | --- | --- | --- |" + " --- |" * len(LEVELS)
-    for method in methods:
-        best = chosen(rows, method)
-        cells = []
-        for level in LEVELS:
-            rates = [float(r["test"]) for r in best if float(r["sparsity"]) == level]
-            cells.append(f" {mean(rates):.1f}" + (f" ± {stdev(rates):.1f}" if rates[1:] else ""))
-        seeds = sorted({str(row["seed"]) for row in best})
-        said = (
-            f"| `{method}` | {best[0]['candidate']} | `{best[0]['score']}` | {', '.join(seeds)} |"
-        )
-        yield said + "".join(f"{cell} |" for cell in cells)
+    for name, rates in found.items():
+        candidate, rate, score = chosen(of_epochs, name)
+        cells = [
+            f" {m:.1f} ± {s:.1f} |"
+            for m, s in zip(rates.mean(0), rates.std(0, ddof=1), strict=True)
+        ]
+        yield f"| `{name}` | {candidate} | {rate} | `{score}` |{''.join(cells)}"
+    if "prunable" in found:
+        yield from ("", f"| prunable less |{levels}", "| --- |" + " --- |" * len(LEVELS))
+        for name, rates in found.items():
+            if name != "prunable":
+                yield f"| `{name}` |" + "".join(map(_interval, (found["prunable"] - rates).T))
 
 
-def chosen(rows: list[Row], method: str) -> list[Row]:
-    """The rows of a method's best candidate and score on validation data, for the whole curve."""
-    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        if row["method"] == method:
-            found[row["candidate"], row["score"]].append(row)
-    return max(found.values(), key=lambda of: mean(float(row["val"]) for row in of))
+def _interval(of: np.ndarray) -> str:
+    low, high = stats.t.interval(0.95, len(of) - 1, loc=of.mean(), scale=stats.sem(of))
+    return f" {of.mean():+.1f} [{low:+.1f}, {high:+.1f}] |"
 
 
 def main() -> None:
-    """Run what is not in the file, and print the table."""
+    """Run what is not in the file, and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--methods", nargs="+", choices=TRAINED, default=TRAINED)
+    parser.add_argument("--trial", action="store_true", help="on validation data of another seed")
     parser.add_argument("--table", action="store_true", help="show what was measured before")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # weights that decay to nothing are slow to compute with
     warnings.simplefilter("ignore")
-    rows: list[Row] = [*read_rows(FILE)]
-    done = {(r["method"], r["candidate"], int(r["seed"]), int(r["epochs"])) for r in rows}
-    if not args.table:
-        for seed in args.seeds:
-            for method in args.methods:
-                for candidate in trials(method):
-                    if (method, candidate, seed, args.epochs) not in done:
-                        rows += run(method, candidate, seed, args.epochs)
-                        write_rows(FILE, rows, line_end="\n")
-    asked = [
-        row for row in rows if int(row["epochs"]) == args.epochs and int(row["seed"]) in args.seeds
-    ]
-    print(f"\n{describe()}\n", *table(asked, complete(asked, args.seeds)), sep="\n")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for method, candidate, rate, seed in [] if args.table else planned(args):
+        head = (method, candidate, f"{rate:g}", str(seed), str(args.epochs))
+        keys = ("method", *SETTING, "seed", "epochs")
+        if not any(tuple(row[key] for key in keys) == head for row in read_rows(FILE)):
+            new = [*run(method, candidate, rate, seed, args.epochs)]
+            write_rows(FILE, [*read_rows(FILE), *new], line_end="\n")  # another may have written
+    print(f"\n{describe()}\n", *table(read_rows(FILE), args.epochs), sep="\n")
+
+
+def planned(args: argparse.Namespace) -> Iterator[tuple[str, str, float, int]]:
+    """The trainings that are asked for: all trials, or what they chose with every seed."""
+    if args.trial:
+        for method in args.methods:
+            for candidate in candidates(method):
+                for rate in RATES:
+                    yield method, candidate, rate, TRIAL_SEED
+        return
+    rows = [row for row in read_rows(FILE) if int(row["epochs"]) == args.epochs]
+    for name, trained in NAMES.items():
+        if trained in args.methods:
+            if not _trials(rows, name):
+                raise SystemExit(f"{FILE.name} has no trials of {name}: run --trial first")
+            candidate, rate, _ = chosen(rows, name)
+            for seed in SEEDS:
+                yield trained, candidate, float(rate), seed
 
 
 if __name__ == "__main__":

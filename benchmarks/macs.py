@@ -8,7 +8,7 @@ training and the recipe. A line is the mean over seeds, its band reaches from th
 highest. MACs are on a log axis; so is the error, which accuracy is labelled by.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,18 +146,9 @@ def of_mnist() -> Drawing:
     """The lines of ``kin.csv``, its longest training; candidate and score by validation data."""
     rows = read_rows(kin.FILE)
     epochs = max(int(row["epochs"]) for row in rows)
-    seeds = sorted({int(row["seed"]) for row in rows if int(row["epochs"]) == epochs})
-    rows = [row for row in rows if int(row["epochs"]) == epochs]
-    lines = {}
-    for method in kin.complete(rows, seeds):
-        of = kin.chosen(rows, method)
-        by_seed: dict[str, dict[float, float]] = defaultdict(dict)
-        for row in of:
-            by_seed[row["seed"]][float(row["sparsity"])] = float(row["test"])
-        accuracy = np.array([[found[level] for level in LEVELS] for found in by_seed.values()])
-        macs = [NEURON * (1024 - round(1024 * level)) for level in LEVELS]
-        lines[method] = Line(macs, accuracy)
-    over = f"mean and range of {len(seeds)} seeds"
+    macs = [NEURON * (1024 - round(1024 * level)) for level in LEVELS]
+    lines = {name: Line(macs, found) for name, found in kin.curves(rows, epochs).items()}
+    over = f"mean and range of {len(kin.SEEDS)} seeds"
     title = f"MNIST, 784-1024-10, {epochs} epochs, one-shot: {over}"
     ticks = (20, 40, 60, 80, 90, 95, 98, 99)
     return Drawing("macs_mnist", title, lines, MNIST, ("none", "prunable"), ticks)
