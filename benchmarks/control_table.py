@@ -55,8 +55,8 @@ def show(
     for arm, found in curves.items():
         for item, other in _controls(arm):
             if other in curves and len(curves[other]) == len(found):
-                cells = [_difference(found[:, k] - curves[other][:, k]) for k in range(len(levels))]
-                whole = _difference(found.mean(1) - curves[other].mean(1))
+                cells = [difference(found[:, k] - curves[other][:, k]) for k in range(len(levels))]
+                whole = difference(found.mean(1) - curves[other].mean(1))
                 print(f"| {_name(arm)}: {item} |", *cells, whole)
 
 
@@ -78,9 +78,11 @@ def _controls(arm: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
     return found
 
 
-def _difference(values: np.ndarray) -> str:
+def difference(values: np.ndarray, digits: int = 2) -> str:
+    """A cell of a table: the mean of differences in pairs, with its 95 % t interval."""
     low, high = stats.t.interval(0.95, len(values) - 1, loc=values.mean(), scale=stats.sem(values))
-    return f"{values.mean():+.2f} [{low:+.2f}, {high:+.2f}] |"
+    mean, low, high = (f"{number:+.{digits}f}" for number in (values.mean(), low, high))
+    return f"{mean} [{low}, {high}] |"
 
 
 def _name(arm: tuple[str, ...]) -> str:

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from scipy import stats
 
+from benchmarks.control_table import difference
 from benchmarks.depgraph import LEVELS, pruned_accuracies, train
 from benchmarks.kin_trials import LIBRARY, NAMES, RATES, TRAINED, callbacks, candidates
 from benchmarks.machine import describe
@@ -126,12 +126,8 @@ def table(rows: list[Row], epochs: int) -> Iterator[str]:
         yield from ("", f"| prunable less |{levels}", "| --- |" + " --- |" * len(LEVELS))
         for name, rates in found.items():
             if name != "prunable":
-                yield f"| `{name}` |" + "".join(map(_interval, (found["prunable"] - rates).T))
-
-
-def _interval(of: np.ndarray) -> str:
-    low, high = stats.t.interval(0.95, len(of) - 1, loc=of.mean(), scale=stats.sem(of))
-    return f" {of.mean():+.1f} [{low:+.1f}, {high:+.1f}] |"
+                less = (found["prunable"] - rates).T
+                yield " ".join([f"| `{name}` |", *(difference(of, digits=1) for of in less)])
 
 
 def main() -> None:
