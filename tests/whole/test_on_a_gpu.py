@@ -167,7 +167,7 @@ def test_gradients_in_float32_are_those_in_float64():
 
 
 TRAININGS = {
-    "recipe": lambda: prunable_recipe(),
+    "recipe": prunable_recipe,
     "distilled": lambda: [
         NestedTraining(0.5, LEVELS[1:], distill=Distillation()),
         WeightNormPruning(EWN(), LEVELS),
