@@ -63,8 +63,10 @@ def normalize_apart(norm: nn.Module, order: Callable[[], Order | None]) -> list[
         kept.clear()
         if now is None or not module.training or len(now.there) != len(args[0]):
             return None
-        kept.append(_sort(args[0], now))
-        whole = kept[0].parts[0]
+        # not as an argument of append, which torch 2.11 would compile anew for each batch
+        ordered = _sort(args[0], now)
+        kept.append(ordered)
+        whole = ordered.parts[0]
         return (whole, *args[1:]) if len(whole) > 1 else None
 
     def all_apart(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
