@@ -3,7 +3,8 @@
 from typing import Any
 
 import numpy as np
-from scipy import stats
+
+from benchmarks.intervals import difference
 
 ARM = ("parametrization", "nested", "penalty")
 SETTING = ("rate", "strength", "alpha")
@@ -55,9 +56,10 @@ def show(
     for arm, found in curves.items():
         for item, other in _controls(arm):
             if other in curves and len(curves[other]) == len(found):
-                cells = [difference(found[:, k] - curves[other][:, k]) for k in range(len(levels))]
-                whole = difference(found.mean(1) - curves[other].mean(1))
-                print(f"| {_name(arm)}: {item} |", *cells, whole)
+                pairs = [*zip(found.T, curves[other].T, strict=True)]
+                pairs.append((found.mean(1), curves[other].mean(1)))
+                cells = [difference(*(dict(enumerate(of)) for of in pair)) for pair in pairs]
+                print(f"| {_name(arm)}: {item} |", *(f"{cell} |" for cell in cells))
 
 
 def _mean_and_spread(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -76,13 +78,6 @@ def _controls(arm: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
     if penalty != "none":
         found.append((f"{penalty} - none", (parametrization, nested, "none")))
     return found
-
-
-def difference(values: np.ndarray, digits: int = 2) -> str:
-    """A cell of a table: the mean of differences in pairs, with its 95 % t interval."""
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=values.mean(), scale=stats.sem(values))
-    mean, low, high = (f"{number:+.{digits}f}" for number in (values.mean(), low, high))
-    return f"{mean} [{low}, {high}] |"
 
 
 def _name(arm: tuple[str, ...]) -> str:

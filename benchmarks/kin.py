@@ -30,8 +30,8 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from benchmarks.control_table import difference
 from benchmarks.depgraph import LEVELS, pruned_accuracies, train
+from benchmarks.intervals import difference
 from benchmarks.kin_trials import LIBRARY, NAMES, RATES, TRAINED, callbacks, candidates
 from benchmarks.machine import describe
 from ewnprune import sparsity_curve
@@ -126,8 +126,9 @@ def table(rows: list[Row], epochs: int) -> Iterator[str]:
         yield from ("", f"| prunable less |{levels}", "| --- |" + " --- |" * len(LEVELS))
         for name, rates in found.items():
             if name != "prunable":
-                less = (found["prunable"] - rates).T
-                yield " ".join([f"| `{name}` |", *(difference(of, digits=1) for of in less)])
+                pairs = zip(found["prunable"].T, rates.T, strict=True)
+                less = (difference(*(dict(enumerate(of)) for of in pair), 1) for pair in pairs)
+                yield " ".join([f"| `{name}` |", *(f"{cell} |" for cell in less)])
 
 
 def main() -> None:

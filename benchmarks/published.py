@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 
+from benchmarks.intervals import difference, mean_of
 from benchmarks.machine import describe
 from benchmarks.published_once import once
 from benchmarks.published_steps import PLANS, steps
@@ -51,32 +51,54 @@ def show(rows: list[Row]) -> None:
     for network in PLANS:
         for split in ("test", "val"):
             for training, how in HOW.items():
-                key = {"network": network, "split": split, "training": training}
-                found = [row for row in rows if all(row[k] == v for k, v in key.items())]
+                found = _of(rows, network=network, split=split, training=training)
                 if found:
                     print(f"\n{network}, {how}, {split} data\n")
                     _table(found)
+        _pairs(_of(rows, network=network, split="test"))
+
+
+def _of(rows: list[Row], **key: str) -> list[Row]:
+    return [row for row in rows if all(row[name] == value for name, value in key.items())]
+
+
+def _by_size(rows: list[Row]) -> dict[tuple[str, str], list[Row]]:
+    """By setting and size, without the number of pixels, which differs from seed to seed."""
+    sizes: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        width = row["widths"].partition("-")[2] if row["training"] != "steps" else row["widths"]
+        sizes.setdefault((row["setting"], width), []).append(row)
+    return sizes
+
+
+def _errors(rows: list[Row]) -> dict[int | None, float]:
+    return {int(row["seed"]): float(row["error"]) for row in rows}
 
 
 def _table(rows: list[Row]) -> None:
     print("| setting | left | MACs | epochs | error, % [95 %] | of each seed |")
     print("| --- | --- | --- | --- | --- | --- |")
-    sizes: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:  # pixels that are left differ from seed to seed
-        width = row["widths"].partition("-")[2] if row["training"] != "steps" else row["widths"]
-        sizes.setdefault((row["setting"], width), []).append(row)
-    for (setting, _), of in sizes.items():
-        errors = np.array([float(row["error"]) for row in of])
-        interval = ""
-        if len(errors) > 1:
-            low, high = stats.t.interval(0.95, len(of) - 1, errors.mean(), stats.sem(errors))
-            interval = f" [{low:.2f}, {high:.2f}]"
+    for (setting, _), of in _by_size(rows).items():
+        errors = _errors(of)
         left = ", ".join(dict.fromkeys(row["widths"] for row in of))
         macs = np.mean([int(row["macs"]) for row in of])
         print(
-            f"| {setting} | {left} | {macs:,.0f} | {of[0]['epochs']} | "
-            f"{errors.mean():.2f}{interval} | {', '.join(f'{e:.2f}' for e in errors)} |"
+            f"| {setting} | {left} | {macs:,.0f} | {of[0]['epochs']} | {mean_of(errors)} | "
+            f"{', '.join(f'{e:.2f}' for e in errors.values())} |"
         )
+
+
+def _pairs(rows: list[Row]) -> None:
+    """Print how many more errors EWN makes than its control, in pairs of one seed."""
+    print("\n| EWN less its control, test data | setting | left | points [95 %] |")
+    print("| --- | --- | --- | --- |")
+    for training in ("once", "once_and_on"):
+        control = training.replace("once", "once_lasso")
+        other = {size: of for (_, size), of in _by_size(_of(rows, training=control)).items()}
+        for (setting, size), of in _by_size(_of(rows, training=training)).items():
+            if size in other:
+                cell = difference(_errors(of), _errors(other[size]))
+                print(f"| `{training}` less `{control}` | {setting} | {size} | {cell} |")
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from statistics import mean, stdev
 from time import process_time
 from typing import cast
 
@@ -28,6 +27,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from benchmarks.machine import describe
+from benchmarks.resnet20_table import show
 from ewnprune import (
     EWN,
     AlphaLearningRate,
@@ -155,26 +155,6 @@ def draw(curve: Curve) -> None:
     plot_heat_map(curve, place.with_suffix(".png"), place.with_suffix(".svg"), title=title)
 
 
-def show(curve: Curve) -> None:
-    """Print a table in Markdown for each length of training: mean and deviation over seeds."""
-    for epochs in dict.fromkeys(point.epoch for point in curve):
-        these = curve.where(epoch=epochs)
-        macs = {point.sparsity: point.macs.left for point in these}
-        print(f"\n{epochs} epochs, test accuracy, mean and deviation in %, by the MACs left\n")
-        print("| training | score | seeds |", *(f"{macs[level] / 1e6:.1f} M |" for level in LEVELS))
-        print("| --- | --- | --- |", *("--- |" for _ in LEVELS))
-        for method in dict.fromkeys(point.method for point in these):
-            for score in dict.fromkeys(point.score for point in these.where(method=method)):
-                of = these.where(method=method, score=score)
-                seeds = ", ".join(dict.fromkeys(str(point.seed) for point in of))
-                rates = [[100 * p.measure() for p in of.where(sparsity=lv)] for lv in LEVELS]
-                print(f"| `{method}` | `{score}` | {seeds} |", *map(_cell, rates))
-
-
-def _cell(rates: list[float]) -> str:
-    return f"{mean(rates):.2f}{f' ± {stdev(rates):.2f}' if rates[1:] else ''} |"
-
-
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -200,7 +180,8 @@ def main() -> None:
         found = read_curve(FILE) if FILE.exists() else Curve()
         found = found + curve.tagged(method=method, split="test", epoch=args.epochs)
         write_curve(found, FILE)
-        if method == "plain" and args.seed == 0:
+        # the figure in docs/published.md
+        if (method, args.seed, args.epochs) == ("plain", 0, parser.get_default("epochs")):
             curve = sensitivity(model, data)
             write_curve(curve, FIGURES / "resnet20_sensitivity.csv")
             draw(curve)
@@ -208,7 +189,7 @@ def main() -> None:
         print(f"{method}: {spent}, CPU time", describe(), sep="\n", flush=True)
     if not found.points:
         parser.error(f"nothing is measured in {FILE} yet: leave out --table")
-    show(found)
+    show(found, LEVELS, 1 - LEFT)
 
 
 if __name__ == "__main__":

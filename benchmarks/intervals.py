@@ -1,0 +1,33 @@
+"""Cells of a table in Markdown: means over seeds, and of differences in pairs, with intervals."""
+
+from collections.abc import Mapping
+
+from ewnprune.study.estimates import estimate
+
+
+def mean_of(values: Mapping[int | None, float], digits: int = 2, signed: bool = False) -> str:
+    """The mean with its 95 % t interval; of one seed its value alone.
+
+    >>> mean_of({0: 1.0, 1: 2.0, 2: 3.0})
+    '2.00 [-0.48, 4.48]'
+    >>> mean_of({0: 1.0})
+    '1.00'
+    """
+    found = estimate(values)
+    shown = f"{{:{'+' if signed else ''}.{digits}f}}"
+    mean, low, high = map(shown.format, (found.mean, found.low, found.high))
+    return f"{mean} [{low}, {high}]" if len(values) > 1 else mean
+
+
+def difference(
+    these: Mapping[int | None, float], those: Mapping[int | None, float], digits: int = 2
+) -> str:
+    """The mean of the differences in pairs of one seed with its 95 % t interval.
+
+    Seeds that either lacks are left out; nothing if there is no pair.
+
+    >>> difference({0: 3.0, 1: 5.0, 2: 9.0}, {0: 2.0, 1: 3.0})
+    '+1.50 [-4.85, +7.85]'
+    """
+    pairs = {seed: value - those[seed] for seed, value in these.items() if seed in those}
+    return mean_of(pairs, digits, signed=True) if pairs else ""
