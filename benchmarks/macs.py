@@ -155,16 +155,19 @@ def of_mnist() -> Drawing:
 
 
 def of_cifar() -> Drawing:
-    """The lines of ``resnet20.csv``, of the length that most trainings have, with one seed."""
-    curve = read_curve(resnet20.FILE).where(score="norm_product", seed=0)
+    """The lines of ``resnet20.csv``, of the length that most trainings have."""
+    curve = read_curve(resnet20.FILE).where(score="norm_product")
     trainings = dict.fromkeys((point.method, point.epoch) for point in curve)
     ((epochs, _),) = Counter(epochs for _, epochs in trainings).most_common(1)
-    lines = {}
-    for series in curve.where(epoch=epochs).series():
-        accuracy = np.array([[100 * point.measure() for point in series]])
-        macs = [point.macs.left for point in series if point.macs]
-        lines[series.points[0].method] = Line(macs, accuracy)
-    title = f"CIFAR-10, ResNet-20, {epochs} epochs, one-shot, no finetuning: one seed"
+    lines: dict[str, Line] = {}
+    for method in dict.fromkeys(point.method for point in curve):
+        seeds = curve.where(method=method, epoch=epochs).series()
+        if seeds:
+            accuracy = np.array([[100 * point.measure() for point in of] for of in seeds])
+            lines[method] = Line([point.macs.left for point in seeds[0] if point.macs], accuracy)
+    few, many = (f(len(line.accuracy) for line in lines.values()) for f in (min, max))
+    over = "one seed" if many == 1 else f"mean and range of {few} to {many} seeds"
+    title = f"CIFAR-10, ResNet-20, {epochs} epochs, one-shot, no finetuning: {over}"
     ticks = (25, 40, 60, 70, 80, 85, 90)
     return Drawing("macs_resnet20", title, lines, CIFAR, ("plain", "recipe"), ticks)
 
