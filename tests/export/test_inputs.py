@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -57,6 +58,7 @@ FIT = [
 ]
 BLOCKED = """
 import sys
+from collections import Counter
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {"ewnprune", "lightning_modules", "pytorch_lightning"}:
@@ -219,8 +221,9 @@ def test_the_picture_shows_which_pixels(tmp_path):
     rows, columns = np.nonzero(blue)
     cell = (rows.max() + 1 - rows.min()) / 4  # pixel 0 is in the first row, pixel 20 in the last
     left = columns.min()
-    shown = {
+    shown = Counter(
         (round((r - rows.min() - cell / 2) / cell), round((c - left - cell / 2) / cell))
         for r, c in zip(rows, columns, strict=True)
-    }
-    assert shown == {(i // 6, i % 6) for i in kept}
+    )
+    filled = {place for place, count in shown.items() if count > cell**2 / 2}  # edges are rounded
+    assert filled == {(i // 6, i % 6) for i in kept}

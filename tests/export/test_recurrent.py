@@ -11,13 +11,17 @@ from ewnprune.export.formats import find_format
 
 # torch.export's own, of any recurrent layer
 FLAT = "ignore:The tensor attributes .* were assigned during export"
+not_in_2_10 = pytest.mark.skipif(
+    torch.__version__.startswith("2.10."), reason="its torch.export has the LSTM's shapes wrong"
+)
 
 
 @pytest.mark.filterwarnings(FLAT)
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        *((name, nn.LSTM) for name in ("state_dict", "safetensors", "onnx")),
+        *((name, nn.LSTM) for name in ("state_dict", "safetensors")),
+        pytest.param("onnx", nn.LSTM, marks=not_in_2_10),
         *((name, nn.GRU) for name in ("state_dict", "torch_export")),
     ],
 )
