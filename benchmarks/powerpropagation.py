@@ -83,7 +83,7 @@ def run(exponent: float, seed: int, steps: int) -> Iterator[Row]:
     for left in LEFT:  # each of them a part of the one before
         keep_largest(network, left)
         yield {
-            "exponent": exponent, "seed": seed, "steps": steps, "left": left,
+            "exponent": f"{exponent:g}", "seed": seed, "steps": steps, "left": left,
             "accuracy": round(100 - error(network, data, "test"), 3), "cpu_seconds": seconds,
         }  # fmt: skip
 
