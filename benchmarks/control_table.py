@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.intervals import difference
+from benchmarks.intervals import differences
 
 ARM = ("parametrization", "nested", "penalty")
 SETTING = ("rate", "strength", "alpha")
@@ -56,9 +56,8 @@ def show(
     for arm, found in curves.items():
         for item, other in _controls(arm):
             if other in curves and len(curves[other]) == len(found):
-                pairs = [*zip(found.T, curves[other].T, strict=True)]
-                pairs.append((found.mean(1), curves[other].mean(1)))
-                cells = [difference(*(dict(enumerate(of)) for of in pair)) for pair in pairs]
+                both = (np.c_[rates, rates.mean(1)] for rates in (found, curves[other]))
+                cells = differences(*both)
                 print(f"| {_name(arm)}: {item} |", *(f"{cell} |" for cell in cells))
 
 

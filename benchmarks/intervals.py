@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from ewnprune.study.estimates import estimate
 
 
@@ -31,3 +33,13 @@ def difference(
     """
     pairs = {seed: value - those[seed] for seed, value in these.items() if seed in those}
     return mean_of(pairs, digits, signed=True) if pairs else ""
+
+
+def differences(these: np.ndarray, those: np.ndarray, digits: int = 2) -> list[str]:
+    """`difference` of each column of two arrays with a row for each of the same seeds.
+
+    >>> differences(np.array([[3.0], [5.0]]), np.array([[2.0], [3.0]]))
+    ['+1.50 [-4.85, +7.85]']
+    """
+    pairs = zip(these.T, those.T, strict=True)
+    return [difference(dict(enumerate(a)), dict(enumerate(b)), digits) for a, b in pairs]

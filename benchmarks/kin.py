@@ -31,7 +31,7 @@ import pytorch_lightning as pl
 import torch
 
 from benchmarks.depgraph import LEVELS, pruned_accuracies, train
-from benchmarks.intervals import difference
+from benchmarks.intervals import differences
 from benchmarks.kin_trials import LIBRARY, NAMES, RATES, TRAINED, callbacks, candidates
 from benchmarks.machine import describe
 from ewnprune import sparsity_curve
@@ -126,8 +126,7 @@ def table(rows: list[Row], epochs: int) -> Iterator[str]:
         yield from ("", f"| prunable less |{levels}", "| --- |" + " --- |" * len(LEVELS))
         for name, rates in found.items():
             if name != "prunable":
-                pairs = zip(found["prunable"].T, rates.T, strict=True)
-                less = (difference(*(dict(enumerate(of)) for of in pair), 1) for pair in pairs)
+                less = differences(found["prunable"], rates, digits=1)
                 yield " ".join([f"| `{name}` |", *(f"{cell} |" for cell in less)])
 
 
