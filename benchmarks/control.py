@@ -24,6 +24,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -31,7 +32,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from benchmarks.control_arms import ARMS, BEST, LONGER, Arm
+from benchmarks.control_arms import ARMS, BEST, LONGER, Arm, trials
 from benchmarks.control_table import show
 from benchmarks.machine import describe
 from ewnprune import (
@@ -83,17 +84,37 @@ def penalty_of(arm: Arm, strength: float) -> list[pl.Callback]:
     return [LogSumPenalty(strength, until=0.8)]
 
 
+def fit(
+    of: Data, callbacks: list[pl.Callback], rate: float, seed: int, epochs: int
+) -> tuple[Classifier, MNISTDataModule, float]:
+    """A trained network, its data, set up for test data too, and the seconds of CPU time."""
+    pl.seed_everything(seed, verbose=False)
+    data = MNISTDataModule(fashion=of.fashion, seed=seed, shift=1)
+    model = Classifier(
+        of.network(), optimizer=lambda parameters: torch.optim.SGD(parameters, rate, momentum=0.9)
+    )
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, limit_val_batches=0,
+        callbacks=callbacks,
+    )  # fmt: skip
+    begun = process_time()
+    trainer.fit(model, datamodule=data)
+    seconds = process_time() - begun
+    data.setup("test")
+    return model, data, seconds
+
+
+def batches_for_statistics(data: MNISTDataModule) -> list[Any]:
+    """Training batches by which the BatchNorms of a pruned network are estimated."""
+    return list(islice(data.train_dataloader(), 20))
+
+
 def run(
     name: str, arm: Arm, setting: dict[str, float], seed: int, split: str, epochs: int
 ) -> dict[str, Any]:
     """Train one network, and measure it on validation or test data."""
     of = DATA[name]
-    pl.seed_everything(seed, verbose=False)
-    data = MNISTDataModule(fashion=of.fashion, seed=seed, shift=1)
-    model = Classifier(
-        of.network(),
-        optimizer=lambda parameters: torch.optim.SGD(parameters, setting["rate"], momentum=0.9),
-    )
     parametrization = {"plain": None, "SWN": SWN(), "EWN": EWN(batchnorm=of.network is CNN)}
     callbacks: list[pl.Callback] = []
     if "alpha" in setting:
@@ -101,20 +122,10 @@ def run(
     callbacks += penalty_of(arm, setting.get("strength", 0.0))  # proximal steps go behind
     if arm.nested:
         callbacks.append(NestedTraining(0.5, of.nested))
-    attached = WeightNormPruning(parametrization[arm.parametrization], (0.0,))
-    trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, limit_val_batches=0,
-        callbacks=[*callbacks, attached],
-    )  # fmt: skip
-    begun = process_time()
-    trainer.fit(model, datamodule=data)
-    seconds = process_time() - begun
-    data.setup("test")
+    callbacks.append(WeightNormPruning(parametrization[arm.parametrization], (0.0,)))
+    model, data, seconds = fit(of, callbacks, setting["rate"], seed, epochs)
     loader = data.val_dataloader() if split == "val" else data.test_dataloader()
-    recalibrate = None
-    if of.network is CNN:
-        recalibrate = [batch for batch, _ in zip(data.train_dataloader(), range(20), strict=False)]
+    recalibrate = batches_for_statistics(data) if of.network is CNN else None
     curve = sparsity_curve(model, loader, of.levels, SCORES, recalibrate=recalibrate, seed=seed)
     found: dict[str, Any] = {}
     for score in SCORES:
@@ -137,7 +148,7 @@ def study(name: str, file: Path) -> None:
     """Tune every arm and measure what was chosen; what is in the file is not run again."""
     rows, epochs = read_rows(file), DATA[name].epochs
     for arm in ARMS:
-        for setting in arm.trials():
+        for setting in trials(arm.ranges):
             _have(rows, file, name, arm, "val", TUNING_SEED, setting, epochs)
         chosen = _chosen(rows, name, arm)
         for seed in SEEDS:

@@ -33,18 +33,6 @@ class Arm:
             found["alpha"] = ALPHA
         return found
 
-    def trials(self) -> list[dict[str, float]]:
-        """Settings to try: points of a Sobol sequence, spread evenly over the logarithms."""
-        ranges = self.ranges
-        points = torch.quasirandom.SobolEngine(len(ranges), scramble=True, seed=0).draw(TRIALS)
-        return [
-            {
-                name: float(f"{low * (high / low) ** value.item():.3g}")
-                for value, (name, (low, high)) in zip(point, ranges.items(), strict=True)
-            }
-            for point in points
-        ]
-
     def longer(self, found: dict[str, float]) -> list[dict[str, float]]:
         """What to try in a longer training, where ``found`` was the best in the short one.
 
@@ -54,6 +42,18 @@ class Arm:
         if not (self.nested and "strength" in found):
             return [found]
         return [found | {"strength": float(f"{found['strength'] * f:.3g}")} for f in FACTORS]
+
+
+def trials(ranges: dict[str, tuple[float, float]]) -> list[dict[str, float]]:
+    """Settings to try: points of a Sobol sequence, spread evenly over the logarithms."""
+    points = torch.quasirandom.SobolEngine(len(ranges), scramble=True, seed=0).draw(TRIALS)
+    return [
+        {
+            name: float(f"{low * (high / low) ** value.item():.3g}")
+            for value, (name, (low, high)) in zip(point, ranges.items(), strict=True)
+        }
+        for point in points
+    ]
 
 
 BEST = [

@@ -17,37 +17,16 @@ def show(
     scores: tuple[str, ...],
 ) -> None:
     """Print the tables in Markdown; of longer trainings where they are given."""
-    arms = [*dict.fromkeys(tuple(row[item] for item in ARM) for row in rows)]
     curves = {}
     print("| training | nested | penalty | chosen | score |", *(f"{100 * x:g} % |" for x in levels))
     print("| --- | --- | --- | --- | --- |", *("--- |" for _ in levels))
-    for arm in arms:
-        of = [row for row in rows if tuple(row[item] for item in ARM) == arm]
-        trials = [row for row in of if row["split"] == "val"]
-        if longer is not None:
-            of = [row for row in longer if tuple(row[item] for item in ARM) == arm]
-            trials = [row for row in of if row["split"] == "val"] or trials
-        if not trials:  # settings come from elsewhere, and the score is the first
-            trials, scores = of[:1], scores[:1]
-        _, score, best = max(
-            (
-                (np.mean([float(row[f"{score} {level:g}"]) for level in levels]), score, row)
-                for row in trials
-                for score in scores
-            ),
-            key=lambda found: found[0],
-        )
-        tests = [
-            row
-            for row in of
-            if row["split"] == "test" and all(row[item] == best[item] for item in SETTING)
-        ]
-        if not tests:
+    for arm in dict.fromkeys(_arm(row) for row in rows):
+        best, score, found = chosen(rows, longer, arm, levels, scores)
+        if not len(found):
             continue
-        found = np.array([[float(r[f"{score} {level:g}"]) for level in levels] for r in tests])
         curves[arm] = found
         setting = ", ".join(f"{item} {best[item]}" for item in SETTING if best[item])
-        cells = [f"{m:.1f} ± {s:.1f} |" for m, s in zip(*_mean_and_spread(found), strict=True)]
+        cells = [f"{m:.1f} ± {s:.1f} |" for m, s in zip(*mean_and_spread(found), strict=True)]
         nested = "yes" if arm[1] == "True" else "no"
         print(f"| {arm[0]} | {nested} | {arm[2]} | {setting} | `{score}` |", *cells)
     print("\nDifferences in pairs of one seed, points, 95 % t interval:\n")
@@ -61,7 +40,41 @@ def show(
                 print(f"| {_name(arm)}: {item} |", *(f"{cell} |" for cell in cells))
 
 
-def _mean_and_spread(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def chosen(
+    rows: list[dict[str, Any]],
+    longer: list[dict[str, Any]] | None,
+    arm: tuple[str, ...],
+    levels: tuple[float, ...],
+    scores: tuple[str, ...],
+) -> tuple[dict[str, Any], str, np.ndarray]:
+    """The best trial of an arm, by which score, and its test accuracies, ``(seeds, levels)``."""
+    of = [row for row in rows if _arm(row) == arm]
+    trials = [row for row in of if row["split"] == "val"]
+    if longer is not None:
+        of = [row for row in longer if _arm(row) == arm]
+        trials = [row for row in of if row["split"] == "val"] or trials
+    if not trials:  # settings come from elsewhere, and the score is the first
+        trials, scores = of[:1], scores[:1]
+    tried = [(row, score) for row in trials for score in scores]
+    best, score = max(tried, key=lambda found: np.mean(_accuracies(*found, levels)))
+    tests = [
+        row
+        for row in of
+        if row["split"] == "test" and all(row[item] == best[item] for item in SETTING)
+    ]
+    return best, score, np.array([_accuracies(row, score, levels) for row in tests])
+
+
+def _arm(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(row[item] for item in ARM)
+
+
+def _accuracies(row: dict[str, Any], score: str, levels: tuple[float, ...]) -> list[float]:
+    return [float(row[f"{score} {level:g}"]) for level in levels]
+
+
+def mean_and_spread(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over the seeds, ``(seeds, levels)``."""
     spread = found.std(0, ddof=1) if len(found) > 1 else np.full(found.shape[1], np.nan)
     return found.mean(0), spread
 
