@@ -7,15 +7,15 @@ the step computes anyway: they are seen where a module of the network makes them
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ewnprune.callback.compiled import compiled_parts
+from ewnprune.callback.training_step import TrainingStep
 from ewnprune.model.layers import type_name
 from ewnprune.model.preserve import evaluating, hooked
 from ewnprune.model.tensors import clone, first_samples
@@ -132,18 +132,7 @@ class Distilling:
         self._outputs: list[Tensor] = []
         self._watching = False
         self._handle = pl_module.get_submodule(place).register_forward_hook(self._watch)
-        self._step = pl_module.training_step  # it may be another's already
-
-        @wraps(self._step)  # Lightning looks at its arguments
-        def training_step(*args: Any, **kwargs: Any) -> Any:
-            self._watching = pl_module.trainer.training  # validation may call it too
-            try:
-                return self._added(self._step(*args, **kwargs))
-            finally:
-                self._watching, self._outputs = False, []
-
-        training_step.distilling = self  # type: ignore[attr-defined]
-        pl_module.training_step = training_step
+        self._step = TrainingStep(pl_module, self._learning)
 
     def expect(self, targets: Tensor, rows: Tensor) -> None:
         """What training steps are to learn from now on: an optimizer may ask for several a batch.
@@ -161,18 +150,14 @@ class Distilling:
     def let_go(self) -> None:
         """Leave the module as it was."""
         self._handle.remove()
-        outer = getattr(self._pl_module.training_step, "distilling", None)
-        if outer is not self:  # another came later, and calls this one's
-            while outer is not None:
-                inner = getattr(outer._step, "distilling", None)
-                if inner is self:
-                    outer._step = self._step
-                outer = inner
-            return
-        # the class's own is no attribute of the instance
-        vars(self._pl_module).pop("training_step")
-        if self._step != self._pl_module.training_step:
-            self._pl_module.training_step = self._step
+        self._step.let_go()
+
+    def _learning(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._watching = self._pl_module.trainer.training  # validation may call it too
+        try:
+            return self._added(step(*args, **kwargs))
+        finally:
+            self._watching, self._outputs = False, []
 
     def _watch(self, module: nn.Module, args: Any, output: Any) -> Any:
         if not self._watching or self._targets is None:

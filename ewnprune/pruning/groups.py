@@ -62,6 +62,16 @@ class Places:
         keep[self.index] = channels[self.channel]
         return keep
 
+    def put(self, size: int, values: Tensor) -> Tensor:
+        """The values of the channels at their places, and zeros at the others, ``(size,)``.
+
+        >>> Places.of([3, 1], [0, 1]).put(4, torch.tensor([5, 7]))
+        tensor([0, 7, 0, 5])
+        """
+        found = values.new_zeros(size)
+        found[self.index] = values[self.channel]
+        return found
+
     def are_all(self, size: int) -> bool:
         """Whether they are all of ``size`` places, in the order of the channels, one for each."""
         every = torch.arange(size, device="cpu")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from torch.utils.hooks import RemovableHandle
 from ewnprune.callback.batches import global_seed
 from ewnprune.callback.compiled import forget_compiled
 from ewnprune.callback.distillation import Distillation, Distilling, where_to_distill
+from ewnprune.callback.training_step import TrainingStep
 from ewnprune.model.batches import inputs_and_targets
 from ewnprune.model.copying import plain_network
-from ewnprune.model.layers import LayerPatterns, num_inputs, spatial_dims
+from ewnprune.model.layers import LayerPatterns
 from ewnprune.model.normalization import as_scales_and_shifts
 from ewnprune.model.preserve import evaluating
 from ewnprune.model.recurrent import is_recurrent
@@ -23,12 +24,13 @@ from ewnprune.model.tensors import map_tensors, tensors_in
 from ewnprune.model.tracing import call
 from ewnprune.pruning.choice import Choice
 from ewnprune.pruning.found import Found
-from ewnprune.pruning.groups import Group, Places
+from ewnprune.pruning.groups import Group
 from ewnprune.pruning.neurons import rank_groups
-from ewnprune.pruning.ranking import Ranking, check_sparsities
+from ewnprune.pruning.ranking import check_sparsities
 from ewnprune.pruning.score_names import SCORE, find_scores
 from ewnprune.pruning.seen import Facts
 from ewnprune.recipes.level_statistics import Order, batch_norms_behind, normalize_apart
+from ewnprune.recipes.silencing import Silencing
 
 
 class NestedTraining(Callback):
@@ -47,7 +49,8 @@ class NestedTraining(Callback):
     network; `sparsity_curve` estimates those of the pruned ones.
 
     Args:
-        share: of the images, in [0, 1].
+        share: of the images, in [0, 1]. With ``"every"`` none draws: each image sees the whole
+            network and every level, all of one weight, in a batch as many times as large.
         sparsities: levels ``s`` to draw from evenly, in [0, 1).
         score: which neurons go first, see `ewnprune.scores`.
         layers: which layers, see `select_layers`; by default all but the last.
@@ -56,6 +59,10 @@ class NestedTraining(Callback):
         forward: from model and inputs to outputs; ``model(inputs)`` by default.
         distill: have images that see a pruned network learn the whole one's outputs too, see
             https://arxiv.org/abs/1903.05134: these go forward once more, in eval mode.
+        inner_gradient: by what the gradient of ``L(f_s)`` is multiplied for a neuron and its
+            outgoing weights, in [0, 1], once for each smaller network that holds the neuron too.
+            With 1 it is the gradient of the loss; with 0 a neuron learns from the smallest network
+            that holds it alone, and those that come on top of it learn corrections.
 
     Raises:
         ValueError: a number out of range, an unknown score; in the first step, a score that gives
@@ -64,7 +71,7 @@ class NestedTraining(Callback):
 
     def __init__(
         self,
-        share: float,
+        share: float | Literal["every"],
         sparsities: Sequence[float] = (0.9, 0.95, 0.98),
         score: str = SCORE,
         layers: LayerPatterns | None = None,
@@ -72,11 +79,20 @@ class NestedTraining(Callback):
         batch: Callable[[Any], tuple[Any, Any]] | None = None,
         forward: Callable[[torch.nn.Module, Any], Any] | None = None,
         distill: Distillation | None = None,
+        inner_gradient: float = 1.0,
     ) -> None:
-        if not 0 <= share <= 1:
-            raise ValueError(f"share={share}: expected a fraction of the images in [0, 1]")
+        if share != "every" and not (isinstance(share, int | float) and 0 <= share <= 1):
+            raise ValueError(
+                f"share={share!r}: expected a fraction of the images in [0, 1], or 'every'"
+            )
+        if not 0 <= inner_gradient <= 1:
+            raise ValueError(f"inner_gradient={inner_gradient}: expected a fraction in [0, 1]")
+        if share == "every" and distill is not None:
+            raise ValueError(
+                "distill= is for images that draw their network: expected a share in [0, 1]"
+            )
         find_scores(score)  # an unknown one is an error now, not at the first step
-        self.share, self.score = share, score
+        self.share, self.score, self.inner_gradient = share, score, inner_gradient
         self.sparsities = check_sparsities(sparsities)
         self.layers, self.exclude = layers, exclude
         self.batch, self.forward = batch or inputs_and_targets, forward or call
@@ -86,7 +102,8 @@ class NestedTraining(Callback):
         self._distilling: Distilling | None = None
         self._found: Found | None = None
         self._handles: list[RemovableHandle] = []
-        self._masks: dict[tuple[str, str], Tensor] = {}
+        self._silencing: Silencing | None = None
+        self._every: TrainingStep | None = None
         self._order: Order | None = None
 
     def on_train_batch_start(
@@ -95,9 +112,14 @@ class NestedTraining(Callback):
         inputs, _ = self.batch(batch)
         if self._found is None:
             self._found = self._attach(trainer, pl_module, inputs)
-        seed = (global_seed() or 0, trainer.current_epoch, batch_idx, trainer.global_rank)
-        draws = draw_levels(len(tensors_in(inputs)[0]), self.share, len(self.sparsities), seed)
+        images, levels = len(tensors_in(inputs)[0]), len(self.sparsities)
+        if self.share == "every":
+            draws = torch.arange(levels + 1).repeat_interleave(images)
+        else:
+            seed = (global_seed() or 0, trainer.current_epoch, batch_idx, trainer.global_rank)
+            draws = draw_levels(images, self.share, levels, seed)
         if draws.any():
+            assert self._silencing is not None
             if self._distilling is not None:
                 targets = self._whole(trainer, pl_module, inputs, draws > 0)
                 self._distilling.expect(targets, draws > 0)
@@ -106,11 +128,17 @@ class NestedTraining(Callback):
             groups, anatomy = self._found.groups, self._found.anatomy
             facts = Facts(affine=as_scales_and_shifts(pl_module, anatomy.batch_norms))
             ranking, _ = rank_groups(name, score, pl_module, groups, anatomy.chosen, "layer", facts)
-            draws = draws.to(self._order.there.device)
-            self._masks.update(self._masks_of(ranking, draws, groups, pl_module))
+            if ranking.unit != "neurons":
+                raise ValueError(
+                    f"NestedTraining: score {self.score!r} ranks single weights: expected one that "
+                    "ranks neurons, such as 'norm_product'"
+                )
+            kept = [ranking.keep(level) for level in self.sparsities]
+            self._silencing.expect(kept, draws.to(self._order.there.device))
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self._masks.clear()
+        if self._silencing is not None:
+            self._silencing.clear()
         self._order = None
         if self._distilling is not None:
             self._distilling.expect_nothing()
@@ -144,29 +172,40 @@ class NestedTraining(Callback):
             )
         if across and trainer.is_global_zero:
             print(f"ewnprune: not nested, since {why} them: {', '.join(across)}")
-        places = {place for group in nested for place in _places(group)}
-        for place, name in places:
-            module = pl_module.get_submodule(name)
-            self._handles.append(
-                module.register_forward_pre_hook(self._silence_input(name))
-                if place == "input"
-                else module.register_forward_hook(self._silence_output(name))
-            )
-        for name in batch_norms_behind(found.anatomy, places):
+        self._silencing = Silencing(pl_module, nested, self.inner_gradient)
+        for name in batch_norms_behind(found.anatomy, self._silencing.places):
             norm = pl_module.get_submodule(name)
             self._handles += normalize_apart(norm, lambda: self._order)
+        if self.share == "every":
+            self._every = TrainingStep(pl_module, self._of_every_network)
         forget_compiled(pl_module)  # of a finder of the learning rate, or another fit
         return replace(found, groups=nested)
 
     def _detach(self, pl_module: LightningModule) -> None:
         for handle in self._handles:
             handle.remove()
-        if self._handles:
+        if self._silencing is not None:
+            self._silencing.let_go()
             forget_compiled(pl_module)
-        if self._distilling is not None:
-            self._distilling.let_go()
-        self._handles, self._found, self._distilling = [], None, None
-        self.on_train_batch_end()
+        for wrapped in (self._distilling, self._every):
+            if wrapped is not None:
+                wrapped.let_go()
+        self._handles, self._found = [], None
+        self._silencing = self._distilling = self._every = self._order = None
+
+    def _of_every_network(self, step: Callable[..., Any], batch: Any, *args: Any) -> Any:
+        """The step of a batch that has each image once for each network."""
+        if self._order is None:  # validation may call it too
+            return step(batch, *args)
+        networks = len(self.sparsities) + 1
+        images = len(self._order.there) // networks
+
+        def repeat(tensor: Tensor) -> Tensor:
+            return (
+                torch.cat([tensor] * networks) if tensor.ndim and len(tensor) == images else tensor
+            )
+
+        return step(map_tensors(repeat, batch), *args)
 
     def _whole(
         self, trainer: Trainer, pl_module: LightningModule, inputs: Any, rows: Tensor
@@ -182,44 +221,6 @@ class NestedTraining(Callback):
             outputs: Tensor = self.forward(pl_module, map_tensors(chosen, inputs))
         return outputs
 
-    def _masks_of(
-        self, ranking: Ranking, draws: Tensor, groups: Sequence[Group], model: LightningModule
-    ) -> dict[tuple[str, str], Tensor]:
-        if ranking.unit != "neurons":
-            raise ValueError(
-                f"NestedTraining: score {self.score!r} ranks single weights: expected one that "
-                "ranks neurons, such as 'norm_product'"
-            )
-        kept = [ranking.keep(level) for level in self.sparsities]
-        masks: dict[tuple[str, str], Tensor] = {}
-        for group in groups:
-            rows = [group.channels(keep[group.name]) for keep in kept]
-            rows = [torch.ones_like(rows[0]), *rows]
-            for (place, name), places in _places(group).items():
-                # the BatchNorm after a layer has the layer's channels, in the layer's shape
-                layer: Any = model.get_submodule(group.name if place == "output" else name)
-                size = num_inputs(layer) if place == "input" else group.size
-                trailing = [1] * spatial_dims(layer)
-                table = torch.stack([places.keep(size, row).view(-1, *trailing) for row in rows])
-                mask = table.to(draws.device)[draws]
-                known = masks.get((place, name))
-                masks[place, name] = mask if known is None else known & mask
-        return masks
-
-    def _silence_input(self, name: str) -> Any:
-        def hook(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            mask = self._masks.get(("input", name))
-            return None if mask is None else (times(args[0], mask), *args[1:])
-
-        return hook
-
-    def _silence_output(self, name: str) -> Any:
-        def hook(module: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            mask = self._masks.get(("output", name))
-            return None if mask is None else times(output, mask)
-
-        return hook
-
 
 def draw_levels(size: int, share: float, levels: int, seed: Sequence[int]) -> Tensor:
     """For each image of a batch 0, the whole network, or the number of a level from 1 on.
@@ -232,29 +233,7 @@ def draw_levels(size: int, share: float, levels: int, seed: Sequence[int]) -> Te
     return torch.from_numpy(np.where(pruned, rng.integers(1, levels + 1, size), 0))
 
 
-def times(values: Tensor, mask: Tensor) -> Tensor:
-    """Values ``(B, ..., n)`` or ``(B, n, ...)`` times a mask per image, ``(B, n)`` or so.
-
-    Raises:
-        ValueError: the values' first dimension does not count the images.
-    """
-    if len(values) != len(mask):
-        raise ValueError(
-            f"NestedTraining: a layer sees {len(values)} rows in a batch of {len(mask)} images: "
-            "expected one each; leave out the layers behind it with exclude"
-        )
-    between = [1] * (values.dim() - mask.dim())
-    return values * mask.view(len(mask), *between, *mask.shape[1:]).to(values)
-
-
 def _for_one_image(group: Group, model: LightningModule) -> bool:
     """Whether what goes of a group can be masked for one image alone."""
     modules = [model.get_submodule(name) for name in [*group.makers, *group.readers]]
     return group.maskable and not any(is_recurrent(module) for module in modules)
-
-
-def _places(group: Group) -> dict[tuple[str, str], Places]:
-    """Where the neurons of a group are silenced: the inputs of layers, or an output."""
-    if group.unfollowed:
-        return {("output", group.after or group.name): Places.blocks(group.size)}
-    return {("input", name): places for name, places in group.readers.items()}

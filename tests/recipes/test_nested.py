@@ -6,7 +6,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from toys.fits import TrainsOnly, make_trainer
 
-from ewnprune import EWN, WeightNormPruning
+from ewnprune import EWN, Distillation, WeightNormPruning
 from ewnprune.recipes.level_statistics import Order, normalize_apart
 from ewnprune.recipes.nested import NestedTraining, draw_levels
 
@@ -77,6 +77,68 @@ def test_each_image_trains_the_network_it_drew():
         torch.testing.assert_close(found, expected)
 
 
+def _sub(net, sparsity, inner, levels):
+    """By hand: a pruned network, neuron by neuron, each with its part of the gradient."""
+    first, second, last = net[0], net[2], net[4]
+    of = {s: (_kept(first, second, s), _kept(second, last, s)) for s in (0.0, *levels)}
+
+    def read(x, layer, number, inputs, outputs):
+        value = layer.bias[outputs]
+        for j in inputs:
+            term = layer.weight[outputs, j] * x[:, j, None]
+            smaller = [s for s in levels if s > sparsity and j in of[s][number]]
+            part = inner ** len(smaller)
+            value = value + part * term + (1 - part) * term.detach()
+        return value
+
+    def run(x):
+        a, b = of[sparsity]
+        x = functional.relu(functional.linear(x, first.weight, first.bias))
+        hidden = torch.zeros(len(x), 6, dtype=x.dtype)
+        hidden[:, b] = functional.relu(read(x, second, 0, a, b))
+        return read(hidden, last, 1, b, [0, 1, 2])
+
+    return run
+
+
+@pytest.mark.parametrize("inner", [1.0, 0.5, 0.0])
+def test_every_image_trains_every_network(inner):
+    """Six steps against networks cut out by hand, of which each neuron has its part."""
+    pl.seed_everything(3)
+    model = TrainsOnly(_mlp().double(), _sgd)
+    twin = _mlp().double()
+    twin.load_state_dict(model.net.state_dict())
+    nested = NestedTraining("every", SPARSITIES, inner_gradient=inner)
+    _fit(model, _data(), nested, max_epochs=2)
+    assert "training_step" not in vars(model)
+    optimizer = _sgd(twin.parameters())
+    for _ in range(2):
+        for x, y in _data():
+            networks = [_sub(twin, s, inner, SPARSITIES) for s in (0.0, *SPARSITIES)]
+            losses = [functional.cross_entropy(network(x), y) for network in networks]
+            optimizer.zero_grad()
+            torch.stack(losses).mean().backward()
+            optimizer.step()
+    for found, expected in zip(model.net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_images_that_draw_teach_inner_neurons_a_part():
+    pl.seed_everything(3)
+    model = TrainsOnly(_mlp().double(), _sgd)
+    twin = _mlp().double()
+    twin.load_state_dict(model.net.state_dict())
+    _fit(model, _data(), NestedTraining(0.6, SPARSITIES, inner_gradient=0.5), max_steps=1)
+    x, y = next(iter(_data()))
+    draws = draw_levels(len(x), 0.6, 2, (3, 0, 0, 0)).tolist()
+    networks = [_sub(twin, s, 0.5, SPARSITIES) for s in (0.0, *SPARSITIES)]
+    rows = [networks[n](x[i : i + 1]) for i, n in enumerate(draws)]
+    functional.cross_entropy(torch.cat(rows), y).backward()
+    _sgd(twin.parameters()).step()
+    for found, expected in zip(model.net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 class _Validated(TrainsOnly):
     def validation_step(self, batch, _):
         self.evaluated = self(batch[0]).clone()
@@ -118,6 +180,12 @@ def test_with_ewn_convolutions_and_batch_norm():
     ("make", "message"),
     [
         (lambda: NestedTraining(1.5), "share=1.5"),
+        (lambda: NestedTraining("all"), "share='all'"),
+        (lambda: NestedTraining(0.1, inner_gradient=2), "inner_gradient=2"),
+        (
+            lambda: NestedTraining("every", distill=Distillation()),
+            "distill= is for images that draw",
+        ),
         (lambda: NestedTraining(0.1, [1.0]), "sparsity 1.0"),
         (lambda: NestedTraining(0.1, score="nrm"), "unknown score"),
     ],
