@@ -114,9 +114,10 @@ def _rates(row: Row) -> list[float]:
     return [float(row[f"{level:g}"]) for level in OF.levels]
 
 
-def study() -> None:
-    """Tune every method and measure what was chosen; what is in the file is not run again."""
-    for method, (_, strengths) in METHODS.items():
+def study(methods: list[str]) -> None:
+    """Tune methods and measure what was chosen; what is in the file is not run again."""
+    for method in methods:
+        strengths = METHODS[method][1]
         for setting in trials({"rate": RATE, "strength": strengths}):
             _have(method, setting, TUNING_SEED, "val")
         best = chosen(read_rows(FILE), method)
@@ -145,7 +146,8 @@ def show(rows: list[Row]) -> None:
     for name, arm in BESIDE.items():
         best, score, curves[name] = chosen_arm(control, None, arm, OF.levels, SCORES)
         _line(name, best, score, curves[name])
-    for method in METHODS:
+    measured = [m for m in METHODS if any(r["method"] == m and r["split"] == "test" for r in rows)]
+    for method in measured:
         best = chosen(rows, method)
         same = ("method", "rate", "strength", "score")
         of = [row for row in rows if all(row[key] == best[key] for key in same)]
@@ -153,7 +155,7 @@ def show(rows: list[Row]) -> None:
         _line(method, best, best["score"], found)
         curves[method] = found
     print(f"\n| difference |{levels}\n| --- |" + " --- |" * len(OF.levels))
-    for method in METHODS:
+    for method in measured:
         for name in BESIDE:
             cells = differences(curves[method], curves[name], digits=1)
             print(f"| {method} less {name} |", *(f"{cell} |" for cell in cells))
@@ -168,13 +170,14 @@ def _line(name: str, best: Row, score: str, found: np.ndarray) -> None:
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--table", action="store_true", help="show what was measured before")
     args = parser.parse_args()
     if not args.table:
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-        study()
+        study(args.methods)
         print(describe())
     show(read_rows(FILE))
 
