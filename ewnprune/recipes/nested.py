@@ -50,7 +50,8 @@ class NestedTraining(Callback):
 
     Args:
         share: of the images, in [0, 1]. With ``"every"`` none draws: each image sees the whole
-            network and every level, all of one weight, in a batch as many times as large.
+            network and every level, all of one weight, in a batch as many times as large, of which
+            are the losses and metrics that a step logs. Slimmable networks train so.
         sparsities: levels ``s`` to draw from evenly, in [0, 1).
         score: which neurons go first, see `ewnprune.scores`.
         layers: which layers, see `select_layers`; by default all but the last.
@@ -61,8 +62,8 @@ class NestedTraining(Callback):
             https://arxiv.org/abs/1903.05134: these go forward once more, in eval mode.
         inner_gradient: by what the gradient of ``L(f_s)`` is multiplied for a neuron and its
             outgoing weights, in [0, 1], once for each smaller network that holds the neuron too.
-            With 1 it is the gradient of the loss; with 0 a neuron learns from the smallest network
-            that holds it alone, and those that come on top of it learn corrections.
+            With 1 it is the gradient of the loss, else of none; with 0 a neuron learns from the
+            smallest network that holds it alone, and those on top of it learn corrections.
 
     Raises:
         ValueError: a number out of range, an unknown score; in the first step, a score that gives
@@ -114,7 +115,7 @@ class NestedTraining(Callback):
             self._found = self._attach(trainer, pl_module, inputs)
         images, levels = len(tensors_in(inputs)[0]), len(self.sparsities)
         if self.share == "every":
-            draws = torch.arange(levels + 1).repeat_interleave(images)
+            draws = torch.arange(levels + 1, device="cpu").repeat_interleave(images)
         else:
             seed = (global_seed() or 0, trainer.current_epoch, batch_idx, trainer.global_rank)
             draws = draw_levels(images, self.share, levels, seed)

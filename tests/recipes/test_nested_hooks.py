@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 from toys.data import loader, points
-from toys.fits import Net, TrainsOnly, fit, make_trainer, mlp
+from toys.fits import ByItself, Net, TrainsOnly, fit, make_trainer, mlp
 
 from ewnprune import EWN, WeightNormPruning
 from ewnprune.recipes import nested
@@ -105,3 +105,20 @@ def test_inner_gradients_change_no_output(share, precision):
         given.append(model.given.detach())
     assert len(given[0]) == (3 if share == "every" else 1) * len(next(iter(loader()))[0])
     torch.testing.assert_close(*given, rtol=0, atol=0)
+
+
+class OptimizesByItself(ByItself):
+    validation_step = pl.LightningModule.validation_step
+
+
+def test_every_network_trains_under_manual_optimization_too():
+    found = []
+    for kind in (OptimizesByItself, TrainsOnly):
+        pl.seed_everything(0, verbose=False)
+        model = kind()
+        nested = NestedTraining("every", (0.5, 0.9), inner_gradient=0.5)
+        make_trainer(None, nested, WeightNormPruning(EWN(), (0,))).fit(model, loader())
+        assert "training_step" not in vars(model)
+        found.append(model)
+    for by_itself, automatic in zip(*(m.parameters() for m in found), strict=True):
+        torch.testing.assert_close(by_itself, automatic)
