@@ -172,6 +172,10 @@ TRAININGS = {
         NestedTraining(0.5, LEVELS[1:], distill=Distillation()),
         WeightNormPruning(EWN(), LEVELS),
     ],
+    "every network": lambda: [
+        NestedTraining("every", LEVELS[1:], inner_gradient=0.3),
+        WeightNormPruning(EWN(), LEVELS),
+    ],
     "lasso": lambda: [GroupLasso(1e-3), WeightNormPruning(SWN(), LEVELS)],
     "d_gating": lambda: [FactorDecay(1e-3), WeightNormPruning(DGating(3), LEVELS)],
     "ham": lambda: [HAM(1e-3), WeightNormPruning(None, LEVELS)],
