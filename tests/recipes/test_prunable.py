@@ -96,10 +96,30 @@ def test_what_else_is_asked_for_goes_with_it():
     assert [entry["class_path"] for entry in added["trainer"]["callbacks"]] == names
 
 
-def test_the_config_of_mnist_is_the_recipe():
-    config = yaml.safe_load((CONFIGS / "mnist_mlp_prunable.yaml").read_text())
-    assert config["prune"] == {"recipe": "prunable"}
-    assert "callbacks" not in config["trainer"]
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("mnist_mlp_prunable", "recipe_every"), ("mnist_mlp_lasso_prunable", "lasso_every")],
+)
+def test_the_configs_of_mnist_are_those_of_their_study(name, method):
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    study = yaml.safe_load((CONFIGS.parent / "benchmarks" / "recipe_every.yaml").read_text())
+    own = study["own"][method]["fit"]
+    assert _plain(config["data"]) == _plain(study["fit"]["data"])
+    assert config["trainer"]["max_epochs"] == study["fit"]["trainer"]["max_epochs"]
+    assert _plain(config["trainer"]["callbacks"]) == _plain(own["trainer"]["callbacks"])
+    assert _plain(config["model"]) == _plain(own["model"])
+    assert _plain(config["prune"]["parametrization"]) == _plain(own["prune"]["parametrization"])
+
+
+def _plain(spec):
+    """A class by its path alone is one without options."""
+    if isinstance(spec, list):
+        return [_plain(item) for item in spec]
+    if not isinstance(spec, dict):
+        return spec
+    return (
+        spec["class_path"] if [*spec] == ["class_path"] else {k: _plain(v) for k, v in spec.items()}
+    )
 
 
 @pytest.mark.parametrize("name", ["mnist_cnn_prunable", "cifar_resnet20_prunable"])
