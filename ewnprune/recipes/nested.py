@@ -201,25 +201,17 @@ class NestedTraining(Callback):
         networks = len(self.sparsities) + 1
         images = len(self._order.there) // networks
 
-        def repeat(tensor: Tensor) -> Tensor:
-            return (
-                torch.cat([tensor] * networks) if tensor.ndim and len(tensor) == images else tensor
-            )
-
-        return step(map_tensors(repeat, batch), *args)
+        repeated = _of_images(lambda tensor: torch.cat([tensor] * networks), batch, images)
+        return step(repeated, *args)
 
     def _whole(
         self, trainer: Trainer, pl_module: LightningModule, inputs: Any, rows: Tensor
     ) -> Tensor:
         """What the whole network says of some images."""
-
-        def chosen(tensor: Tensor) -> Tensor:
-            per_image = tensor.ndim > 0 and len(tensor) == len(rows)
-            return tensor[rows.to(tensor.device)] if per_image else tensor
-
+        chosen = _of_images(lambda tensor: tensor[rows.to(tensor.device)], inputs, len(rows))
         # a context of its own: autocast would keep weights cast without gradients for the step
         with evaluating(pl_module), trainer.precision_plugin.forward_context():
-            outputs: Tensor = self.forward(pl_module, map_tensors(chosen, inputs))
+            outputs: Tensor = self.forward(pl_module, chosen)
         return outputs
 
 
@@ -232,6 +224,13 @@ def draw_levels(size: int, share: float, levels: int, seed: Sequence[int]) -> Te
     rng = np.random.default_rng(tuple(seed))
     pruned = rng.random(size) < share
     return torch.from_numpy(np.where(pruned, rng.integers(1, levels + 1, size), 0))
+
+
+def _of_images(function: Callable[[Tensor], Tensor], tree: Any, images: int) -> Any:
+    """A function of each tensor that has a row for each image; the others stay."""
+    return map_tensors(
+        lambda tensor: function(tensor) if tensor.ndim and len(tensor) == images else tensor, tree
+    )
 
 
 def _for_one_image(group: Group, model: LightningModule) -> bool:

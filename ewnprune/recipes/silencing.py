@@ -51,6 +51,7 @@ class Silencing:
         for group in self._groups:
             rows = [group.channels(keep[group.name]) for keep in kept]
             networks = torch.stack([torch.ones_like(rows[0]), *rows])
+            counts = times_held(networks) if self._inner != 1 else None
             for place, places in _places(group).items():
                 # the BatchNorm after a layer has the layer's channels, in the layer's shape
                 layer: Any = self._model.get_submodule(
@@ -60,9 +61,9 @@ class Silencing:
                 shape = len(networks), size, *[1] * spatial_dims(layer)
                 mask = torch.stack([places.keep(size, row) for row in networks]).view(shape)
                 masks[place] = masks[place] & mask if place in masks else mask
-                if self._inner != 1:
-                    counts = torch.stack([places.put(size, row) for row in times_held(networks)])
-                    held[place] = held.get(place, 0) + counts.view(shape)
+                if counts is not None:
+                    there = torch.stack([places.put(size, row) for row in counts]).view(shape)
+                    held[place] = held.get(place, 0) + there
         self._masks = {p: mask.to(draws.device)[draws] for p, mask in masks.items()}
         factors = {place: self._inner**counts for place, counts in held.items()}
         self._factors = {p: factor.to(draws.device)[draws] for p, factor in factors.items()}
@@ -106,7 +107,7 @@ class Silencing:
                 return None
             with torch.no_grad():  # behind the call: autocast keeps the weights of that one
                 value: Tensor = module.forward(read, *args[1:])
-            return value + (output - output.detach())
+            return _with_gradient_of(output, value)
 
         return hook
 
@@ -121,8 +122,7 @@ class Silencing:
             factors = self._factors.get(place)
             if factors is None:
                 return read
-            inner = times(read, factors)
-            return read.detach() + (inner - inner.detach())
+            return _with_gradient_of(times(read, factors), read)
 
         return hook
 
@@ -140,6 +140,11 @@ def times(values: Tensor, factors: Tensor) -> Tensor:
         )
     between = [1] * (values.dim() - factors.dim())
     return values * factors.view(len(factors), *between, *factors.shape[1:]).to(values)
+
+
+def _with_gradient_of(other: Tensor, value: Tensor) -> Tensor:
+    """A value whose gradient goes to another tensor."""
+    return value.detach() + (other - other.detach())
 
 
 def times_held(networks: Tensor) -> Tensor:
