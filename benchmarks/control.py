@@ -20,8 +20,6 @@ trains the best arms with the settings that were chosen for 784-1024-10 on MNIST
 """
 
 import argparse
-import logging
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -34,7 +32,7 @@ import torch
 
 from benchmarks.control_arms import ARMS, BEST, LONGER, Arm, trials
 from benchmarks.control_table import show
-from benchmarks.machine import describe
+from benchmarks.machine import describe, one_quiet_thread
 from ewnprune import (
     EWN,
     SWN,
@@ -218,9 +216,7 @@ def main() -> None:
         file = file.with_stem(f"{file.stem}_as_on_mnist")
     longer = file.with_stem(f"{file.stem}_{args.epochs}")
     if not args.table:
-        torch.set_num_threads(1)
-        warnings.simplefilter("ignore")
-        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        one_quiet_thread()
         if args.as_on_mnist:
             study_as_on_mnist(args.data, file)
         elif args.epochs is None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.intervals import differences
+from benchmarks.intervals import differences, means
 
 ARM = ("parametrization", "nested", "penalty")
 SETTING = ("rate", "strength", "alpha")
@@ -26,7 +26,7 @@ def show(
             continue
         curves[arm] = found
         setting = ", ".join(f"{item} {best[item]}" for item in SETTING if best[item])
-        cells = [f"{m:.1f} ± {s:.1f} |" for m, s in zip(*mean_and_spread(found), strict=True)]
+        cells = [f"{cell} |" for cell in means(found)]
         nested = "yes" if arm[1] == "True" else "no"
         print(f"| {arm[0]} | {nested} | {arm[2]} | {setting} | `{score}` |", *cells)
     print("\nDifferences in pairs of one seed, points, 95 % t interval:\n")
@@ -71,12 +71,6 @@ def _arm(row: dict[str, Any]) -> tuple[str, ...]:
 
 def _accuracies(row: dict[str, Any], score: str, levels: tuple[float, ...]) -> list[float]:
     return [float(row[f"{score} {level:g}"]) for level in levels]
-
-
-def mean_and_spread(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over the seeds, ``(seeds, levels)``."""
-    spread = found.std(0, ddof=1) if len(found) > 1 else np.full(found.shape[1], np.nan)
-    return found.mean(0), spread
 
 
 def _controls(arm: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:

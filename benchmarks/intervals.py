@@ -1,4 +1,4 @@
-"""Cells of a table in Markdown: means over seeds, and of differences in pairs, with intervals."""
+"""Cells of a table in Markdown: means over seeds, and differences in pairs of one seed."""
 
 from collections.abc import Mapping
 
@@ -33,6 +33,16 @@ def difference(
     """
     pairs = {seed: value - those[seed] for seed, value in these.items() if seed in those}
     return mean_of(pairs, digits, signed=True) if pairs else ""
+
+
+def means(found: np.ndarray) -> list[str]:
+    """The mean of each column with its standard deviation over the rows, a seed each.
+
+    >>> means(np.array([[98.0, 90.0], [98.2, 91.0]]))
+    ['98.1 ± 0.1', '90.5 ± 0.7']
+    """
+    spread = found.std(0, ddof=1) if len(found) > 1 else np.full(found.shape[1], np.nan)
+    return [f"{mean:.1f} ± {s:.1f}" for mean, s in zip(found.mean(0), spread, strict=True)]
 
 
 def differences(these: np.ndarray, those: np.ndarray, digits: int = 2) -> list[str]:

@@ -16,9 +16,7 @@ for each run, and with Torch-Pruning's own method, which ranks by itself, in it.
 
 import argparse
 import io
-import logging
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -31,9 +29,9 @@ import pytorch_lightning as pl
 import torch
 
 from benchmarks.depgraph import LEVELS, pruned_accuracies, train
-from benchmarks.intervals import differences
+from benchmarks.intervals import differences, means
 from benchmarks.kin_trials import LIBRARY, NAMES, RATES, TRAINED, callbacks, candidates
-from benchmarks.machine import describe
+from benchmarks.machine import describe, one_quiet_thread
 from ewnprune import sparsity_curve
 from ewnprune.files import read_rows, write_rows
 from ewnprune.study.methods import NEURON_SCORES
@@ -117,10 +115,7 @@ def table(rows: list[Row], epochs: int) -> Iterator[str]:
     yield "| --- | --- | --- | --- |" + " --- |" * len(LEVELS)
     for name, rates in found.items():
         candidate, rate, score = chosen(of_epochs, name)
-        cells = [
-            f" {m:.1f} ± {s:.1f} |"
-            for m, s in zip(rates.mean(0), rates.std(0, ddof=1), strict=True)
-        ]
+        cells = [f" {cell} |" for cell in means(rates)]
         yield f"| `{name}` | {candidate} | {rate} | `{score}` |{''.join(cells)}"
     if "prunable" in found:
         yield from ("", f"| prunable less |{levels}", "| --- |" + " --- |" * len(LEVELS))
@@ -138,10 +133,8 @@ def main() -> None:
     parser.add_argument("--trial", action="store_true", help="on validation data of another seed")
     parser.add_argument("--table", action="store_true", help="show what was measured before")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    one_quiet_thread()
     torch.set_flush_denormal(True)  # weights that decay to nothing are slow to compute with
-    warnings.simplefilter("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     for method, candidate, rate, seed in [] if args.table else planned(args):
         head = (method, candidate, f"{rate:g}", str(seed), str(args.epochs))
         keys = ("method", *SETTING, "seed", "epochs")

@@ -13,16 +13,13 @@ is written as it goes: what is there is not run again.
 import argparse
 import copy
 import io
-import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -36,11 +33,11 @@ from benchmarks.control import (
 )
 from benchmarks.control_arms import RATE, trials
 from benchmarks.control_table import chosen as chosen_arm
-from benchmarks.control_table import mean_and_spread
 from benchmarks.depgraph import SparseLearning, accuracy, make_pruner
-from benchmarks.intervals import differences
-from benchmarks.machine import describe
-from ewnprune import GroupHS, NetworkSlimming, Neurons, sparsity_curve
+from benchmarks.intervals import differences, means
+from benchmarks.machine import describe, one_quiet_thread
+from benchmarks.resnet20 import score_by_scale
+from ewnprune import GroupHS, NetworkSlimming, sparsity_curve
 from ewnprune.files import read_rows, write_rows
 from lightning_modules import MNISTDataModule
 
@@ -84,14 +81,8 @@ def _measured(
         smaller = [_pruned_by_library(network, level, statistics) for level in OF.levels]
         yield "its own", [accuracy(each, loader) for each in smaller]
         return
-
-    def scale(neurons: Neurons) -> torch.Tensor:
-        """``|gamma|`` of the BatchNorm behind, by which Network Slimming's authors rank."""
-        norm = network.get_submodule(neurons.layer.replace("conv", "norm"))
-        return cast(torch.Tensor, norm.weight).detach().abs()
-
-    scores = [*SCORES, scale] if method == "Network Slimming" else [*SCORES, "raw_norm"]
-    curve = sparsity_curve(network, loader, OF.levels, scores, recalibrate=statistics)
+    own = score_by_scale(network) if method == "Network Slimming" else "raw_norm"
+    curve = sparsity_curve(network, loader, OF.levels, [*SCORES, own], recalibrate=statistics)
     for score in dict.fromkeys(point.score for point in curve):
         yield score, [point.measure() for point in curve if point.score == score]
 
@@ -163,7 +154,7 @@ def show(rows: list[Row]) -> None:
 
 def _line(name: str, best: Row, score: str, found: np.ndarray) -> None:
     setting = ", ".join(f"{key} {best[key]}" for key in ("rate", "strength") if best[key])
-    cells = [f"{m:.1f} ± {s:.1f} |" for m, s in zip(*mean_and_spread(found), strict=True)]
+    cells = [f"{cell} |" for cell in means(found)]
     print(f"| {name} | {setting} | `{score}` |", *cells)
 
 
@@ -174,9 +165,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="show what was measured before")
     args = parser.parse_args()
     if not args.table:
-        torch.set_num_threads(1)
-        warnings.simplefilter("ignore")
-        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        one_quiet_thread()
         study(args.methods)
         print(describe())
     show(read_rows(FILE))

@@ -1,11 +1,20 @@
-"""What a measurement was taken on, for the line above its table."""
+"""What a measurement was taken on, for the line above its table; and one thread that is quiet."""
 
 import datetime
+import logging
 import os
 import platform
+import warnings
 from pathlib import Path
 
 import torch
+
+
+def one_quiet_thread() -> None:
+    """Compute in one thread, and hear of Lightning's errors alone."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
 
 def describe() -> str:

@@ -10,9 +10,7 @@ table shows the least, middle and largest ratio to plain training in the same ro
 """
 
 import argparse
-import logging
 import time
-import warnings
 from contextlib import redirect_stdout
 from io import StringIO
 from statistics import median
@@ -21,7 +19,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, one_quiet_thread
 from benchmarks.resnet20 import METHODS
 from lightning_modules import Classifier, ResNet20
 from lightning_modules.in_memory import Images, InMemoryImages
@@ -90,9 +88,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.steps <= WARM_UP:
         parser.error(f"--steps {args.steps}: expected more than the {WARM_UP} that do not count")
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    one_quiet_thread()
     times = [
         {name: milliseconds(name, args.batch, args.steps, args.accelerator) for name in TRAININGS}
         for _ in range(args.rounds)

@@ -12,8 +12,6 @@ only shows it.
 """
 
 import argparse
-import logging
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
@@ -25,7 +23,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, one_quiet_thread
 from benchmarks.published_steps import error
 from ewnprune import Powerpropagation, WeightNormPruning
 from ewnprune.files import read_rows, write_rows
@@ -111,10 +109,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="show what was measured before")
     args = parser.parse_args()
     if not args.table:
-        torch.set_num_threads(1)
+        one_quiet_thread()
         torch.set_flush_denormal(True)  # weights that decay to nothing are slow to compute with
-        warnings.simplefilter("ignore")
-        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
         for seed in args.seeds:
             for exponent in args.exponents:
                 key = {"exponent": f"{exponent:g}", "seed": str(seed), "steps": str(args.steps)}

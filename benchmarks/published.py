@@ -11,16 +11,13 @@ shows the file.
 """
 
 import argparse
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.intervals import difference, mean_of
-from benchmarks.machine import describe
+from benchmarks.machine import describe, one_quiet_thread
 from benchmarks.published_once import once
 from benchmarks.published_steps import PLANS, steps
 from ewnprune.files import read_rows, write_rows
@@ -112,9 +109,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="show what was measured before")
     args = parser.parse_args()
     if not args.table:
-        torch.set_num_threads(1)
-        warnings.simplefilter("ignore")
-        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        one_quiet_thread()
         setting = args.setting or CHOSEN[args.network, args.training]
         split, seeds = ("val", [TRIAL_SEED]) if args.trial else ("test", args.seeds)
         for seed in seeds:

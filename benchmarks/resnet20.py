@@ -116,14 +116,19 @@ def every(step: int, data: CIFAR10DataModule) -> ImageLoader:
     return ImageLoader(whole.images[::step], labels, data.batch_size, mean=data.mean, std=data.std)
 
 
-def scores_of(method: str, model: nn.Module) -> list[str | Score]:
-    """By which filters are ranked: for Network Slimming its authors' ``|gamma|`` as well."""
+def score_by_scale(model: nn.Module) -> Score:
+    """By ``|gamma|`` of the BatchNorm behind a convolution, as Network Slimming's authors rank."""
 
     def scale(neurons: Neurons) -> torch.Tensor:
         norm = model.get_submodule(neurons.layer.replace("conv", "norm"))
         return cast(torch.Tensor, norm.weight).detach().abs()
 
-    return [*SCORES, scale] if method == "network_slimming" else [*SCORES]
+    return scale
+
+
+def scores_of(method: str, model: nn.Module) -> list[str | Score]:
+    """By which filters are ranked: for Network Slimming by its authors' score as well."""
+    return [*SCORES, score_by_scale(model)] if method == "network_slimming" else [*SCORES]
 
 
 def measure(model: nn.Module, data: CIFAR10DataModule, scores: Sequence[str | Score]) -> Curve:
