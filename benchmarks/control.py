@@ -33,6 +33,7 @@ import torch
 from benchmarks.control_arms import ARMS, BEST, LONGER, Arm, trials
 from benchmarks.control_table import show
 from benchmarks.machine import describe, one_quiet_thread
+from benchmarks.rows import have
 from ewnprune import (
     EWN,
     SWN,
@@ -44,7 +45,7 @@ from ewnprune import (
     sparsity_curve,
 )
 from ewnprune.callback import WeightNormPruning
-from ewnprune.files import read_rows, write_rows
+from ewnprune.files import read_rows
 from ewnprune.recipes.prunable import LEVELS
 from lightning_modules import CNN, MLP, Classifier, MNISTDataModule
 
@@ -144,39 +145,37 @@ def best_of(rows: list[dict[str, Any]], levels: tuple[float, ...]) -> dict[str, 
 
 def study(name: str, file: Path) -> None:
     """Tune every arm and measure what was chosen; what is in the file is not run again."""
-    rows, epochs = read_rows(file), DATA[name].epochs
+    epochs = DATA[name].epochs
     for arm in ARMS:
         for setting in trials(arm.ranges):
-            _have(rows, file, name, arm, "val", TUNING_SEED, setting, epochs)
-        chosen = _chosen(rows, name, arm)
+            _have(file, name, arm, "val", TUNING_SEED, setting, epochs)
+        chosen = _chosen(file, name, arm)
         for seed in SEEDS:
-            _have(rows, file, name, arm, "test", seed, chosen, epochs)
+            _have(file, name, arm, "test", seed, chosen, epochs)
 
 
 def study_longer(name: str, file: Path, into: Path, epochs: int) -> None:
     """Train some arms for longer, with penalties as they were chosen and lighter ones."""
-    short, rows = read_rows(file), read_rows(into)
     for arm in LONGER:
-        settings = arm.longer(_chosen(short, name, arm))
+        settings = arm.longer(_chosen(file, name, arm))
         if len(settings) > 1:
             for setting in settings:
-                _have(rows, into, name, arm, "val", TUNING_SEED, setting, epochs)
-        chosen = _chosen(rows, name, arm) if len(settings) > 1 else settings[0]
+                _have(into, name, arm, "val", TUNING_SEED, setting, epochs)
+        chosen = _chosen(into, name, arm) if len(settings) > 1 else settings[0]
         for seed in SEEDS[:3]:
-            _have(rows, into, name, arm, "test", seed, chosen, epochs)
+            _have(into, name, arm, "test", seed, chosen, epochs)
 
 
 def study_as_on_mnist(name: str, file: Path) -> None:
     """Train the best arms with the settings that were chosen on MNIST, and measure them."""
-    known, rows = read_rows(file.with_name("control_mnist.csv")), read_rows(file)
     for seed in SEEDS:
         for arm in BEST:
-            setting = _chosen(known, "mnist", arm)
-            _have(rows, file, name, arm, "test", seed, setting, DATA[name].epochs)
+            setting = _chosen(file.with_name("control_mnist.csv"), "mnist", arm)
+            _have(file, name, arm, "test", seed, setting, DATA[name].epochs)
 
 
-def _chosen(rows: list[dict[str, Any]], name: str, arm: Arm) -> dict[str, float]:
-    best = best_of(_of(rows, arm), DATA[name].levels)
+def _chosen(file: Path, name: str, arm: Arm) -> dict[str, float]:
+    best = best_of(_of(read_rows(file), arm), DATA[name].levels)
     return {item: float(best[item]) for item in arm.ranges}
 
 
@@ -188,19 +187,13 @@ def _of(rows: list[dict[str, Any]], arm: Arm) -> list[dict[str, Any]]:
 
 
 def _have(
-    rows: list[dict[str, Any]], file: Path, name: str, arm: Arm, split: str, seed: int,
-    setting: dict[str, float], epochs: int,
-) -> None:  # fmt: skip
-    """Run what is not among the rows."""
+    file: Path, name: str, arm: Arm, split: str, seed: int, setting: dict[str, float], epochs: int
+) -> None:
     key = {
-        "parametrization": arm.parametrization, "nested": str(arm.nested),
-        "penalty": arm.penalty, "split": split, "seed": str(seed),
-    } | {item: str(setting.get(item, "")) for item in ("rate", "strength", "alpha")}  # fmt: skip
-    if not any(all(row[item] == value for item, value in key.items()) for row in rows):
-        row = key | run(name, arm, setting, seed, split, epochs)
-        rows.append({item: str(value) for item, value in row.items()})
-        write_rows(file, rows, line_end="\n")
-        print(*rows[-1].values(), flush=True)
+        "parametrization": arm.parametrization, "nested": arm.nested, "penalty": arm.penalty,
+        "split": split, "seed": seed,
+    } | {item: setting.get(item, "") for item in ("rate", "strength", "alpha")}  # fmt: skip
+    have(file, key, lambda: [key | run(name, arm, setting, seed, split, epochs)])
 
 
 def main() -> None:

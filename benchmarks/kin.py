@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -32,8 +33,9 @@ from benchmarks.depgraph import LEVELS, pruned_accuracies, train
 from benchmarks.intervals import differences, means
 from benchmarks.kin_trials import LIBRARY, NAMES, RATES, TRAINED, callbacks, candidates
 from benchmarks.machine import describe, one_quiet_thread
+from benchmarks.rows import have
 from ewnprune import sparsity_curve
-from ewnprune.files import read_rows, write_rows
+from ewnprune.files import read_rows
 from ewnprune.study.methods import NEURON_SCORES
 from lightning_modules import MLP
 
@@ -136,11 +138,9 @@ def main() -> None:
     one_quiet_thread()
     torch.set_flush_denormal(True)  # weights that decay to nothing are slow to compute with
     for method, candidate, rate, seed in [] if args.table else planned(args):
-        head = (method, candidate, f"{rate:g}", str(seed), str(args.epochs))
-        keys = ("method", *SETTING, "seed", "epochs")
-        if not any(tuple(row[key] for key in keys) == head for row in read_rows(FILE)):
-            new = [*run(method, candidate, rate, seed, args.epochs)]
-            write_rows(FILE, [*read_rows(FILE), *new], line_end="\n")  # another may have written
+        key = {"method": method, "candidate": candidate, "rate": f"{rate:g}", "seed": seed}
+        training = partial(run, method, candidate, rate, seed, args.epochs)
+        have(FILE, key | {"epochs": args.epochs}, training)
     print(f"\n{describe()}\n", *table(read_rows(FILE), args.epochs), sep="\n")
 
 

@@ -15,6 +15,7 @@ import copy
 import io
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,9 @@ from benchmarks.depgraph import SparseLearning, accuracy, make_pruner
 from benchmarks.intervals import differences, means
 from benchmarks.machine import describe, one_quiet_thread
 from benchmarks.resnet20 import score_by_scale
+from benchmarks.rows import have
 from ewnprune import GroupHS, NetworkSlimming, sparsity_curve
-from ewnprune.files import read_rows, write_rows
+from ewnprune.files import read_rows
 from lightning_modules import MNISTDataModule
 
 FILE = Path(__file__).with_suffix(".csv")
@@ -118,15 +120,8 @@ def study(methods: list[str]) -> None:
 
 
 def _have(method: str, setting: dict[str, float], seed: int, split: str) -> None:
-    key = {"method": method, "split": split, "seed": str(seed)}
-    key |= {name: str(value) for name, value in setting.items()}
-    rows = read_rows(FILE)
-    if any(all(row[name] == value for name, value in key.items()) for row in rows):
-        return
-    new = [*run(method, setting, seed, split)]
-    write_rows(FILE, [*read_rows(FILE), *new], line_end="\n")  # another may have written
-    for row in new:
-        print(*row.values(), flush=True)
+    key = {"method": method, "split": split, "seed": seed, **setting}
+    have(FILE, key, partial(run, method, setting, seed, split))
 
 
 def show(rows: list[Row]) -> None:

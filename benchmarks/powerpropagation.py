@@ -13,6 +13,7 @@ only shows it.
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from time import process_time
@@ -25,8 +26,9 @@ from torch import nn
 
 from benchmarks.machine import describe, one_quiet_thread
 from benchmarks.published_steps import error
+from benchmarks.rows import have
 from ewnprune import Powerpropagation, WeightNormPruning
-from ewnprune.files import read_rows, write_rows
+from ewnprune.files import read_rows
 from lightning_modules import MLP, Classifier, MNISTDataModule
 
 FILE = Path(__file__).with_suffix(".csv")
@@ -113,14 +115,8 @@ def main() -> None:
         torch.set_flush_denormal(True)  # weights that decay to nothing are slow to compute with
         for seed in args.seeds:
             for exponent in args.exponents:
-                key = {"exponent": f"{exponent:g}", "seed": str(seed), "steps": str(args.steps)}
-                if not any(all(row[k] == v for k, v in key.items()) for row in read_rows(FILE)):
-                    new = [
-                        {name: str(value) for name, value in row.items()}
-                        for row in run(exponent, seed, args.steps)
-                    ]
-                    write_rows(FILE, [*read_rows(FILE), *new], line_end="\n")
-                    print(*(row["accuracy"] for row in new), flush=True)
+                key = {"exponent": f"{exponent:g}", "seed": seed, "steps": args.steps}
+                have(FILE, key, partial(run, exponent, seed, args.steps))
         print(describe())
     show([row for row in read_rows(FILE) if row["steps"] == str(args.steps)])
 

@@ -11,6 +11,7 @@ shows the file.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from benchmarks.intervals import difference, mean_of
 from benchmarks.machine import describe, one_quiet_thread
 from benchmarks.published_once import once
 from benchmarks.published_steps import PLANS, steps
-from ewnprune.files import read_rows, write_rows
+from benchmarks.rows import have
+from ewnprune.files import read_rows
 
 FILE = Path(__file__).with_suffix(".csv")
 SEEDS, TRIAL_SEED = (0, 1, 2, 3, 4), 100
@@ -113,18 +115,12 @@ def main() -> None:
         setting = args.setting or CHOSEN[args.network, args.training]
         split, seeds = ("val", [TRIAL_SEED]) if args.trial else ("test", args.seeds)
         for seed in seeds:
-            key = (args.network, args.training, str(seed), split, str(setting))
-            names = ("network", "training", "seed", "split", "setting")
-            if not any(tuple(row[name] for name in names) == key for row in read_rows(FILE)):
-                new = []
-                if args.training == "steps":
-                    found = steps(args.network, setting, seed, split)
-                else:
-                    found = once(args.network, args.training, setting, seed, split)
-                for row in found:
-                    print(*row.values(), flush=True)
-                    new.append({name: str(value) for name, value in row.items()})
-                write_rows(FILE, [*read_rows(FILE), *new], line_end="\n")
+            key = {"network": args.network, "training": args.training, "seed": seed}
+            if args.training == "steps":
+                training = partial(steps, args.network, setting, seed, split)
+            else:
+                training = partial(once, args.network, args.training, setting, seed, split)
+            have(FILE, key | {"split": split, "setting": setting}, training)
         print(describe())
     show(read_rows(FILE))
 
