@@ -104,6 +104,34 @@ def unknown_option(message: str, options: Iterable[str]) -> str:
     return f"there is no option {found[1]}" + nearest(found[1], options)
 
 
+_CLASSES = re.compile(
+    r"^( *)Subtypes: .*(?:list|Iterable)\[[\w.]+\.(?:Callback|Logger)\].*\n\1Errors:\n"
+    r"((?:\1 .*\n?)*)",
+    re.MULTILINE,
+)
+
+
+def without_other_tries(message: str) -> str:
+    r"""What jsonargparse says of a class, or of a list, without what else it took the value for.
+
+    >>> said = "Subtypes: [list[a.Callback]]\nErrors:\n  - Expected a list\n"
+    >>> said += "  - Problem with given class_path 'a.B':\n      no x\nGiven value: B"
+    >>> print(without_other_tries(said).rstrip())
+    Subtypes: [list[a.Callback]]
+    Errors:
+      - Problem with given class_path 'a.B':
+          no x
+    """
+    found = _CLASSES.search(message)
+    if found is None:
+        return message
+    tries = re.split(rf"^{found[1]}  - ", found[2], flags=re.MULTILINE)[1:]
+    of_class = [text for text in tries if text.startswith("Problem with given class_path")]
+    (meant, *_) = of_class or tries
+    rest = message[found.end() :] if meant.startswith("Expected") else ""  # the whole list again
+    return f"{message[: found.start(2)]}{found[1]}  - {meant}{rest}"
+
+
 def _plain(word: str) -> str:
     return word.lstrip("-").replace("-", "_").casefold()
 
@@ -114,7 +142,8 @@ _ITEM = "\0"
 
 def _one_line(error: Exception) -> str:
     # a list of reasons has a line for each; elsewhere " - " may be a part of a path
-    text = " ".join(re.sub(r"\n\s*- ", f" {_ITEM} ", str(error)).split())
+    text = without_other_tries(str(error))
+    text = " ".join(re.sub(r"\n\s*- ", f" {_ITEM} ", text).split())
     # jsonargparse lists every type it tried, None among them, and the whole value: the reason is
     # what stands between
     text = re.sub(

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from ewnprune.errors import nearest
+from ewnprune.errors import nearest, without_other_tries
 from ewnprune.pruning import scores
 from ewnprune.training.parametrizations import NeuronParametrization
 
@@ -76,7 +76,7 @@ def _without_levels(option: str) -> str:
 
 def class_error(message: str) -> str:
     """What jsonargparse says of a class, or of an option of one, as a person would say it."""
-    text = " ".join(message.split())
+    text = " ".join(without_other_tries(message).split())
     option = "--" + ".".join(re.findall(r'Parser key "([\w.]+)":', text))
     unknown = re.search(r"Expected a dot import path string: (\S*)", text)
     if unknown:

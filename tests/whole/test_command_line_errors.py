@@ -78,6 +78,30 @@ def test_what_there_is_not_is_a_usage_error(words, expected, capsys):
 
 
 @pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("strength=abc", "--trainer.callbacks.strength: expected float; got abc"),
+        ("strength=-1", "strength=-1.0: expected a number >= 0"),
+        (
+            "strenght=1",
+            "--trainer.callbacks: GroupLasso has no option 'strenght' (GroupLasso has strength, "
+            "layers, exclude, until): did you mean strength?",
+        ),
+    ],
+)
+@pytest.mark.parametrize("written", ["typed", "in a file"])
+def test_a_wrong_option_of_a_callback_is_said_and_nothing_else(options, expected, written, capsys):
+    name, value = options.split("=")
+    words = ["--trainer.callbacks+=ewnprune.GroupLasso", f"--trainer.callbacks.{options}"]
+    if written == "in a file":
+        entry = f"{{class_path: ewnprune.GroupLasso, init_args: {{{name}: {value}}}}}"
+        Path("mine.yaml").write_text(f"trainer:\n  callbacks:\n  - {entry}\n")
+        words = ["--config=mine.yaml"]
+    said = _fails(capsys, "fit", *words, status=2)
+    assert said.splitlines()[-1] == f"ewnprune: error: {expected}"
+
+
+@pytest.mark.parametrize(
     "words",
     ["fit --config=missing.yaml", "fit --ckpt_path=missing.ckpt", "export missing --sparsity=0.5"],
 )
