@@ -104,6 +104,13 @@ def class_error(message: str) -> str:
         name = taken[1].rpartition(".")[2]
         listed = f" ({name} has {', '.join(options)})" if 0 < len(options) <= _MANY else ""
         return f"{option}: {name} has no option {taken[2]!r}{listed}" + nearest(taken[2], options)
+    lacking = re.search(
+        r".*given class_path '[\w.]*?(\w+)': the following arguments are required: "
+        r"([\w.]+(?:, [\w.]+)*)",
+        text,
+    )
+    if lacking:
+        return f"{option}: {lacking[1]} needs a value for {lacking[2]}"
     return message
 
 

@@ -82,6 +82,7 @@ def test_what_there_is_not_is_a_usage_error(words, expected, capsys):
     [
         ("strength=abc", "--trainer.callbacks.strength: expected float; got abc"),
         ("strength=-1", "strength=-1.0: expected a number >= 0"),
+        ("until=0.5", "--trainer.callbacks: GroupLasso needs a value for strength"),
         (
             "strenght=1",
             "--trainer.callbacks: GroupLasso has no option 'strenght' (GroupLasso has strength, "
