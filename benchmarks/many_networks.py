@@ -9,6 +9,7 @@ networks can be weighted, and smaller networks can learn what the whole one says
 """
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -49,28 +50,35 @@ class Setting(NamedTuple):
 
 
 class Images(NamedTuple):
-    """All training images with a margin of one black pixel, ``(60000, 900)`` uint8, and labels."""
+    """All training images on a device.
+
+    Attributes:
+        pixels: with a margin of one that is black, ``(60000, 900)`` uint8.
+        labels: ``(60000,)``.
+        places: of the pixels that an image has for each move, ``(9, 784)``.
+    """
 
     pixels: Tensor
     labels: Tensor
+    places: Tensor
 
     def batch(self, index: Tensor, moves: Tensor) -> Tensor:
         """The images of some indices, each moved by 0 to 8, where 4 is not at all."""
-        start = (torch.arange(28)[:, None] * 30 + torch.arange(28)).flatten()
-        places = torch.stack([start + 30 * down + right for down in range(3) for right in range(3)])
-        chosen = places.to(index.device)[moves]
-        x = self.pixels.view(-1)[(index * 900).unsqueeze(-1) + chosen]
+        x = self.pixels.view(-1)[(index * 900).unsqueeze(-1) + self.places[moves]]
         return (x.float() / 255 - 0.1307) / 0.3081
 
 
+@cache
 def read_images(device: str) -> Images:
-    """MNIST's training images on a device."""
+    """MNIST's training images on a device, read once."""
     data = MNISTDataModule()
     data.prepare_data()
     train, _ = data.read()
     pixels = torch.zeros(60_000, 30, 30, dtype=torch.uint8)
     pixels[:, 1:29, 1:29] = train.pixels
-    return Images(pixels.view(60_000, 900).to(device), train.labels.to(device))
+    start = (torch.arange(28)[:, None] * 30 + torch.arange(28)).flatten()
+    places = torch.stack([start + 30 * down + right for down in range(3) for right in range(3)])
+    return Images(pixels.view(60_000, 900).to(device), train.labels.to(device), places.to(device))
 
 
 def train_all(
