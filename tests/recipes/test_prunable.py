@@ -109,6 +109,7 @@ def test_the_configs_of_mnist_are_those_of_their_study(name, method):
     assert _plain(config["trainer"]["callbacks"]) == _plain(own["trainer"]["callbacks"])
     assert _plain(config["model"]) == _plain(own["model"])
     assert _plain(config["prune"]["parametrization"]) == _plain(own["prune"]["parametrization"])
+    assert config["prune"]["scores"] == study["own"][method]["scores"]
 
 
 def _plain(spec):
